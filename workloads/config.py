@@ -1,0 +1,108 @@
+"""What a data set, a model and a training are, as validated settings; imports no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Config(BaseModel):
+    """Settings that cannot change once made and have no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DatasetConfig(Config):
+    """A data set of labelled images, already cut into a training and a test part."""
+
+    name: str
+    """A registered data set (`metaprune list datasets`) or `package.module:function`."""
+    root: str | None = None
+    """Folder of the files; `digits` needs none, `cifar10` and the like default to `data/`."""
+    size: Positive | None = None
+    """Height and width in pixels that images are resized to; null keeps the files' own."""
+    mean: tuple[float, ...] | None = None
+    """Mean a channel of pixels in [0, 1]; null is ImageNet's (its average for grey images)."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation a channel, likewise."""
+    augmentation: tuple[Literal["flip", "crop"], ...] = ("flip", "crop")
+    """Applied to training batches: horizontal flips; crops after padding by an eighth of the size."""
+    train_samples: Positive | None = None
+    """Use only this many training images, the first after a fixed shuffle; null uses all."""
+    test_samples: Positive | None = None
+    """Use only this many test images, likewise."""
+    stream: bool = False
+    """Read images from disk batch by batch, for `image-folder` sets larger than memory."""
+
+    @model_validator(mode="after")
+    def _normalisation_matches(self) -> "DatasetConfig":
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give both the same")
+        if self.std and min(self.std) <= 0:
+            raise ValueError("std must be positive in every channel")
+        return self
+
+
+class ModelConfig(Config):
+    """A network and where its weights come from."""
+
+    name: str
+    """A registered model (`metaprune list models`) or `package.module:function`."""
+    width: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the number of channels of every layer of a registered model."""
+    checkpoint: str | None = None
+    """A safetensors state dict to start from instead of training."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments of the model's function."""
+
+
+class TrainingConfig(Config):
+    """Stochastic gradient descent on cross entropy; the defaults are the paper's (appendix D)."""
+
+    epochs: Count = 300
+    """Passes over the training images."""
+    batch_size: Positive = 128
+    """Images a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    """Initial rate of `halving`, peak rate of `one-cycle`."""
+    schedule: Literal["halving", "one-cycle", "constant"] = "halving"
+    """`halving` halves every `halve_every` epochs; `one-cycle` rises for 30 % of the steps, then falls to 0."""
+    halve_every: Positive = 30
+    """Epochs between two halvings."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 autocast where the hardware multiplies it natively, float32 elsewhere."""
+    evaluate_every: Positive = 1
+    """Epochs between two measurements on the test images; the last epoch is always measured."""
+
+
+class FineTuningConfig(TrainingConfig):
+    """Retraining after pruning or fusion; the defaults are the paper's (appendix D)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    epochs: Count = 80
+    """Epochs at the intermediate and at the last point of FaP and PaF; whole-data gets both at its end."""
+    step_epochs: Count = 10
+    """Epochs after each pruning step."""
+    restore_batch_norm: bool = True
+    """First give the merged (emptied) batch-norms the statistics of their inputs, which leaves the function as it is;
+    false lets training renormalise every channel to mean 0 and deviation 1, as the published code does."""
+
+
+class FusionConfig(Config):
+    """How the split models become one (section 6)."""
+
+    samples: Positive = 200
+    """Training images whose activations give the transport cost."""
+    repair: bool = True
+    """Match the batch-norm statistics of the fused network to its parents' (REPAIR, Jordan et al. 2023)."""

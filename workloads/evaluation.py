@@ -1,0 +1,59 @@
+"""Measuring a network: accuracy over all samples, size, and multiplications."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from workloads.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a network does on the test images.
+
+    Attributes:
+        accuracy: percent top-1 over all samples.
+        accuracy_top5: percent top-5; equal to 100 where there are at most five classes.
+        loss: mean cross entropy.
+        seconds: wall clock of the measurement.
+    """
+
+    accuracy: float
+    accuracy_top5: float
+    loss: float
+    seconds: float
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measurement:
+    """Run the network in evaluation mode over the test images, in float32, on the device of its weights."""
+    device = next(model.parameters()).device
+    model.eval()
+    started = time.perf_counter()
+    totals = torch.zeros(3, dtype=torch.float64)
+    for images, labels in dataset.batches("test", batch_size, device):
+        logits = model(images)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = best == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        totals += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
+    top1, top5, loss_sum = (totals / len(dataset.test_pool)).tolist()
+    return Measurement(100 * top1, 100 * top5, loss_sum, time.perf_counter() - started)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of weights and biases, batch-norm's included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def mac_count(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulate operations of one image of `shape` (C, H, W): convolutions, linear layers, attention."""
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, *shape, device=device))
+    return counter.get_total_flops() // 2

@@ -1,0 +1,50 @@
+"""Compression methods: from a group's pairings, their importance and the size to reach, a pair of maps.
+
+A method is a function of `(pairings, importance, m)` that returns `Maps`; its options are keyword-only arguments.
+It may ask for `generator`, a seeded `torch.Generator`.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workloads.groups import Maps, Pairings
+from workloads.methods.fusing import intra_fusion
+from workloads.methods.selecting import conventional
+from workloads.registry import lookup
+
+METHODS: dict[str, Callable[..., Maps]] = {
+    "conventional": conventional,
+    "intra-fusion": intra_fusion,
+}
+
+
+def maps(
+    name: str,
+    pairings: Pairings,
+    importance: Tensor,
+    m: int,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Maps:
+    """The maps of a method that take a group from n to m pairings; the identity where m = n.
+
+    Args:
+        name: registered method or `package.module:function`.
+        pairings: the group's weights, batch-norm merged.
+        importance: (n,) scores.
+        m: pairings to keep, 1 ≤ m ≤ n.
+        seed: of the generator for methods that draw.
+        options: further keyword arguments of the method.
+    """
+    method = lookup(METHODS, name, "method")
+    if m == pairings.size:
+        identity = torch.eye(m)
+        return Maps(identity, identity)
+    seeded = {"generator": torch.Generator().manual_seed(seed)}
+    asked = {key: value for key, value in seeded.items() if key in inspect.signature(method).parameters}
+    return method(pairings, importance, m, **asked, **(options or {}))

@@ -1,0 +1,130 @@
+"""Training and fine-tuning by stochastic gradient descent."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workloads.augmentation import augment
+from workloads.config import TrainingConfig
+from workloads.datasets import Dataset
+from workloads.evaluation import Measurement, evaluate
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training images.
+
+    Attributes:
+        epoch: 1, 2, ….
+        learning_rate: at the end of the epoch.
+        train_loss: mean cross entropy of the augmented images while they were learnt.
+        train_accuracy: percent top-1, likewise.
+        test: the measurement after the epoch, or None where none was due.
+        seconds: wall clock of the training alone.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    test: Measurement | None
+    seconds: float
+
+
+def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
+    """The rate of the update number `step` = 0, 1, …."""
+    if config.schedule == "halving":
+        return config.learning_rate * 0.5 ** (step // steps_per_epoch // config.halve_every)
+    if config.schedule == "one-cycle":
+        progress = (step + 1) / (config.epochs * steps_per_epoch)
+        return config.learning_rate * min(progress / 0.3, max(0.0, (1 - progress) / 0.7))
+    return config.learning_rate
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    indices: Tensor | None = None,
+    augmentation: tuple[str, ...] = ("flip", "crop"),
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> list[Epoch]:
+    """Train a network in place, on the device of its weights.
+
+    Args:
+        model: any classifier of (B, C, H, W) images.
+        dataset: training and test images.
+        config: optimiser, schedule, epochs and precision.
+        seed: of the order of the images and their augmentation.
+        indices: numbers of the training samples to use; None is the whole pool.
+        augmentation: names in `workloads.augmentation.AUGMENTATIONS`.
+        on_epoch: called after every epoch.
+
+    Raises:
+        FloatingPointError: the loss became infinite or NaN; names the epoch.
+    """
+    device = next(model.parameters()).device
+    pool = dataset.train_pool if indices is None else indices
+    generator = torch.Generator().manual_seed(seed)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        config.learning_rate,
+        config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+    steps_per_epoch = math.ceil(len(pool) / config.batch_size)
+    history = []
+    for epoch in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        model.train()
+        order = pool[torch.randperm(len(pool), generator=generator)]
+        totals = torch.zeros(2, device=device)
+        step = (epoch - 1) * steps_per_epoch
+        for images, labels in dataset.batches("train", config.batch_size, device, order):
+            optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps_per_epoch)
+            images = augment(images, augmentation, generator).contiguous(memory_format=torch.channels_last)
+            with autocast(device, config.precision):
+                logits = model(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
+            step += 1
+        train_loss, train_accuracy = (totals / len(pool)).tolist()
+        if not math.isfinite(train_loss):
+            raise FloatingPointError(
+                f"training diverged in epoch {epoch} (loss {train_loss}): lower the learning rate {config.learning_rate}"
+            )
+        seconds = time.perf_counter() - started
+        due = epoch % config.evaluate_every == 0 or epoch == config.epochs
+        test = evaluate(model, dataset) if due else None
+        rate = optimizer.param_groups[0]["lr"]
+        history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
+        on_epoch(history[-1])
+    model.eval()
+    return history
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Mixed precision: `auto` is bfloat16 where the hardware multiplies it natively, float32 elsewhere."""
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16_units(device) else "float32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether the device has instructions that multiply bfloat16 (CUDA from Ampere on; AMX or AVX-512 BF16)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,48 @@
+"""Optimal transport between neurons: marginals and exact plans."""
+
+import ot
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+MAX_ITERATIONS = 10_000_000
+
+
+def uniform(size: int) -> Tensor:
+    """(size,) float64, all equal, sum 1."""
+    return torch.full((size,), 1 / size, dtype=torch.float64)
+
+
+def proportional(importance: Tensor) -> Tensor:
+    """(n,) float64 with mass in proportion to non-negative importance; uniform where all of it is zero."""
+    mass = importance.double().clamp(min=0)
+    return mass / mass.sum() if mass.sum() > 0 else uniform(len(mass))
+
+
+def exact_plan(source: Tensor, target: Tensor, cost: Tensor) -> Tensor:
+    """The plan of least cost that moves `source` to `target`.
+
+    Square problems with uniform masses are assignments; the rest goes through POT's network simplex.
+
+    Args:
+        source: (n,) masses, sum 1.
+        target: (m,) masses, sum 1.
+        cost: (n, m), finite.
+
+    Returns:
+        (n, m) float64 with row sums `source` and column sums `target`.
+
+    Raises:
+        RuntimeError: the network simplex did not converge.
+    """
+    n, m = cost.shape
+    costs = cost.detach().double().cpu().numpy()
+    if n == m and torch.equal(source, uniform(n)) and torch.equal(target, uniform(n)):
+        plan = torch.zeros(n, n, dtype=torch.float64)
+        sources, targets = linear_sum_assignment(costs)
+        plan[sources, targets] = 1 / n
+        return plan
+    solution, log = ot.emd(source.numpy(), target.numpy(), costs, numItermax=MAX_ITERATIONS, log=True)
+    if log["warning"] is not None:
+        raise RuntimeError(f"optimal transport of {n} to {m} neurons did not converge: {log['warning']}")
+    return torch.from_numpy(solution)
