@@ -60,6 +60,12 @@ class ModelConfig(Config):
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the model's function."""
 
+    @property
+    def label(self) -> str:
+        """The name that stands in results, with the width where it is not 1."""
+        name = self.name.rpartition(":")[2]
+        return name if self.width == 1 else f"{name}-w{self.width:g}"
+
 
 class TrainingConfig(Config):
     """Stochastic gradient descent on cross entropy; the defaults are the paper's (appendix D)."""

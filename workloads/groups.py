@@ -192,6 +192,7 @@ class Pairings:
         self.incoming = torch.cat(incoming, 1).detach()
         self.bias = torch.cat(bias, 1).detach() if bias else self.incoming.new_zeros(group.size, 0)
         self.outgoing = torch.cat(outgoing, 1).detach()
+        self._distances: dict[float, Tensor] = {}
 
     @functools.cached_property
     def directions(self) -> Tensor:
@@ -199,10 +200,12 @@ class Pairings:
         vectors = torch.cat([self.incoming, self.outgoing], 1)
         return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
 
-    @functools.cache  # noqa: B019 - lives as long as the pairings themselves
     def distances(self, p: float) -> Tensor:
-        """(n, n) l_p distances between the directions of all pairings."""
-        return torch.cdist(self.directions, self.directions, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+        """(n, n) l_p distances between the directions of all pairings, computed once."""
+        if p not in self._distances:
+            exact = "donot_use_mm_for_euclid_dist"
+            self._distances[p] = torch.cdist(self.directions, self.directions, p=p, compute_mode=exact)
+        return self._distances[p]
 
 
 def rows(tensor: Tensor, dim: int, index: Tensor) -> Tensor:

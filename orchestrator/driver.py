@@ -1,0 +1,259 @@
+"""Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
+
+import heapq
+import itertools
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+
+from orchestrator import progress as progress_views
+from orchestrator.experiment import Experiment, TaskConfig
+from orchestrator.facts import Facts, gather
+from orchestrator.plan import Plan, Stage, make_plan
+from orchestrator.stages import Context, Outcome, Work, execute, failure, first_line
+from orchestrator.store import Store
+
+BATCH_STAGES = 64
+DEFAULT_GPUS = {"train": 1.0, "fine-tune": 1.0, "fuse": 0.25, "compress": 0.25, "load": 0.25}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: folder or URI of the run.
+        stages: in the plan.
+        before: done when the run began.
+        done: stages done in this run.
+        failed: first line of the error by stage key.
+        blocked: stages that wait for a failed one.
+    """
+
+    run: str
+    stages: int
+    before: int
+    done: int
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage is done."""
+        return self.before + self.done == self.stages
+
+
+def run(
+    experiment: Experiment | str | Path,
+    *,
+    out: str | Path | None = None,
+    address: str | None = None,
+    progress: progress_views.Progress | None = None,
+    overrides: Iterable[str] = (),
+) -> Result:
+    """Run what is missing of an experiment; what is done stays as it is.
+
+    Args:
+        experiment: an `Experiment`, the name of a built-in one or the path of a YAML file.
+        out: folder or URI of the run; None is the experiment's `storage`, or `runs/<name>`.
+        address: `local` starts Ray here, `auto` or `HOST:PORT` joins a cluster; None is `RAY_ADDRESS` or `local`.
+        progress: where to tell how far it is; None is the terminal.
+        overrides: `key=value` settings, where `experiment` is a name or path.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input; nothing was started or written.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = Experiment.load(experiment, overrides)
+    facts = gather(experiment)
+    return run_plan(experiment, facts, make_plan(experiment, facts), out=out, address=address, progress=progress)
+
+
+def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
+    """Where a run of the experiment lives; a local folder as an absolute path."""
+    chosen = str(out or experiment.storage or Path("runs") / experiment.name)
+    return chosen if "://" in chosen else str(Path(chosen).expanduser().absolute())
+
+
+def run_plan(
+    experiment: Experiment,
+    facts: Facts,
+    plan: Plan,
+    *,
+    out: str | Path | None = None,
+    address: str | None = None,
+    progress: progress_views.Progress | None = None,
+) -> Result:
+    """Run what is missing of a plan; see `run`."""
+    store = Store(run_folder(experiment, out))
+    pending = missing(plan, store)
+    before = len(plan.stages) - len(pending)
+    write_plan(store, experiment, plan)
+    if not pending:
+        return Result(store.uri, len(plan.stages), before, 0)
+    view = progress or progress_views.for_terminal()
+    view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending))
+    started_here = connect(address)
+    driver = Driver(experiment, facts, plan, store, pending, view)
+    try:
+        driver.loop()
+    finally:
+        view.stop()
+        if started_here:
+            ray.shutdown()
+    blocked = len(pending) - driver.done - len(driver.failed)
+    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, blocked)
+
+
+def missing(plan: Plan, store: Store) -> set[str]:
+    """Stages that have to run: without results, or whose network is gone and needed by one that has to run."""
+    done, networks = store.done(), store.network_keys()
+    pending: set[str] = set()
+    needed: set[str] = set()
+    for stage in reversed(plan.stages.values()):
+        if stage.key not in done or (stage.key in needed and stage.key not in networks):
+            pending.add(stage.key)
+            needed.update(stage.inputs)
+    return pending
+
+
+def write_plan(store: Store, experiment: Experiment, plan: Plan) -> None:
+    """Leave the resolved experiment and the stages in the run, for `status` and for people."""
+    store.write(experiment.to_yaml().encode(), "experiment.yaml")
+    store.write_json(
+        [{"key": s.key, "kind": s.kind, "inputs": s.inputs, "labels": s.labels} for s in plan.stages.values()],
+        "plan.json",
+    )
+
+
+def connect(address: str | None) -> bool:
+    """Connect to Ray unless that is done; whether a local Ray was started that has to be stopped.
+
+    Raises:
+        ConnectionError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return False
+    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if chosen != "local":
+        try:
+            ray.init(address=chosen, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at --address {chosen} ({str(error).partition(chr(10))[0]}): start one with "
+                f"`ray start --head`, or leave the option out to run on this machine alone"
+            ) from error
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", include_dashboard=False, object_store_memory=256 * 1024**2, **quiet)
+    return True
+
+
+class Driver:
+    """Submits the stages of a plan as tasks and follows them until none can run any more."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        facts: Facts,
+        plan: Plan,
+        store: Store,
+        pending: set[str],
+        view: progress_views.Progress,
+    ):
+        self.experiment, self.plan, self.store, self.view = experiment, plan, store, view
+        self.done = 0
+        self.failed: dict[str, str] = {}
+        self.priorities = plan.priorities()
+        self.waits_for = {key: set(plan.stages[key].inputs) & pending for key in plan.stages if key in pending}
+        self.readers: dict[str, list[str]] = {}
+        for key, inputs in self.waits_for.items():
+            for read in inputs:
+                self.readers.setdefault(read, []).append(key)
+        self.read = {key for stage in plan.stages.values() for key in stage.inputs}
+        self.ready: dict[tuple, list[str]] = {}
+        self.queue: list[tuple[float, int, tuple]] = []
+        self.order = itertools.count()
+        self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
+        for key, inputs in self.waits_for.items():
+            if not inputs:
+                self.make_ready(plan.stages[key])
+        cluster = ray.cluster_resources()
+        self.gpus = cluster.get("GPU", 0)
+        self.window = experiment.resources.window or max(16, 4 * int(cluster.get("CPU", 1)))
+        self.context = {
+            "store": store.uri,
+            "dataset": experiment.dataset.model_dump_json(),
+            "checkpoints": {
+                facts.models[m.label].checkpoint: str(Path(m.checkpoint).expanduser().absolute())
+                for m in experiment.models
+                if m.checkpoint
+            },
+            "import_paths": (os.getcwd(), *(path for path in sys.path if path)),
+        }
+
+    def make_ready(self, stage: Stage) -> None:
+        """Queue a stage whose inputs are there, together with others of its batch."""
+        if stage.batch not in self.ready:
+            self.ready[stage.batch] = []
+            heapq.heappush(self.queue, (-self.priorities[stage.key], next(self.order), stage.batch))
+        self.ready[stage.batch].append(stage.key)
+
+    def loop(self) -> None:
+        """Submit and collect until nothing is ready or running."""
+        while self.queue or self.in_flight:
+            while self.queue and len(self.in_flight) < self.window:
+                self.submit()
+            self.view.running(Counter(stage.kind for batch in self.in_flight.values() for stage in batch))
+            finished, _ = ray.wait(list(self.in_flight), num_returns=1)
+            for reference in finished:
+                self.collect(reference)
+
+    def submit(self) -> None:
+        """Send the most urgent batch to Ray."""
+        _, _, name = heapq.heappop(self.queue)
+        keys = self.ready.pop(name)
+        batch = [self.plan.stages[key] for key in keys[:BATCH_STAGES]]
+        for key in keys[BATCH_STAGES:]:
+            self.make_ready(self.plan.stages[key])
+        kind = batch[0].kind
+        reserved: TaskConfig = getattr(self.experiment.resources, kind.replace("-", "_"))
+        gpus = reserved.gpus if reserved.gpus is not None else DEFAULT_GPUS[kind] * (self.gpus > 0)
+        work = [Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read) for s in batch]
+        context = Context(**self.context, threads=max(1, int(reserved.cpus)))
+        task = ray.remote(execute).options(
+            name=f"{kind} {batch[0].key}",
+            num_cpus=reserved.cpus,
+            num_gpus=gpus,
+            max_retries=self.experiment.resources.retries,
+        )
+        self.in_flight[task.remote(work, context)] = batch
+
+    def collect(self, reference: ray.ObjectRef) -> None:
+        """Take note of what a task reports; a task that died for good counts as failed."""
+        batch = self.in_flight.pop(reference)
+        try:
+            outcomes: list[Outcome] = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            outcomes = [Outcome(stage.key, 0.0, first_line(error)) for stage in batch]
+            for stage in batch:
+                row = {**stage.labels, "cell": stage.key, **failure(stage.kind, error)}
+                self.store.write_rows("failures", stage.key, [row])
+        for outcome in outcomes:
+            stage = self.plan.stages[outcome.key]
+            self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
+            if outcome.error is not None:
+                self.failed[stage.key] = outcome.error
+                continue
+            self.done += 1
+            for reader in self.readers.get(stage.key, ()):
+                self.waits_for[reader].discard(stage.key)
+                if not self.waits_for[reader]:
+                    self.make_ready(self.plan.stages[reader])

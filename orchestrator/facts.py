@@ -1,0 +1,144 @@
+"""What has to be known about data, networks and the user's own code before a plan can be made."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.experiment import Experiment
+from workloads import checkpoints, datasets, models
+from workloads.config import ModelConfig
+from workloads.criteria import CRITERIA
+from workloads.evaluation import parameter_count
+from workloads.groups import trace
+from workloads.methods import METHODS
+from workloads.registry import check_options, code_version, lookup
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A network for the experiment's data.
+
+    Attributes:
+        widths: pairings of each group, in the paper's order.
+        parameters: weights and biases.
+        checkpoint: digest of the checkpoint file, or None.
+        seconds_per_image: of a forward pass on one core of this machine, for estimates.
+    """
+
+    widths: tuple[int, ...]
+    parameters: int
+    checkpoint: str | None
+    seconds_per_image: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that `plan` needs besides the experiment.
+
+    Attributes:
+        channels, height, classes: of the images.
+        train, test: numbers of images in use.
+        fingerprint: of the data set's files.
+        models: by label.
+        code: digests of the modules that define the user's own functions, by name.
+    """
+
+    channels: int
+    height: int
+    classes: int
+    train: int
+    test: int
+    fingerprint: str
+    models: dict[str, ModelFacts]
+    code: dict[str, str]
+
+
+def gather(experiment: Experiment) -> Facts:
+    """Look at the data set's files, build and trace the networks, find the criteria and methods.
+
+    Raises:
+        ValueError, FileNotFoundError: one sentence on what is missing or does not fit together.
+    """
+    dataset = datasets.load(experiment.dataset)
+    channels, height, _ = dataset.shape
+    code = {
+        name: digest
+        for registry, kind, name in _functions(experiment)
+        if (digest := code_version(registry, name, kind)) is not None
+    }
+    for grid in experiment.pruning:
+        for criterion in grid.criteria:
+            check_options(lookup(CRITERIA, criterion.name, "criterion"), criterion.options, f"criterion '{criterion.name}'")
+        for method in grid.methods:
+            check_options(lookup(METHODS, method.name, "method"), method.options, f"method '{method.name}'")
+    networks = {m.label: _model_facts(m, dataset.shape, len(dataset.classes)) for m in experiment.models}
+    for grid in experiment.pruning:
+        for label, network in networks.items():
+            if isinstance(grid.groups, tuple) and max(grid.groups) >= len(network.widths):
+                raise ValueError(
+                    f"pruning.groups names group {max(grid.groups)}, but model '{label}' has groups 0 to "
+                    f"{len(network.widths) - 1}"
+                )
+    return Facts(
+        channels=channels,
+        height=height,
+        classes=len(dataset.classes),
+        train=len(dataset.train_pool),
+        test=len(dataset.test_pool),
+        fingerprint=dataset.fingerprint,
+        models=networks,
+        code=code,
+    )
+
+
+def _functions(experiment: Experiment) -> list[tuple[dict[str, Any], str, str]]:
+    found: list[tuple[dict[str, Any], str, str]] = [(datasets.DATASETS, "dataset", experiment.dataset.name)]
+    found += [(models.MODELS, "model", model.name) for model in experiment.models]
+    for grid in experiment.pruning:
+        found += [(CRITERIA, "criterion", criterion.name) for criterion in grid.criteria]
+        found += [(METHODS, "method", method.name) for method in grid.methods]
+    return found
+
+
+def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int) -> ModelFacts:
+    model = models.build(config, channels=shape[0], classes=classes).eval()
+    example = torch.zeros(1, *shape)
+    try:
+        with torch.inference_mode():
+            model(example)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model '{config.name}' cannot take images of {shape[1]}×{shape[2]} pixels with {shape[0]} channels "
+            f"({str(error).splitlines()[0]}): set dataset.size, for instance to 32"
+        ) from error
+    digest = None
+    if config.checkpoint:
+        state = checkpoints.read_state(config.checkpoint)
+        checkpoints.load_state(model, state, config.checkpoint)
+        digest = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()[:16]
+    structure = trace(model, example)
+    return ModelFacts(
+        widths=tuple(group.size for group in structure.groups),
+        parameters=parameter_count(model),
+        checkpoint=digest,
+        seconds_per_image=_forward_seconds(model, shape),
+    )
+
+
+@torch.inference_mode()
+def _forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        batch = torch.zeros(images, *shape)
+        model(batch)
+        started = time.perf_counter()
+        model(batch)
+        return (time.perf_counter() - started) / images
+    finally:
+        torch.set_num_threads(threads)

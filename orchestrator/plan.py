@@ -1,0 +1,273 @@
+"""From an experiment to its stages: a pure function, without files and without Ray.
+
+A stage's key is the hash of its kind, the version of its code, its parameters that are not defaults, and the keys of
+its inputs. Equal keys are the same work, done once however many cells share it.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.experiment import ChoiceConfig, Experiment, PruningConfig
+from orchestrator.facts import Facts
+from workloads.config import Config, ModelConfig
+from workloads.splits import subset_count
+
+KEY_SCHEMA = 1
+# Raise a kind's number when its code changes what it computes: old results are then made again.
+CODE_VERSIONS = {"train": 1, "load": 1, "fuse": 1, "compress": 1, "fine-tune": 1}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work with one output.
+
+    Attributes:
+        kind: train, load, fuse, compress or fine-tune.
+        parameters: JSON values that determine the output, defaults left out.
+        inputs: keys of the stages whose networks it reads.
+        labels: coordinates that its rows get; not in the key.
+        cost: estimated seconds on one core; not in the key.
+        key: 20 hexadecimal digits.
+    """
+
+    kind: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    labels: Mapping[str, Any]
+    cost: float
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity = [KEY_SCHEMA, self.kind, CODE_VERSIONS[self.kind], self.parameters, self.inputs]
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:20])
+
+    @property
+    def batch(self) -> tuple[Any, ...]:
+        """Stages with equal values run in one task: they share a network, a group and a criterion."""
+        if self.kind != "compress":
+            return (self.key,)
+        criterion = json.dumps(self.parameters["criterion"], sort_keys=True)
+        return self.inputs, self.parameters.get("group"), criterion
+
+
+@dataclass
+class Plan:
+    """All stages of an experiment, inputs before what reads them.
+
+    Attributes:
+        stages: by key.
+        cells: number of end results asked for.
+        requested: number of stages before equal ones were shared.
+    """
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cells: int = 0
+    requested: int = 0
+
+    def add(self, kind: str, parameters: dict[str, Any], inputs: tuple[str, ...], labels: dict, cost: float) -> str:
+        """Add a stage unless an equal one is there; its key."""
+        stage = Stage(kind, parameters, inputs, labels, cost)
+        self.requested += 1
+        self.cells += bool(labels.get("final"))
+        known = self.stages.get(stage.key)
+        if known is None or (labels.get("final") and not known.labels.get("final")):
+            self.stages[stage.key] = stage
+        return stage.key
+
+    def count(self) -> Counter[str]:
+        """Stages by kind."""
+        return Counter(stage.kind for stage in self.stages.values())
+
+    def priorities(self) -> dict[str, float]:
+        """Seconds on the longest path from each stage to the end; what is longest should start first."""
+        rest = dict.fromkeys(self.stages, 0.0)
+        for stage in reversed(self.stages.values()):
+            path = rest[stage.key] + stage.cost
+            rest[stage.key] = path
+            for key in stage.inputs:
+                rest[key] = max(rest[key], path)
+        return rest
+
+
+def make_plan(experiment: Experiment, facts: Facts) -> Plan:
+    """The stages of every model, seed, grid and pipeline."""
+    plan = Plan()
+    for model in experiment.models:
+        for seed in experiment.seeds:
+            builder = _Builder(plan, experiment, facts, model, seed)
+            for grid in experiment.pruning:
+                for pipeline in grid.pipelines or experiment.pipelines:
+                    builder.add(grid, pipeline)
+    return plan
+
+
+def changed(config: Config, *without: str) -> dict[str, Any]:
+    """The settings that differ from their defaults, for a key."""
+    return config.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+
+
+class _Builder:
+    """Adds the stages of one model and seed."""
+
+    def __init__(self, plan: Plan, experiment: Experiment, facts: Facts, model: ModelConfig, seed: int):
+        self.plan, self.experiment, self.facts = plan, experiment, facts
+        self.model, self.seed = model, seed
+        self.of_model = facts.models[model.label]
+        self.data = {**changed(experiment.dataset, "root", "stream"), "fingerprint": facts.fingerprint}
+        self.data |= self.code(experiment.dataset.name)
+        self.labels = {
+            "experiment": experiment.name,
+            "model": model.label,
+            "dataset": experiment.dataset.name.rpartition(":")[2],
+            "seed": seed,
+            "neuron_sparsity": 0.0,
+            "final": False,
+        }
+
+    def code(self, name: str) -> dict[str, str]:
+        """The digest of the user's own code under this name, where it is that."""
+        return {"code": self.facts.code[name]} if name in self.facts.code else {}
+
+    def seconds(self, train_images: float, test_images: float) -> float:
+        """A training step counts as three forward passes."""
+        return self.of_model.seconds_per_image * (3 * train_images + test_images)
+
+    def whole(self) -> str:
+        """The model trained on everything, or read from its checkpoint."""
+        labels = {**self.labels, "pipeline": "whole-data", "training_data": "whole", "stage": "baseline"}
+        network = changed(self.model, "checkpoint") | self.code(self.model.name)
+        if self.of_model.checkpoint:
+            parameters = {"dataset": self.data, "model": network, "checkpoint": self.of_model.checkpoint}
+            return self.plan.add("load", parameters, (), labels, self.seconds(0, self.facts.test))
+        return self.train({}, 1.0, labels)
+
+    def splits(self) -> list[str]:
+        """The models trained on each union of half of the folds."""
+        folds = self.experiment.splits.folds
+        labels = {**self.labels, "folds": folds, "stage": "baseline"}
+        return [
+            self.train({"folds": folds, "subset": subset}, 0.5, {**labels, "training_data": f"subset-{subset + 1}"})
+            for subset in range(subset_count(folds))
+        ]
+
+    def train(self, subset: dict[str, int], share: float, labels: dict[str, Any]) -> str:
+        training = self.experiment.training
+        parameters = {
+            "dataset": self.data,
+            "model": changed(self.model) | self.code(self.model.name),
+            "training": changed(training),
+            "seed": self.seed,
+            **subset,
+        }
+        cost = training.epochs * self.seconds(share * self.facts.train, self.facts.test / training.evaluate_every)
+        return self.plan.add("train", parameters, (), labels, cost)
+
+    def fine_tune(self, key: str, epochs: int, labels: dict[str, Any], final: bool = False) -> str:
+        """The network after more epochs on all data; itself where there are none."""
+        if epochs == 0:
+            return key
+        config = self.experiment.fine_tuning
+        settings = changed(config, "epochs", "step_epochs") | {"epochs": epochs}
+        parameters = {"dataset": self.data, "training": settings, "seed": self.seed}
+        labels = {**labels, "stage": "fine-tuned", "final": final}
+        cost = epochs * self.seconds(self.facts.train, self.facts.test / config.evaluate_every)
+        return self.plan.add("fine-tune", parameters, (key,), labels, cost)
+
+    def fuse(self, keys: list[str], labels: dict[str, Any], final: bool = False) -> str:
+        parameters = {"dataset": self.data, "fusion": changed(self.experiment.fusion), "seed": self.seed}
+        labels = {**labels, "stage": "fused", "final": final}
+        return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
+
+    def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
+        parameters = {
+            "dataset": self.data,
+            "sparsity": sparsity,
+            "criterion": changed(cell.criterion) | self.code(cell.criterion.name),
+            "method": changed(cell.method) | self.code(cell.method.name),
+            "seed": self.seed,
+            **({} if cell.group is None else {"group": cell.group}),
+        }
+        labels = {**labels, "stage": "pruned", "neuron_sparsity": sparsity, "final": final}
+        return self.plan.add("compress", parameters, (key,), labels, self.seconds(0, self.facts.test))
+
+    def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
+        """Prune to the target in equal steps with fine-tuning after each."""
+        for step in range(1, steps + 1):
+            sparsity = round(cell.sparsity * step / steps, 12)
+            reached = {**labels, "step": step, "neuron_sparsity": sparsity}
+            key = self.compress(key, cell, sparsity, reached)
+            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, reached)
+        return key
+
+    def add(self, grid: PruningConfig, pipeline: str) -> None:
+        """Add the stages of one grid in one pipeline."""
+        tuned = grid.mode == "fine-tuned"
+        epochs = self.experiment.fine_tuning.epochs if tuned else 0
+        shared = {**self.labels, "pipeline": pipeline}
+        if pipeline == "whole-data":
+            base = self.whole()
+        else:
+            shared["folds"] = self.experiment.splits.folds
+            models = self.splits()
+            if pipeline == "fap":
+                base = self.fine_tune(self.fuse(models, shared), epochs, shared)
+        for cell in _cells(grid, len(self.of_model.widths)):
+            labels = {**shared, **cell.labels}
+            if pipeline == "paf":
+                self.add_paf(models, cell, grid, labels)
+            elif tuned:
+                reached = {**labels, "neuron_sparsity": cell.sparsity}
+                pruned = self.in_steps(base, cell, grid.steps, labels)
+                self.fine_tune(pruned, epochs * (2 if pipeline == "whole-data" else 1), reached, final=True)
+            else:
+                self.compress(base, cell, cell.sparsity, labels, final=True)
+
+    def add_paf(self, models: list[str], cell: "_Cell", grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Prune each split model, then fuse."""
+        reached = {**labels, "neuron_sparsity": cell.sparsity}
+        tuned = grid.mode == "fine-tuned"
+        epochs = self.experiment.fine_tuning.epochs if tuned else 0
+        parents = []
+        for number, model in enumerate(models, start=1):
+            subset = {"training_data": f"subset-{number}"}
+            if tuned:
+                pruned = self.in_steps(model, cell, grid.steps, labels | subset)
+            else:
+                pruned = self.compress(model, cell, cell.sparsity, labels | subset)
+            parents.append(self.fine_tune(pruned, epochs, reached | subset))
+        fused = self.fuse(parents, reached, final=epochs == 0)
+        self.fine_tune(fused, epochs, reached, final=True)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One point of a grid."""
+
+    group: int | None
+    sparsity: float
+    criterion: ChoiceConfig
+    method: ChoiceConfig
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return {
+            "group": self.group,
+            "target_sparsity": self.sparsity,
+            "criterion": self.criterion.label,
+            "method": self.method.label,
+        }
+
+
+def _cells(grid: PruningConfig, groups: int) -> Iterator[_Cell]:
+    scopes: dict[str, Iterable[int | None]] = {"each": range(groups), "all": [None]}
+    numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
+    for group in numbers:
+        for criterion in grid.criteria:
+            for method in grid.methods:
+                for sparsity in grid.sparsities:
+                    yield _Cell(group, sparsity, criterion, method)

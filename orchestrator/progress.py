@@ -1,0 +1,153 @@
+"""How far a run is: a live view on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections import Counter
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+LOG_SECONDS = 15.0
+
+
+class Progress(Protocol):
+    """What the driver tells while it runs."""
+
+    def start(self, total: Counter[str], done: Counter[str]) -> None:
+        """Stages by kind, in all and already done."""
+
+    def running(self, kinds: Counter[str]) -> None:
+        """Stages by kind that are with workers now."""
+
+    def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
+        """One stage has ended; `cost` is its share of the estimated work."""
+
+    def stop(self) -> None:
+        """Nothing more will come."""
+
+
+class Tally:
+    """Counts of a run, and how long it will take."""
+
+    def __init__(self) -> None:
+        self.total: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.active: Counter[str] = Counter()
+        self.before = 0
+        self.started = time.monotonic()
+
+    def start(self, total: Counter[str], done: Counter[str]) -> None:
+        self.total, self.done, self.before = total, Counter(done), done.total()
+        self.started = time.monotonic()
+
+    def running(self, kinds: Counter[str]) -> None:
+        self.active = kinds
+
+    def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
+        (self.failed if error else self.done)[kind] += 1
+
+    def ended(self) -> int:
+        """Stages that ended in this session."""
+        return self.done.total() - self.before + self.failed.total()
+
+    def rate(self) -> float:
+        """Stages a second since the start."""
+        return self.ended() / max(time.monotonic() - self.started, 1e-9)
+
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before anything has ended."""
+        left = self.total.total() - self.done.total() - self.failed.total()
+        return left / self.rate() if self.ended() else None
+
+    def summary(self) -> str:
+        """One line: how far, how many failed and running, how fast, how long."""
+        done, total = self.done.total(), self.total.total()
+        parts = [f"{done}/{total} stages", f"{self.failed.total()} failed", f"{self.active.total()} running"]
+        parts += [f"{self.rate():.1f}/s", f"{duration(time.monotonic() - self.started)} elapsed"]
+        left = self.seconds_left()
+        return ", ".join(parts + ([f"{duration(left)} left"] if left is not None else []))
+
+
+class LogProgress(Tally):
+    """Plain lines: at the start, at the end, at each failure, and every quarter of a minute."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self.stream = stream or sys.stdout
+        self.printed = 0.0
+
+    def line(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=self.stream, flush=True)
+        self.printed = time.monotonic()
+
+    def start(self, total: Counter[str], done: Counter[str]) -> None:
+        super().start(total, done)
+        kinds = ", ".join(f"{kind} {count}" for kind, count in total.items())
+        self.line(f"{total.total()} stages ({kinds}); {done.total()} already done")
+
+    def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
+        super().finished(kind, key, cost, error)
+        if error:
+            self.line(f"FAILED {kind} {key}: {error}")
+        elif time.monotonic() - self.printed >= LOG_SECONDS:
+            self.line(self.summary())
+
+    def stop(self) -> None:
+        self.active = Counter()
+        self.line(self.summary())
+
+
+class LiveProgress(Tally):
+    """A table by kind that renews itself on a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self.live = Live(console=console or Console(), refresh_per_second=4, get_renderable=self.view)
+
+    def start(self, total: Counter[str], done: Counter[str]) -> None:
+        super().start(total, done)
+        self.live.start()
+
+    def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
+        super().finished(kind, key, cost, error)
+        if error:
+            self.live.console.print(f"[red]failed[/red] {kind} {key}: ", end="")
+            self.live.console.print(error, markup=False, highlight=False)
+
+    def view(self) -> Table:
+        table = Table(caption=self.summary(), caption_justify="left", box=None, pad_edge=False)
+        table.add_column("stage")
+        for name in ("done", "running", "failed", "all"):
+            table.add_column(name, justify="right")
+        for kind, count in self.total.items():
+            cells = (self.done[kind], self.active[kind], self.failed[kind], count)
+            table.add_row(kind, *(str(cell) for cell in cells))
+        return table
+
+    def stop(self) -> None:
+        self.active = Counter()
+        self.live.stop()
+
+
+class NoProgress(Tally):
+    """Counts in silence."""
+
+    def stop(self) -> None:
+        self.active = Counter()
+
+
+def for_terminal() -> Progress:
+    """The live view where stdout is a terminal, plain lines elsewhere."""
+    return LiveProgress() if sys.stdout.isatty() else LogProgress()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 05 s or 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,106 @@
+"""The tables of a run: columns, types and units."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+def field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
+    """A nullable column with its meaning, and its unit where it has one."""
+    metadata = {"meaning": meaning, **({"unit": unit} if unit else {})}
+    return pa.field(name, kind, metadata=metadata)
+
+
+COORDINATES = [
+    field("experiment", pa.string(), "name of the experiment"),
+    field("cell", pa.string(), "key of the stage that made the row"),
+    field("model", pa.string(), "network, with its width where that is not 1"),
+    field("dataset", pa.string(), "data set"),
+    field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
+    field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
+    field("folds", pa.int32(), "folds that the training set was cut into; null for whole-data"),
+    field("seed", pa.int64(), "seed of the experiment"),
+    field("method", pa.string(), "compression method with its options; null before compression"),
+    field("criterion", pa.string(), "importance criterion with its options; null before compression"),
+    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is all groups, or none yet"),
+    field("neuron_sparsity", pa.float64(), "share of pairings removed so far", "1"),
+    field("target_sparsity", pa.float64(), "neuron sparsity that the cell aims at", "1"),
+    field("stage", pa.string(), "baseline, pruned, fused or fine-tuned"),
+    field("step", pa.int32(), "number of the pruning step; null outside iterative pruning"),
+    field("final", pa.bool_(), "whether the row is the result of a cell, not on the way to one"),
+]
+PROVENANCE = [
+    field("environment", pa.string(), "key of the row in environments"),
+    field("schema_version", pa.int32(), "version of these columns"),
+]
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "evaluations": pa.schema(
+        [
+            *COORDINATES,
+            field("epoch", pa.int32(), "training epochs of the stage that lie behind the row"),
+            field("weight_sparsity", pa.float64(), "share of the unpruned network's parameters removed", "1"),
+            field("parameters", pa.int64(), "weights and biases"),
+            field("macs", pa.int64(), "multiply-accumulate operations of one image"),
+            field("accuracy", pa.float64(), "top-1 over all test images", "percent"),
+            field("accuracy_top5", pa.float64(), "top-5 over all test images", "percent"),
+            field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
+            field("seconds", pa.float64(), "wall clock of the measurement", "s"),
+            *PROVENANCE,
+        ]
+    ),
+    "epochs": pa.schema(
+        [
+            *COORDINATES,
+            field("epoch", pa.int32(), "1, 2, …"),
+            field("learning_rate", pa.float64(), "at the end of the epoch"),
+            field("train_loss", pa.float64(), "mean cross entropy while learning", "nat"),
+            field("train_accuracy", pa.float64(), "top-1 while learning", "percent"),
+            field("test_loss", pa.float64(), "mean cross entropy over all test images", "nat"),
+            field("test_accuracy", pa.float64(), "top-1 over all test images", "percent"),
+            field("seconds", pa.float64(), "wall clock of training, without measuring", "s"),
+            *PROVENANCE,
+        ]
+    ),
+    "timings": pa.schema(
+        [
+            *COORDINATES,
+            field("kind", pa.string(), "train, load, fuse, compress or fine-tune"),
+            field("started", pa.timestamp("us", "UTC"), "when the stage began"),
+            field("finished", pa.timestamp("us", "UTC"), "when its output was stored"),
+            field("seconds", pa.float64(), "wall clock of the stage", "s"),
+            field("node", pa.string(), "Ray's id of the node"),
+            field("worker", pa.int64(), "process id on the node"),
+            field("gpus", pa.string(), "ids of the GPUs it was given, comma-separated"),
+            field("threads", pa.int32(), "CPU threads it was given"),
+            *PROVENANCE,
+        ]
+    ),
+    "failures": pa.schema(
+        [
+            *COORDINATES,
+            field("kind", pa.string(), "train, load, fuse, compress or fine-tune"),
+            field("error", pa.string(), "type of the exception"),
+            field("message", pa.string(), "its message"),
+            field("traceback", pa.string(), "where it was raised"),
+            field("failed", pa.timestamp("us", "UTC"), "when"),
+            *PROVENANCE,
+        ]
+    ),
+    "environments": pa.schema(
+        [
+            field("environment", pa.string(), "key"),
+            field("python", pa.string(), "version"),
+            field("torch", pa.string(), "version"),
+            field("torchvision", pa.string(), "version"),
+            field("ray", pa.string(), "version"),
+            field("metaprune", pa.string(), "version"),
+            field("platform", pa.string(), "operating system"),
+            field("processor", pa.string(), "model of the CPU"),
+            field("gpu", pa.string(), "model of the GPU; null without one"),
+            field("cuda", pa.string(), "version; null without a GPU"),
+            field("git_commit", pa.string(), "of the working folder; null outside a repository"),
+            field("schema_version", pa.int32(), "version of these columns"),
+        ]
+    ),
+}

@@ -1,0 +1,381 @@
+"""What one stage does: read its inputs from the store, call workloads, write results. Runs inside a Ray task."""
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor, nn
+
+from orchestrator.environment import environment
+from orchestrator.store import Store
+from workloads import checkpoints, datasets
+from workloads.checkpoints import Description
+from workloads.config import DatasetConfig, FineTuningConfig, FusionConfig, ModelConfig, TrainingConfig
+from workloads.criteria import importance, needs_batches
+from workloads.datasets import Dataset
+from workloads.evaluation import Measurement, evaluate, mac_count, parameter_count
+from workloads.fusion import fuse
+from workloads.groups import Pairings, Structure, apply, merge_batch_norm, size_after, trace
+from workloads.methods import maps
+from workloads.models import build
+from workloads.repair import match_statistics
+from workloads.splits import fold_subsets
+from workloads.training import Epoch, train
+
+CRITERION_BATCHES = 5
+CRITERION_BATCH_SIZE = 128
+STATISTICS_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage on its way to a worker.
+
+    Attributes:
+        kind, key, parameters, inputs, labels: of the stage.
+        keep: whether the network is stored, because another stage reads it.
+    """
+
+    kind: str
+    key: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    labels: Mapping[str, Any]
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all tasks of a run share.
+
+    Attributes:
+        store: URI of the run.
+        dataset: settings of the data set, JSON.
+        checkpoints: path of the checkpoint file by its digest.
+        threads: CPU threads of the task.
+        import_paths: folders where the user's own modules are found.
+    """
+
+    store: str
+    dataset: str
+    checkpoints: Mapping[str, str]
+    threads: int
+    import_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker reports of a stage: done, or the first line of what went wrong."""
+
+    key: str
+    seconds: float
+    error: str | None = None
+
+
+@dataclass
+class Output:
+    """What a stage made: a network, and rows by table."""
+
+    model: nn.Module
+    description: Description
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@functools.lru_cache(maxsize=4)
+def stored_network(uri: str, key: str) -> tuple[nn.Module, Description]:
+    """A network from the store, on this worker's device; shared, so copy before changing it."""
+    content, origin = Store(uri).read_network(key)
+    model, description = checkpoints.loads(content, origin)
+    return model.to(device()), description
+
+
+@functools.lru_cache(maxsize=2)
+def merged_network(uri: str, key: str, shape: tuple[int, int, int]) -> tuple[nn.Module, Structure, Description]:
+    """The same with batch-norm merged, and its groups."""
+    model, description = stored_network(uri, key)
+    merged = copy.deepcopy(model)
+    structure = trace(merged, torch.zeros(1, *shape, device=device()))
+    merge_batch_norm(merged, structure)
+    return merged, structure, description
+
+
+def device() -> torch.device:
+    """The GPU that Ray assigned, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Worker:
+    """Runs the stages of one task."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        config = DatasetConfig(**json.loads(context.dataset))
+        self.dataset: Dataset = datasets.load(config)
+        self.augmentation = config.augmentation
+        self.scored: dict[tuple[Any, ...], tuple[Pairings, Tensor]] = {}
+
+    def run(self, work: Work) -> Output:
+        """The output of one stage."""
+        kinds: dict[str, Callable[[Work], Output]] = {
+            "train": self.train,
+            "load": self.load,
+            "fuse": self.fuse,
+            "compress": self.compress,
+            "fine-tune": self.fine_tune,
+        }
+        return kinds[work.kind](work)
+
+    def training_batches(self, work: Work, count: int, size: int) -> list[tuple[Tensor, Tensor]]:
+        """`count` batches of normalised training images, the same for every stage with the same seed."""
+        generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
+        pool = self.dataset.train_pool
+        chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
+        return list(self.dataset.batches("train", size, device(), chosen))
+
+    def evaluation(self, model: nn.Module, description: Description, test: Measurement, epoch: int) -> dict[str, Any]:
+        """The columns of `evaluations` that a measured network fills."""
+        parameters = parameter_count(model)
+        return {
+            "epoch": epoch,
+            "weight_sparsity": 1 - parameters / description.parameters,
+            "parameters": parameters,
+            "macs": mac_count(model, self.dataset.shape),
+            "accuracy": test.accuracy,
+            "accuracy_top5": test.accuracy_top5,
+            "loss": test.loss,
+            "seconds": test.seconds,
+        }
+
+    def measured(self, model: nn.Module, description: Description) -> Output:
+        """A network and its measurement before any epoch."""
+        row = self.evaluation(model, description, evaluate(model, self.dataset), 0)
+        return Output(model, description, [row])
+
+    def trained(self, model: nn.Module, description: Description, history: list[Epoch]) -> Output:
+        """A network and the rows of its training."""
+        output = Output(model, description)
+        for epoch in history:
+            row = {
+                "epoch": epoch.epoch,
+                "learning_rate": epoch.learning_rate,
+                "train_loss": epoch.train_loss,
+                "train_accuracy": epoch.train_accuracy,
+                "seconds": epoch.seconds,
+            }
+            if epoch.test:
+                row |= {"test_loss": epoch.test.loss, "test_accuracy": epoch.test.accuracy}
+            output.epochs.append(row)
+        last = history[-1].test if history else evaluate(model, self.dataset)
+        assert last is not None
+        output.evaluations.append(self.evaluation(model, description, last, len(history)))
+        return output
+
+    def describe(self, model: nn.Module, config: ModelConfig) -> Description:
+        """What is remembered of a network before any pruning."""
+        example = torch.zeros(1, *self.dataset.shape, device=next(model.parameters()).device)
+        return Description(
+            model=config.model_dump(mode="json", exclude={"checkpoint"}),
+            channels=self.dataset.shape[0],
+            classes=len(self.dataset.classes),
+            parameters=parameter_count(model),
+            widths=tuple(group.size for group in trace(model, example).groups),
+        )
+
+    def train(self, work: Work) -> Output:
+        """A model trained from scratch on all data or on one subset of the folds."""
+        settings = work.parameters
+        config = ModelConfig(**without_code(settings["model"]))
+        seed = stage_seed(work.key)
+        model = build(config, channels=self.dataset.shape[0], classes=len(self.dataset.classes), seed=seed)
+        model.to(device())
+        indices = None
+        if "folds" in settings:
+            pool = self.dataset.train_pool
+            subsets = fold_subsets(self.dataset.train.labels[pool], settings["folds"], settings["seed"])
+            indices = pool[subsets[settings["subset"]]]
+        training = TrainingConfig(**settings["training"])
+        history = train(model, self.dataset, training, seed=seed, indices=indices, augmentation=self.augmentation)
+        return self.trained(model, self.describe(model, config), history)
+
+    def load(self, work: Work) -> Output:
+        """A published network from its checkpoint file."""
+        path = self.context.checkpoints[work.parameters["checkpoint"]]
+        config = ModelConfig(**without_code(work.parameters["model"]))
+        model = build(config, channels=self.dataset.shape[0], classes=len(self.dataset.classes))
+        checkpoints.load_state(model, checkpoints.read_state(path), path)
+        model.to(device()).eval()
+        return self.measured(model, self.describe(model, config))
+
+    def fuse(self, work: Work) -> Output:
+        """One network from several."""
+        config = FusionConfig(**work.parameters["fusion"])
+        parents = [merged_network(self.context.store, key, self.dataset.shape) for key in work.inputs]
+        images = [batch for batch, _ in self.training_batches(work, 1, config.samples)]
+        models, structures = [model for model, _, _ in parents], [structure for _, structure, _ in parents]
+        fused = fuse(models, structures, images, repair=config.repair)
+        return self.measured(fused, parents[0][2])
+
+    def fine_tune(self, work: Work) -> Output:
+        """A network after more epochs on all data."""
+        model, description = stored_network(self.context.store, work.inputs[0])
+        model = copy.deepcopy(model)
+        config = FineTuningConfig(**work.parameters["training"])
+        if config.restore_batch_norm:
+            self.restore_batch_norm(model, work)
+        history = train(
+            model, self.dataset, config, seed=stage_seed(work.key), augmentation=self.augmentation
+        )
+        return self.trained(model, description, history)
+
+    def restore_batch_norm(self, model: nn.Module, work: Work) -> None:
+        """Give batch-norms the statistics of what they see, without changing what the network computes."""
+        structure = trace(model, torch.zeros(1, *self.dataset.shape, device=device()))
+        merge_batch_norm(model, structure)
+        images = [batch for batch, _ in self.training_batches(work, 1, STATISTICS_IMAGES)]
+        match_statistics(model, structure, [copy.deepcopy(model)], images)
+
+    def compress(self, work: Work) -> Output:
+        """A network with one group, or all in sequence, made narrower."""
+        base, structure, description = merged_network(self.context.store, work.inputs[0], self.dataset.shape)
+        model = copy.deepcopy(base)
+        group = work.parameters.get("group")
+        if group is not None:
+            self.compress_group(model, structure, group, description.widths[group], work, shared=True)
+        else:
+            for number, width in enumerate(description.widths):
+                example = torch.zeros(1, *self.dataset.shape, device=device())
+                structure = trace(model, example) if number else structure
+                self.compress_group(model, structure, number, width, work, shared=False)
+        return self.measured(model, description)
+
+    def compress_group(
+        self, model: nn.Module, structure: Structure, number: int, width: int, work: Work, shared: bool
+    ) -> None:
+        """Bring one group from its present to its new size; `width` is its size before any pruning."""
+        group = structure.groups[number]
+        m = min(size_after(width, work.parameters["sparsity"]), group.size)
+        scored = self.shared_scores if shared else self.scores
+        pairings, scores = scored(model, structure, number, work)
+        method = work.parameters["method"]
+        pair = maps(method["name"], pairings, scores, m, seed=stage_seed(work.key), options=method.get("options"))
+        apply(model, group, pair)
+
+    def scores(self, model: nn.Module, structure: Structure, number: int, work: Work) -> tuple[Pairings, Tensor]:
+        """A group's weights and the importance of its pairings."""
+        criterion = work.parameters["criterion"]
+        name, group = criterion["name"], structure.groups[number]
+        needed = CRITERION_BATCHES if needs_batches(name) else 0
+        batches = self.training_batches(work, needed, CRITERION_BATCH_SIZE) if needed else []
+        seed = work.parameters["seed"]
+        scores = importance(name, model, group, batches=batches, seed=seed, options=criterion.get("options"))
+        return Pairings(model, group), scores
+
+    def shared_scores(self, model: nn.Module, structure: Structure, number: int, work: Work) -> tuple[Pairings, Tensor]:
+        """The same, computed once for all stages of a task that prune one group of one network by one criterion."""
+        shared = work.inputs, number, json.dumps(work.parameters["criterion"], sort_keys=True), work.parameters["seed"]
+        if shared not in self.scored:
+            self.scored = {shared: self.scores(model, structure, number, work)}
+        return self.scored[shared]
+
+
+def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Model settings from a key, less the digest of the user's own code."""
+    return {name: value for name, value in settings.items() if name != "code"}
+
+
+def stage_seed(key: str) -> int:
+    """The seed of all random numbers of a stage."""
+    return int(key[:12], 16)
+
+
+def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
+    """Run the stages of one task and write what they made; the rows in `timings` come last and make them done.
+
+    A stage that raises becomes a row in `failures`; the others of the task go on.
+    """
+    for path in context.import_paths:
+        if path not in sys.path:
+            sys.path.append(path)
+    torch.set_num_threads(context.threads)
+    store = Store(context.store)
+    provenance = {"environment": recorded_environment(context.store)}
+    rows: dict[str, list[dict[str, Any]]] = {"evaluations": [], "epochs": [], "timings": []}
+    outcomes = []
+    worker = None
+    for work in batch:
+        labels = {**work.labels, "cell": work.key, **provenance}
+        started, clock = datetime.now(UTC), time.perf_counter()
+        try:
+            worker = worker or Worker(context)
+            output = worker.run(work)
+            if work.keep:
+                store.write_network(work.key, checkpoints.dumps(output.model, output.description))
+        except Exception as error:
+            outcomes.append(Outcome(work.key, time.perf_counter() - clock, first_line(error)))
+            store.write_rows("failures", work.key, [{**labels, **failure(work.kind, error)}])
+            continue
+        seconds = time.perf_counter() - clock
+        rows["evaluations"] += [{**labels, **row} for row in output.evaluations]
+        rows["epochs"] += [{**labels, **row, "final": False} for row in output.epochs]
+        rows["timings"].append({**labels, **timing(work.kind, started, seconds, context.threads)})
+        outcomes.append(Outcome(work.key, seconds))
+    shard = hashlib.sha256(" ".join(row["cell"] for row in rows["timings"]).encode()).hexdigest()[:20]
+    for table, written in rows.items():
+        if written:
+            store.write_rows(table, shard, written)
+    for outcome in outcomes:
+        if outcome.error is None:
+            store.delete("results", "failures", f"{outcome.key}.parquet")
+    return outcomes
+
+
+@functools.cache
+def recorded_environment(uri: str) -> str:
+    """The key of this worker's environment, after its row is in the store."""
+    row = environment()
+    Store(uri).write_rows("environments", row["environment"], [row])
+    return row["environment"]
+
+
+def first_line(error: BaseException) -> str:
+    """Type and message of an exception on one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def failure(kind: str, error: BaseException) -> dict[str, Any]:
+    """The columns of `failures` that an exception fills."""
+    return {
+        "kind": kind,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "failed": datetime.now(UTC),
+        "final": False,
+    }
+
+
+def timing(kind: str, started: datetime, seconds: float, threads: int) -> dict[str, Any]:
+    """The columns of `timings` that a finished stage fills."""
+    connected = ray.is_initialized()
+    return {
+        "kind": kind,
+        "started": started,
+        "finished": datetime.now(UTC),
+        "seconds": seconds,
+        "node": ray.get_runtime_context().get_node_id() if connected else None,
+        "worker": os.getpid(),
+        "gpus": ",".join(str(gpu) for gpu in ray.get_gpu_ids()) if connected else "",
+        "threads": threads,
+    }

@@ -1,0 +1,141 @@
+"""Where a run lives: networks and result tables on any file system that pyarrow reaches.
+
+A file is written under a temporary name and renamed when whole (object stores show an object only when it is
+whole). A stage is done when its row is in the `timings` table, which is written last.
+"""
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
+
+
+class Store:
+    """The files of one run.
+
+    Args:
+        uri: a folder, or a URI such as s3://bucket/runs/name.
+
+    Raises:
+        ValueError: a URI of a scheme that pyarrow does not know.
+    """
+
+    def __init__(self, uri: str | Path):
+        self.uri = str(uri)
+        try:
+            if "://" in self.uri:
+                self.files, self.root = fs.FileSystem.from_uri(self.uri)
+            else:
+                self.files, self.root = fs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI") from error
+
+    def path(self, *parts: str) -> str:
+        """The full path of a file of the run."""
+        return "/".join((self.root, *parts))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
+
+    def write(self, content: bytes, *parts: str) -> None:
+        """Write a file so that it is there whole or not at all."""
+        target = self.path(*parts)
+        folder, _, name = target.rpartition("/")
+        if not isinstance(self.files, fs.LocalFileSystem):
+            with self.files.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        self.files.create_dir(folder)
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with self.files.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self.files.move(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.files.delete_file(temporary)
+            raise
+
+    def read(self, *parts: str) -> bytes:
+        """The content of a file; FileNotFoundError where there is none."""
+        with self.files.open_input_stream(self.path(*parts)) as stream:
+            return stream.read()
+
+    def delete(self, *parts: str) -> None:
+        """Remove a file if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.delete_file(self.path(*parts))
+
+    def names(self, *folder: str) -> set[str]:
+        """Names of the finished files in a folder; empty where there is no folder."""
+        selector = fs.FileSelector(self.path(*folder), allow_not_found=True)
+        return {i.base_name for i in self.files.get_file_info(selector) if i.is_file and i.base_name[0] not in "._"}
+
+    def write_network(self, key: str, content: bytes) -> None:
+        """Keep a stage's network."""
+        self.write(content, "artifacts", f"{key}.safetensors")
+
+    def read_network(self, key: str) -> tuple[bytes, str]:
+        """A stage's network and where it lies, for messages."""
+        parts = ("artifacts", f"{key}.safetensors")
+        return self.read(*parts), self.path(*parts)
+
+    def network_keys(self) -> set[str]:
+        """Keys of the stages whose networks are kept."""
+        return {name.removesuffix(".safetensors") for name in self.names("artifacts")}
+
+    def write_rows(self, table: str, shard: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows as one shard of a table; the same shard again replaces it.
+
+        Raises:
+            ValueError: a row has a column that the table does not.
+        """
+        schema = SCHEMAS[table]
+        complete = [{**row, "schema_version": SCHEMA_VERSION} for row in rows]
+        unknown = {name for row in complete for name in row} - set(schema.names)
+        if unknown:
+            raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(complete, schema), buffer, compression="zstd")
+        self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
+
+    def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a table; empty where there are none yet.
+
+        Raises:
+            ValueError: a file in the table's folder is not Parquet, is damaged, or has other columns.
+        """
+        schema = SCHEMAS[table]
+        names = self.names("results", table)
+        if not names:
+            return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
+        files = [self.path("results", table, name) for name in sorted(names)]
+        try:
+            return pads.dataset(files, schema=schema, filesystem=self.files).to_table(columns=columns)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            raise ValueError(f"table '{table}' of run '{self.uri}' cannot be read: {error}") from error
+
+    def done(self) -> set[str]:
+        """Keys of the stages whose results are complete."""
+        return set(self.read_table("timings", ["cell"])["cell"].to_pylist())
+
+    def write_json(self, content: Any, *parts: str) -> None:
+        """Write a JSON document."""
+        self.write(json.dumps(content, indent=1, ensure_ascii=False).encode(), *parts)
+
+    def read_json(self, *parts: str) -> Any:
+        """Read a JSON document; FileNotFoundError where there is none, ValueError where it is damaged."""
+        try:
+            return json.loads(self.read(*parts))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"'{self.path(*parts)}' is not JSON ({error})") from error
