@@ -94,17 +94,20 @@ def run_plan(
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
     before = len(plan.stages) - len(pending)
-    write_plan(store, experiment, plan)
     if not pending:
+        write_plan(store, experiment, plan)
         return Result(store.uri, len(plan.stages), before, 0)
     view = progress or progress_views.for_terminal()
-    view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending))
     started_here = connect(address)
-    driver = Driver(experiment, facts, plan, store, pending, view)
     try:
-        driver.loop()
+        write_plan(store, experiment, plan)
+        driver = Driver(experiment, facts, plan, store, pending, view)
+        view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending))
+        try:
+            driver.loop()
+        finally:
+            view.stop()
     finally:
-        view.stop()
         if started_here:
             ray.shutdown()
     blocked = len(pending) - driver.done - len(driver.failed)
@@ -124,12 +127,10 @@ def missing(plan: Plan, store: Store) -> set[str]:
 
 
 def write_plan(store: Store, experiment: Experiment, plan: Plan) -> None:
-    """Leave the resolved experiment and the stages in the run, for `status` and for people."""
+    """Leave the resolved experiment and its stages in the run; results that belong to no stage are not reported."""
     store.write(experiment.to_yaml().encode(), "experiment.yaml")
-    store.write_json(
-        [{"key": s.key, "kind": s.kind, "inputs": s.inputs, "labels": s.labels} for s in plan.stages.values()],
-        "plan.json",
-    )
+    rows = [{**s.labels, "cell": s.key, "kind": s.kind, "inputs": s.inputs} for s in plan.stages.values()]
+    store.write_rows("plan", "plan", rows)
 
 
 def connect(address: str | None) -> bool:

@@ -180,6 +180,8 @@ class Experiment(Config):
                     f"model.checkpoint replaces training, but {' and '.join(sorted(from_splits))} train their own "
                     f"split models: remove the checkpoint, or leave only whole-data in pipelines"
                 )
+        if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
+            raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
         labels = [model.label for model in self.models]
         if len(set(labels)) < len(labels):
             raise ValueError(f"models has the same network twice ({', '.join(labels)}): results could not tell them apart")

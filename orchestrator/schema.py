@@ -35,6 +35,14 @@ PROVENANCE = [
 ]
 
 SCHEMAS: dict[str, pa.Schema] = {
+    "plan": pa.schema(
+        [
+            *COORDINATES,
+            field("kind", pa.string(), "train, load, fuse, compress or fine-tune"),
+            field("inputs", pa.list_(pa.string()), "keys of the stages whose networks it reads"),
+            field("schema_version", pa.int32(), "version of these columns"),
+        ]
+    ),
     "evaluations": pa.schema(
         [
             *COORDINATES,

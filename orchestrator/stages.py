@@ -29,13 +29,11 @@ from workloads.fusion import fuse
 from workloads.groups import Pairings, Structure, apply, merge_batch_norm, size_after, trace
 from workloads.methods import maps
 from workloads.models import build
-from workloads.repair import match_statistics
 from workloads.splits import fold_subsets
 from workloads.training import Epoch, train
 
 CRITERION_BATCHES = 5
 CRITERION_BATCH_SIZE = 128
-STATISTICS_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -232,19 +230,10 @@ class Worker:
         model, description = stored_network(self.context.store, work.inputs[0])
         model = copy.deepcopy(model)
         config = FineTuningConfig(**work.parameters["training"])
-        if config.restore_batch_norm:
-            self.restore_batch_norm(model, work)
         history = train(
             model, self.dataset, config, seed=stage_seed(work.key), augmentation=self.augmentation
         )
         return self.trained(model, description, history)
-
-    def restore_batch_norm(self, model: nn.Module, work: Work) -> None:
-        """Give batch-norms the statistics of what they see, without changing what the network computes."""
-        structure = trace(model, torch.zeros(1, *self.dataset.shape, device=device()))
-        merge_batch_norm(model, structure)
-        images = [batch for batch, _ in self.training_batches(work, 1, STATISTICS_IMAGES)]
-        match_statistics(model, structure, [copy.deepcopy(model)], images)
 
     def compress(self, work: Work) -> Output:
         """A network with one group, or all in sequence, made narrower."""

@@ -5,7 +5,6 @@ whole). A stage is done when its row is in the `timings` table, which is written
 """
 
 import contextlib
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -128,14 +127,3 @@ class Store:
     def done(self) -> set[str]:
         """Keys of the stages whose results are complete."""
         return set(self.read_table("timings", ["cell"])["cell"].to_pylist())
-
-    def write_json(self, content: Any, *parts: str) -> None:
-        """Write a JSON document."""
-        self.write(json.dumps(content, indent=1, ensure_ascii=False).encode(), *parts)
-
-    def read_json(self, *parts: str) -> Any:
-        """Read a JSON document; FileNotFoundError where there is none, ValueError where it is damaged."""
-        try:
-            return json.loads(self.read(*parts))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"'{self.path(*parts)}' is not JSON ({error})") from error

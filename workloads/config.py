@@ -100,9 +100,6 @@ class FineTuningConfig(TrainingConfig):
     """Epochs at the intermediate and at the last point of FaP and PaF; whole-data gets both at its end."""
     step_epochs: Count = 10
     """Epochs after each pruning step."""
-    restore_batch_norm: bool = True
-    """First give the merged (emptied) batch-norms the statistics of their inputs, which leaves the function as it is;
-    false lets training renormalise every channel to mean 0 and deviation 1, as the published code does."""
 
 
 class FusionConfig(Config):

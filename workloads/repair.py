@@ -46,7 +46,7 @@ def match_statistics(
     """Make every batch-norm's output have the mean and deviation of its references', in place (REPAIR).
 
     Jordan et al. 2023, section 3: each batch-norm normalises by its own batch statistics, then gets the references'
-    mean as bias and deviation as weight. With the model itself as the only reference its function stays as it is.
+    mean as bias and deviation as weight.
 
     Args:
         model: a network whose batch-norms are merged.

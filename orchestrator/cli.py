@@ -1,0 +1,262 @@
+"""The command line: metaprune run | plan | status | report | list. A thin layer on the Python API."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.progress import duration
+from workloads.registry import summary
+
+if TYPE_CHECKING:
+    from orchestrator.driver import Result
+    from orchestrator.experiment import Experiment
+    from orchestrator.facts import Facts
+    from orchestrator.plan import Plan
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+console = Console(highlight=False, soft_wrap=True)
+
+ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A built-in name, or a .yaml file.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE ...", help="Change settings; values are YAML.")]
+OutOption = Annotated[str | None, typer.Option("--out", metavar="DIR_OR_URI", help="Where the run lives.")]
+
+
+class Listing(StrEnum):
+    """What `metaprune list` can list."""
+
+    experiments = "experiments"
+    models = "models"
+    datasets = "datasets"
+    criteria = "criteria"
+    methods = "methods"
+    results = "results"
+
+
+@contextlib.contextmanager
+def refusing_bad_input() -> Iterator[None]:
+    """Turn what the library says of bad input into one sentence and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("METAPRUNE_TRACEBACK"):
+            raise
+        typer.echo(f"metaprune: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def run(
+    experiment: ExperimentArgument,
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    out: OutOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="auto|local|HOST:PORT", help="Ray cluster; default RAY_ADDRESS, or local."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+) -> None:
+    """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
+    with refusing_bad_input():
+        loaded, facts, planned = prepare(experiment, settings)
+        from orchestrator.driver import missing, run_folder, run_plan
+        from orchestrator.store import Store
+
+        folder = run_folder(loaded, out)
+        if dry_run:
+            show_plan(planned)
+            console.print(f"{len(missing(planned, Store(folder)))} of these stages are missing in {folder}.")
+            return
+    try:
+        result = run_plan(loaded, facts, planned, out=out, address=address)
+    except ConnectionError as error:
+        with refusing_bad_input():
+            raise error
+    except KeyboardInterrupt:
+        typer.echo(f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        typer.echo(f"metaprune: {error}; what is done is kept, the same command goes on from there", err=True)
+        raise typer.Exit(1) from error
+    conclude(result)
+
+
+def conclude(result: "Result") -> None:
+    """Say how the run ended, report it, and exit with status 1 where cells failed."""
+    if result.before == result.stages:
+        console.print(f"All {result.stages} stages are already in {result.run}.")
+    else:
+        console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
+    write_report_of(result.run)
+    if result.failed:
+        typer.echo(
+            f"metaprune: {len(result.failed)} stages failed and {result.blocked} wait for them; the same command tries "
+            f"them again, `metaprune status {result.run}` shows why:",
+            err=True,
+        )
+        for key, error in list(result.failed.items())[:5]:
+            typer.echo(f"  {key}: {error}", err=True)
+        raise typer.Exit(1)
+
+
+def write_report_of(folder: str, out: str | None = None, formats: list[str] | None = None, only: list[str] = []) -> None:  # noqa: B006
+    """Write a report and print where it is, its main numbers, and what it lacks where that was asked for."""
+    from reports.page import write_report
+
+    name = folder.rstrip("/").rpartition("/")[2]
+    place = out or (f"runs/{name}/report" if "://" in folder else f"{folder}/report")
+    report = write_report(folder, place, formats or ["png"], only)
+    for sentence in report.headline:
+        console.print(sentence)
+    console.print(f"Report: {report.folder / 'README.md'} ({len(report.files)} files)")
+    for result, needs in report.lacking.items():
+        console.print(f"No data for {result}: it needs {needs}.")
+
+
+def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
+    """The experiment, what is known of its parts, and its plan."""
+    from orchestrator.experiment import Experiment
+
+    loaded = Experiment.load(experiment, settings)
+    sys.path.append(os.getcwd())
+    from orchestrator.facts import gather
+    from orchestrator.plan import make_plan
+
+    facts = gather(loaded)
+    return loaded, facts, make_plan(loaded, facts)
+
+
+@app.command()
+def plan(
+    experiment: ExperimentArgument,
+    settings: SetOption = [],  # noqa: B006
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print the complete experiment instead.")] = False,
+) -> None:
+    """Show stages, cells, shared work and an estimate; starts nothing."""
+    with refusing_bad_input():
+        if resolved:
+            from orchestrator.experiment import Experiment
+
+            typer.echo(Experiment.load(experiment, settings).to_yaml(), nl=False)
+            return
+        _, _, planned = prepare(experiment, settings)
+    show_plan(planned)
+
+
+def show_plan(planned: "Plan") -> None:
+    """Print a plan's size and how long it may take here."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "count", "core-seconds"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for kind, count in planned.count().items():
+        seconds = sum(stage.cost for stage in planned.stages.values() if stage.kind == kind)
+        table.add_row(kind, str(count), f"{seconds:.0f}")
+    console.print(table)
+    shared = planned.requested - len(planned.stages)
+    console.print(f"{len(planned.stages)} stages make {planned.cells} cells; sharing saves {shared} stages.")
+    cores = os.cpu_count() or 1
+    longest = max(planned.priorities().values(), default=0.0)
+    total = sum(stage.cost for stage in planned.stages.values())
+    console.print(
+        f"Estimate: {duration(max(longest, total / cores))} on {cores} cores like this machine's (longest path "
+        f"{duration(longest)}), from the measured speed of one forward pass."
+    )
+
+
+@app.command()
+def report(
+    folder: RunArgument,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = None,
+    formats: Annotated[list[str], typer.Option("--format", metavar="png|pdf|svg ...")] = [],  # noqa: B006
+    only: Annotated[list[str], typer.Option("--only", metavar="ID ...", help="See `metaprune list results`.")] = [],  # noqa: B006
+) -> None:
+    """Draw the figures and tables of a run from its results."""
+    with refusing_bad_input():
+        write_report_of(folder if "://" in folder else str(Path(folder)), out, formats, only)
+
+
+@app.command()
+def status(folder: RunArgument) -> None:
+    """Show what of a run is done, failed and missing. Exit status 1 if something failed."""
+    with refusing_bad_input():
+        from reports import load
+
+        planned, done, failures = (load(folder, table) for table in ("plan", "timings", "failures"))
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "done", "failed", "missing", "all"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for kind, stages in planned.groupby("kind", sort=False):
+        finished = stages["cell"].isin(done["cell"]).sum()
+        failed = (stages["cell"].isin(failures["cell"]) & ~stages["cell"].isin(done["cell"])).sum()
+        counts = (finished, failed, len(stages) - finished - failed, len(stages))
+        table.add_row(str(kind), *(str(count) for count in counts))
+    console.print(table)
+    open_failures = failures[~failures["cell"].isin(done["cell"])]
+    for row in open_failures.itertuples():
+        console.print(f"{row.cell} {row.kind}: {row.error}: {str(row.message).splitlines()[:1]}", markup=False)
+    if len(open_failures):
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_command(what: Annotated[Listing, typer.Argument()] = Listing.experiments) -> None:
+    """List what there is, with a line about each."""
+    for name, about in entries(what).items():
+        console.print(f"{name:<20} {about}", markup=False)
+
+
+def entries(what: Listing) -> dict[str, str]:
+    """Names and summaries."""
+    if what is Listing.experiments:
+        from orchestrator.experiment import built_in
+
+        return built_in()
+    if what is Listing.results:
+        from reports.catalog import RESULTS
+
+        return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
+    from workloads import criteria, datasets, methods, models
+
+    registries = {
+        Listing.models: models.MODELS,
+        Listing.datasets: datasets.DATASETS,
+        Listing.criteria: criteria.CRITERIA,
+        Listing.methods: methods.METHODS,
+    }
+    return {name: summary(function) for name, function in registries[what].items()}
+
+
+def repeated(arguments: list[str]) -> list[str]:
+    """Let `--set a=1 b=2` and `--format png pdf` stand for the option given several times."""
+    from reports.catalog import RESULTS
+    from reports.page import FORMATS
+
+    belongs = {"--set": lambda a: "=" in a, "--format": FORMATS.__contains__, "--only": RESULTS.__contains__}
+    result: list[str] = []
+    option, value_due = "", False
+    for argument in arguments:
+        if argument.startswith("-"):
+            option, value_due = argument, True
+        elif value_due:
+            value_due = False
+        elif option in belongs and belongs[option](argument):
+            result.append(option)
+        else:
+            option = ""
+        result.append(argument)
+    return result
+
+
+def main() -> None:
+    """The entry point of `metaprune` and `python -m orchestrator`."""
+    app(repeated(sys.argv[1:]), prog_name="metaprune")

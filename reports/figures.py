@@ -1,0 +1,91 @@
+"""The style of all figures, and the panels that they are made of."""
+
+import itertools
+from collections.abc import Sequence
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+# Okabe & Ito's palette: told apart with any colour vision, and by brightness in grey.
+COLOURS = {
+    "conventional": "#000000",
+    "intra-fusion": "#0072B2",
+    "whole-data": "#000000",
+    "fap": "#D55E00",
+    "paf": "#009E73",
+}
+FURTHER_COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#D55E00", "#009E73", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "metaprune",
+}
+TEXT_WIDTH = 5.5  # inches, of a page of the paper
+
+
+def style(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Colour, marker and dashes for each name; those of known names never change."""
+    further = itertools.cycle(FURTHER_COLOURS)
+    return {
+        name: {
+            "color": COLOURS.get(name) or next(further),
+            "marker": MARKERS[position % len(MARKERS)],
+            "linestyle": DASHES[position % len(DASHES)],
+        }
+        for position, name in enumerate(names)
+    }
+
+
+def panels(titles: Sequence[str], columns: int = 4) -> tuple[Figure, list[Axes]]:
+    """A figure of text width with one small axis for each title, sharing both scales."""
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
+    width = TEXT_WIDTH if columns > 1 else TEXT_WIDTH * 0.6
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, 1.45 * rows + 0.75 if columns > 1 else 2.6), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        axes = list(grid.flat)
+        for axis, title in zip(axes, titles, strict=False):
+            axis.set_title(title)
+        for axis in axes[len(titles) :]:
+            axis.set_visible(False)
+            above = axes[axes.index(axis) - columns]
+            above.tick_params(labelbottom=True)
+    return figure, axes[: len(titles)]
+
+
+def curve(axis: Axes, frame: pd.DataFrame, x: str, look: dict[str, str]) -> None:
+    """Mean against `x` in percent, with the deviation as bars where there are several rows a point.
+
+    Args:
+        axis: where to draw.
+        frame: columns `x` (a share), mean and std.
+        x: name of the column.
+        look: colour, marker and dashes.
+    """
+    ordered = frame.sort_values(x)
+    with matplotlib.rc_context(STYLE):
+        bars = ordered["std"] if ordered["std"].notna().any() else None
+        axis.errorbar(100 * ordered[x], ordered["mean"], yerr=bars, capsize=2, **look)  # type: ignore[arg-type]
+
+
+def legend(figure: Figure, looks: dict[str, dict[str, str]]) -> None:
+    """One legend for the whole figure, above the panels."""
+    with matplotlib.rc_context(STYLE):
+        lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]  # type: ignore[arg-type]
+        figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 3 if len(lines) > 4 else 4))

@@ -1,0 +1,44 @@
+"""Reading the tables of runs into pandas."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from orchestrator.store import Store
+
+
+def load(
+    run: str | Path | Sequence[str | Path], table: str = "evaluations", *, everything: bool = False
+) -> pd.DataFrame:
+    """One table of one or several runs.
+
+    Args:
+        run: folder or URI, or a list of them; with several, the column `run` tells them apart.
+        table: `evaluations` (a row a measured model), `epochs`, `timings`, `failures`, `environments`, `plan`.
+        everything: also rows of earlier settings that the run's present experiment does not ask for.
+
+    Returns:
+        A data frame with the columns of `orchestrator.schema.SCHEMAS[table]`, no row twice.
+
+    Raises:
+        FileNotFoundError: no run at this place.
+        ValueError: a file of the run is damaged or is no such table.
+    """
+    if isinstance(run, (str, Path)):
+        return _one(run, table, everything)
+    frames = [_one(each, table, everything).assign(run=str(each)) for each in run]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
+    store = Store(run)
+    if not store.exists("results"):
+        raise FileNotFoundError(f"'{run}' is not a run: it has no folder 'results'")
+    frame = store.read_table(table).to_pandas()
+    if "cell" not in frame or table == "plan":
+        return frame
+    if not everything:
+        frame = frame[frame["cell"].isin(store.read_table("plan", ["cell"])["cell"].to_pylist())]
+    identity = [column for column in ("cell", "epoch") if column in frame]
+    return frame.drop_duplicates(identity).reset_index(drop=True)

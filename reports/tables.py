@@ -1,0 +1,88 @@
+"""A table that can be written as Markdown, LaTeX and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "×": r"$\times$",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head.
+
+    Attributes:
+        caption: one sentence.
+        head: names of the columns, units included.
+        rows: cells as text; numbers are formatted already.
+        text_columns: how many columns at the left hold words.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+
+    def markdown(self) -> str:
+        """A table in GitHub's Markdown."""
+        marks = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]
+        escaped = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows)]
+        lines = [f"| {' | '.join(row)} |" for row in (escaped[0], marks, *escaped[1:])]
+        return f"{self.caption}\n\n" + "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """A `table` environment for the package booktabs."""
+        columns = "l" * self.text_columns + "r" * (len(self.head) - self.text_columns)
+        rows = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in (self.head, *self.rows)]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{self.caption.translate(LATEX_ESCAPES)}}}",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                rows[0],
+                r"\midrule",
+                *rows[1:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def csv(self) -> str:
+        """Comma-separated values with a head."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
+        return text.getvalue()
+
+
+def number(value: float, deviation: float | None = None, digits: int = 2) -> str:
+    """`91.25`, or `91.25 ± 0.31` where there is a deviation; a dash for NaN."""
+    if value != value:
+        return "–"
+    spread = f" ± {deviation:.{digits}f}" if deviation is not None and deviation == deviation else ""
+    return f"{value:.{digits}f}{spread}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """`+1.20` or `−0.35`; a dash for NaN."""
+    return "–" if value != value else f"{value:+.{digits}f}".replace("-", "−")
