@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from orchestrator.facts import Facts
     from orchestrator.plan import Plan
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False, soft_wrap=True)
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A built-in name, or a .yaml file.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")]
-SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE ...", help="Change settings; values are YAML.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE ...", help="Change settings; values are YAML.")
+]
 OutOption = Annotated[str | None, typer.Option("--out", metavar="DIR_OR_URI", help="Where the run lives.")]
 
 
@@ -83,7 +83,9 @@ def run(
         with refusing_bad_input():
             raise error
     except KeyboardInterrupt:
-        typer.echo(f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True)
+        typer.echo(
+            f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True
+        )
         raise typer.Exit(130) from None
     except OSError as error:
         typer.echo(f"metaprune: {error}; what is done is kept, the same command goes on from there", err=True)
@@ -109,13 +111,15 @@ def conclude(result: "Result") -> None:
         raise typer.Exit(1)
 
 
-def write_report_of(folder: str, out: str | None = None, formats: list[str] | None = None, only: list[str] = []) -> None:  # noqa: B006
+def write_report_of(
+    folder: str, out: str | None = None, formats: list[str] | None = None, only: list[str] | None = None
+) -> None:
     """Write a report and print where it is, its main numbers, and what it lacks where that was asked for."""
     from reports.page import write_report
 
     name = folder.rstrip("/").rpartition("/")[2]
     place = out or (f"runs/{name}/report" if "://" in folder else f"{folder}/report")
-    report = write_report(folder, place, formats or ["png"], only)
+    report = write_report(folder, place, formats or ["png"], only or [])
     for sentence in report.headline:
         console.print(sentence)
     console.print(f"Report: {report.folder / 'README.md'} ({len(report.files)} files)")
@@ -227,7 +231,7 @@ def entries(what: Listing) -> dict[str, str]:
         return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
     from workloads import criteria, datasets, methods, models
 
-    registries = {
+    registries: dict[Listing, dict[str, Any]] = {
         Listing.models: models.MODELS,
         Listing.datasets: datasets.DATASETS,
         Listing.criteria: criteria.CRITERIA,

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -142,7 +143,7 @@ def connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if chosen != "local":
         try:
             ray.init(address=chosen, **quiet)
@@ -189,7 +190,7 @@ class Driver:
         cluster = ray.cluster_resources()
         self.gpus = cluster.get("GPU", 0)
         self.window = experiment.resources.window or max(16, 4 * int(cluster.get("CPU", 1)))
-        self.context = {
+        self.context: dict[str, Any] = {
             "store": store.uri,
             "dataset": experiment.dataset.model_dump_json(),
             "checkpoints": {

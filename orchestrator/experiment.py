@@ -184,7 +184,9 @@ class Experiment(Config):
             raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
         labels = [model.label for model in self.models]
         if len(set(labels)) < len(labels):
-            raise ValueError(f"models has the same network twice ({', '.join(labels)}): results could not tell them apart")
+            raise ValueError(
+                f"models has the same network twice ({', '.join(labels)}): results could not tell them apart"
+            )
         return self
 
     @classmethod
@@ -231,7 +233,10 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
             raise FileNotFoundError(f"experiment file '{path}' does not exist")
         text, origin = path.read_text(encoding="utf-8"), str(path)
     elif str(source) in built_in():
-        text, origin = (resources.files("orchestrator") / "experiments" / f"{source}.yaml").read_text("utf-8"), str(source)
+        text, origin = (
+            (resources.files("orchestrator") / "experiments" / f"{source}.yaml").read_text("utf-8"),
+            str(source),
+        )
     else:
         names = built_in()
         raise FileNotFoundError(
@@ -288,7 +293,9 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
     """The first problem as one sentence that names key, value and what is allowed."""
     problems = error.errors(include_url=False)
     problem = problems[0]
-    location = [part for part in problem["loc"] if isinstance(part, int) or not str(part).startswith(("literal[", "tuple["))]
+    location = [
+        part for part in problem["loc"] if isinstance(part, int) or not str(part).startswith(("literal[", "tuple["))
+    ]
     shown = list(location)
     if shown[:2] == ["pruning", 0] and not isinstance(settings.get("pruning"), list):
         del shown[1]

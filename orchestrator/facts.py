@@ -73,7 +73,9 @@ def gather(experiment: Experiment) -> Facts:
     }
     for grid in experiment.pruning:
         for criterion in grid.criteria:
-            check_options(lookup(CRITERIA, criterion.name, "criterion"), criterion.options, f"criterion '{criterion.name}'")
+            check_options(
+                lookup(CRITERIA, criterion.name, "criterion"), criterion.options, f"criterion '{criterion.name}'"
+            )
         for method in grid.methods:
             check_options(lookup(METHODS, method.name, "method"), method.options, f"method '{method.name}'")
     networks = {m.label: _model_facts(m, dataset.shape, len(dataset.classes)) for m in experiment.models}

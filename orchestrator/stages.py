@@ -23,12 +23,12 @@ from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
 from workloads.config import DatasetConfig, FineTuningConfig, FusionConfig, ModelConfig, TrainingConfig
 from workloads.criteria import importance, needs_batches
-from workloads.datasets import Dataset
 from workloads.evaluation import Measurement, evaluate, mac_count, parameter_count
 from workloads.fusion import fuse
 from workloads.groups import Pairings, Structure, apply, merge_batch_norm, size_after, trace
 from workloads.methods import maps
 from workloads.models import build
+from workloads.samples import Dataset
 from workloads.splits import fold_subsets
 from workloads.training import Epoch, train
 
@@ -230,9 +230,7 @@ class Worker:
         model, description = stored_network(self.context.store, work.inputs[0])
         model = copy.deepcopy(model)
         config = FineTuningConfig(**work.parameters["training"])
-        history = train(
-            model, self.dataset, config, seed=stage_seed(work.key), augmentation=self.augmentation
-        )
+        history = train(model, self.dataset, config, seed=stage_seed(work.key), augmentation=self.augmentation)
         return self.trained(model, description, history)
 
     def compress(self, work: Work) -> Output:

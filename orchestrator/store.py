@@ -36,7 +36,9 @@ class Store:
             else:
                 self.files, self.root = fs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI") from error
+            raise ValueError(
+                f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
+            ) from error
 
     def path(self, *parts: str) -> str:
         """The full path of a file of the run."""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -20,7 +21,7 @@ COLOURS = {
 FURTHER_COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#D55E00", "#009E73", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
-STYLE = {
+STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -35,10 +36,11 @@ STYLE = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "metaprune",
 }
+Look = dict[str, Any]
 TEXT_WIDTH = 5.5  # inches, of a page of the paper
 
 
-def style(names: Sequence[str]) -> dict[str, dict[str, str]]:
+def style(names: Sequence[str]) -> dict[str, Look]:
     """Colour, marker and dashes for each name; those of known names never change."""
     further = itertools.cycle(FURTHER_COLOURS)
     return {
@@ -69,7 +71,7 @@ def panels(titles: Sequence[str], columns: int = 4) -> tuple[Figure, list[Axes]]
     return figure, axes[: len(titles)]
 
 
-def curve(axis: Axes, frame: pd.DataFrame, x: str, look: dict[str, str]) -> None:
+def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look) -> None:
     """Mean against `x` in percent, with the deviation as bars where there are several rows a point.
 
     Args:
@@ -81,11 +83,11 @@ def curve(axis: Axes, frame: pd.DataFrame, x: str, look: dict[str, str]) -> None
     ordered = frame.sort_values(x)
     with matplotlib.rc_context(STYLE):
         bars = ordered["std"] if ordered["std"].notna().any() else None
-        axis.errorbar(100 * ordered[x], ordered["mean"], yerr=bars, capsize=2, **look)  # type: ignore[arg-type]
+        axis.errorbar(100 * ordered[x], ordered["mean"], yerr=bars, capsize=2, **look)
 
 
-def legend(figure: Figure, looks: dict[str, dict[str, str]]) -> None:
+def legend(figure: Figure, looks: dict[str, Look]) -> None:
     """One legend for the whole figure, above the panels."""
     with matplotlib.rc_context(STYLE):
-        lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]  # type: ignore[arg-type]
+        lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
         figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 3 if len(lines) > 4 else 4))

@@ -22,6 +22,7 @@ from workloads.groups import (
     Structure,
     apply,
     empty_batch_norm,
+    get_layer,
     merge_batch_norm,
     size_after,
     trace,
@@ -85,7 +86,7 @@ def golden() -> dict[str, torch.Tensor]:
 def merge_as_published(model: nn.Module, structure: Structure) -> None:
     """Without ε in the root, and with ε left in the emptied batch-norm."""
     for layer_name, norm_name in structure.normalised:
-        layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+        layer, norm = get_layer(model, layer_name), get_layer(model, norm_name)
         scale = norm.weight / norm.running_var.sqrt()
         layer.bias.copy_((layer.bias - norm.running_mean) * scale + norm.bias)
         layer.weight.mul_(scale.view(-1, 1, 1, 1))

@@ -116,7 +116,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-    unlike = [f"{k} is {given[k]}, not {expected[k]}" for k in expected.keys() & given.keys() if given[k] != expected[k]]
+    unlike = [
+        f"{k} is {given[k]}, not {expected[k]}" for k in expected.keys() & given.keys() if given[k] != expected[k]
+    ]
     if missing or unknown or unlike:
         problems = [f"it lacks {', '.join(missing[:3])}"] * bool(missing)
         problems += [f"it has an unknown {', '.join(unknown[:3])}"] * bool(unknown) + sorted(unlike)[:3]

@@ -1,15 +1,11 @@
-"""Data sets: uint8 images with labels, in memory (one copy a node) or streamed from a folder."""
+"""Data sets by name: functions that find the files and read them."""
 
-import contextlib
 import functools
 import gzip
 import hashlib
 import io
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,151 +16,13 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.nn import functional as F
 
-from workloads.augmentation import normalise
 from workloads.config import IMAGENET_MEAN, IMAGENET_STD, DatasetConfig
 from workloads.registry import lookup
+from workloads.samples import Dataset, Samples, Source, StreamedSamples, decode, in_memory, memory_mapped, resize
 
 PARTS = ("train", "test")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
-
-
-class Samples:
-    """Labelled images in memory, decoded when they are first asked for.
-
-    Args:
-        labels: (N,) int64.
-        shape: (C, H, W) of every image.
-        images: (N, C, H, W) uint8, or a function that returns them.
-    """
-
-    def __init__(self, labels: Tensor, shape: tuple[int, int, int], images: Tensor | Callable[[], Tensor]):
-        self.labels = labels
-        self.shape = shape
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @functools.cached_property
-    def images(self) -> Tensor:
-        """(N, C, H, W) uint8."""
-        return self._images if isinstance(self._images, Tensor) else self._images()
-
-    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each vector of sample numbers, uint8 images (B, C, H, W) and labels (B,)."""
-        for chosen in indices:
-            yield self.images[chosen], self.labels[chosen]
-
-
-class StreamedSamples(Samples):
-    """Labelled image files, decoded by loader processes while the batches are consumed.
-
-    Args:
-        labels: (N,) int64.
-        shape: (C, H, W) that every image is brought to.
-        files: N paths.
-        workers: loader processes; 0 decodes in the calling one.
-    """
-
-    def __init__(self, labels: Tensor, shape: tuple[int, int, int], files: Sequence[Path], workers: int = 2):
-        super().__init__(labels, shape, lambda: torch.stack([decode(file, shape) for file in files]))
-        self.files = files
-        self.workers = workers
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return decode(self.files[index], self.shape), self.labels[index]
-
-    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        order = [chosen.tolist() for chosen in indices]
-        yield from torch.utils.data.DataLoader(self, batch_sampler=order, num_workers=self.workers)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A training and a test part with the same classes.
-
-    Attributes:
-        classes: names of the labels 0, 1, ….
-        fingerprint: changes when the files do; enters the keys of results.
-        mean, std: a channel, of pixels in [0, 1]; set by `load`.
-        train_pool, test_pool: numbers of the samples in use; set by `load`.
-    """
-
-    train: Samples
-    test: Samples
-    classes: tuple[str, ...]
-    fingerprint: str
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    train_pool: Tensor = torch.empty(0, dtype=torch.long)
-    test_pool: Tensor = torch.empty(0, dtype=torch.long)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.train.shape
-
-    def batches(
-        self, part: str, batch_size: int, device: torch.device | str = "cpu", indices: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some."""
-        samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
-        chosen = pool if indices is None else indices
-        for images, labels in samples.batches(chosen.split(batch_size)):
-            yield normalise(images.to(device), self.mean, self.std), labels.to(device)
-
-
-def in_memory(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: Sequence[str], fingerprint: str
-) -> Dataset:
-    """A data set of (images (N, C, H, W) uint8, labels (N,) int64) pairs."""
-    parts = [Samples(labels, (*images.shape[1:],), images) for images, labels in (train, test)]  # type: ignore[arg-type]
-    return Dataset(*parts, classes=tuple(classes), fingerprint=fingerprint)
-
-
-def resize(images: Tensor, size: int | None) -> Tensor:
-    """(N, C, H, W) uint8 to (N, C, size, size), bilinear with antialiasing; unchanged where size is null."""
-    if size is None or images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
-
-
-def decode(file: Path | bytes, shape: tuple[int, int, int]) -> Tensor:
-    """A (C, H, W) uint8 image: the shorter side resized to fit, then the centre."""
-    channels, height, width = shape
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        image = opened.convert("RGB" if channels == 3 else "L")
-    if image.size != (width, height):
-        factor = max(width / image.width, height / image.height)
-        resized = max(width, round(image.width * factor)), max(height, round(image.height * factor))
-        image = image.resize(resized, Image.Resampling.BILINEAR)
-        left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-    return torch.from_numpy(np.array(image).reshape(height, width, channels)).permute(2, 0, 1)
-
-
-def cache_folder() -> Path:
-    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaprune"
-    return Path(os.environ.get("METAPRUNE_CACHE") or default)
-
-
-def memory_mapped(name: str, make: Callable[[], Tensor]) -> Tensor:
-    """The tensor that `make` returns, kept in a file that all processes of a node map into memory."""
-    path = cache_folder() / "images" / f"{name}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, make().numpy())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def fingerprint_of(files: Sequence[Path], root: Path) -> str:
@@ -183,19 +41,17 @@ def existing_root(config: DatasetConfig) -> Path:
     return root
 
 
-def digits(config: DatasetConfig) -> Dataset:
+def digits(config: DatasetConfig) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey; every fifth is a test image."""
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     images = resize(images, config.size)
     is_test = torch.arange(len(labels)) % 5 == 4
-    return in_memory(
-        (images[~is_test], labels[~is_test]), (images[is_test], labels[is_test]), "0123456789", "digits"
-    )
+    return in_memory((images[~is_test], labels[~is_test]), (images[is_test], labels[is_test]), "0123456789", "digits")
 
 
-def _torchvision(config: DatasetConfig, source: Callable[..., Any], label: str) -> Dataset:
+def _torchvision(config: DatasetConfig, source: Callable[..., Any], label: str) -> Source:
     root = Path(config.root or "data").expanduser()
     pairs = []
     for part in PARTS:
@@ -214,17 +70,17 @@ def _torchvision(config: DatasetConfig, source: Callable[..., Any], label: str) 
     return in_memory(pairs[0], pairs[1], loaded.classes, label)
 
 
-def cifar10(config: DatasetConfig) -> Dataset:
+def cifar10(config: DatasetConfig) -> Source:
     """CIFAR-10, 60,000 colour images of 32×32 (Krizhevsky 2009), downloaded where there is internet."""
     return _torchvision(config, torchvision.datasets.CIFAR10, "cifar10")
 
 
-def cifar100(config: DatasetConfig) -> Dataset:
+def cifar100(config: DatasetConfig) -> Source:
     """CIFAR-100, the same with 100 classes."""
     return _torchvision(config, torchvision.datasets.CIFAR100, "cifar100")
 
 
-def fashion_mnist(config: DatasetConfig) -> Dataset:
+def fashion_mnist(config: DatasetConfig) -> Source:
     """Fashion-MNIST, 70,000 grey images of 28×28 (Xiao et al. 2017); root may hold the four IDX .gz files."""
     root = Path(config.root or "data").expanduser()
     if not (root / "train-images-idx3-ubyte.gz").exists():
@@ -242,8 +98,8 @@ def fashion_mnist(config: DatasetConfig) -> Dataset:
     return in_memory(pairs[0], pairs[1], torchvision.datasets.FashionMNIST.classes, "fashion-mnist")
 
 
-def parquet(config: DatasetConfig) -> Dataset:
-    """Images in Parquet as Hugging Face lays them out: train.parquet and test.parquet, or shards in train/ and test/."""
+def parquet(config: DatasetConfig) -> Source:
+    """Images in Parquet as Hugging Face lays them out: train.parquet and test.parquet, or shards in folders."""
     root = existing_root(config)
     files = {part: _parquet_files(root, part) for part in PARTS}
     mark = fingerprint_of([*files["train"], *files["test"]], root)
@@ -265,12 +121,14 @@ def parquet(config: DatasetConfig) -> Dataset:
 
     samples = []
     for part in PARTS:
-        labels = np.concatenate([pq.read_table(f, columns=[label_column])[label_column].to_numpy() for f in files[part]])
+        labels = np.concatenate(
+            [pq.read_table(f, columns=[label_column])[label_column].to_numpy() for f in files[part]]
+        )
         cached = functools.partial(memory_mapped, f"{mark}-{part}-{height}x{width}", functools.partial(decoded, part))
         samples.append(Samples(torch.from_numpy(labels.astype(np.int64)), shape, cached))
     count = int(max(part.labels.max() for part in samples)) + 1
     names = _class_names(schema, label_column) or tuple(str(label) for label in range(count))
-    return Dataset(*samples, classes=names, fingerprint=mark)
+    return Source(samples[0], samples[1], classes=names, fingerprint=mark)
 
 
 def _parquet_files(root: Path, part: str) -> list[Path]:
@@ -284,7 +142,9 @@ def _image_column(schema: Any, file: Path) -> str:
     for field in schema:
         if field.type.num_fields and field.type.get_field_index("bytes") >= 0:
             return field.name
-    raise ValueError(f"'{file}' has no image column (a struct with the field 'bytes'); it has: {', '.join(schema.names)}")
+    raise ValueError(
+        f"'{file}' has no image column (a struct with the field 'bytes'); it has: {', '.join(schema.names)}"
+    )
 
 
 def _label_column(schema: Any, file: Path) -> str:
@@ -300,14 +160,16 @@ def _class_names(schema: Any, label_column: str) -> tuple[str, ...] | None:
     return tuple(feature["names"]) if feature.get("names") else None
 
 
-def image_folder(config: DatasetConfig) -> Dataset:
+def image_folder(config: DatasetConfig) -> Source:
     """Folders train/CLASS/*.jpg and test/CLASS/*.jpg; with `stream: true` decoded batch by batch."""
     root = existing_root(config)
     classes = sorted(folder.name for folder in (root / "train").glob("*/"))
     if not classes:
         raise FileNotFoundError(f"dataset.root '{root}' has no folders train/CLASS with images")
     files = {
-        part: [f for name in classes for f in sorted((root / part / name).rglob("*")) if f.suffix.lower() in IMAGE_FILES]
+        part: [
+            f for name in classes for f in sorted((root / part / name).rglob("*")) if f.suffix.lower() in IMAGE_FILES
+        ]
         for part in PARTS
     }
     for part in PARTS:
@@ -326,12 +188,13 @@ def image_folder(config: DatasetConfig) -> Dataset:
         if config.stream:
             samples.append(streamed)
         else:
-            cached = functools.partial(memory_mapped, f"{mark}-{part}-{height}x{width}", lambda s=streamed: s.images)
+            decoded = functools.partial(getattr, streamed, "images")
+            cached = functools.partial(memory_mapped, f"{mark}-{part}-{height}x{width}", decoded)
             samples.append(Samples(labels, shape, cached))
-    return Dataset(*samples, classes=tuple(classes), fingerprint=mark)
+    return Source(samples[0], samples[1], classes=tuple(classes), fingerprint=mark)
 
 
-DATASETS: dict[str, Callable[[DatasetConfig], Dataset]] = {
+DATASETS: dict[str, Callable[[DatasetConfig], Source]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
@@ -351,8 +214,8 @@ def load(config: DatasetConfig) -> Dataset:
         ValueError: an unknown name, missing settings, or too few samples.
         FileNotFoundError: files that are not where `dataset.root` says.
     """
-    dataset = lookup(DATASETS, config.name, "dataset")(config)
-    channels = dataset.shape[0]
+    source: Source = lookup(DATASETS, config.name, "dataset")(config)
+    channels = source.train.shape[0]
     grey = channels == 1
     mean = config.mean or ((sum(IMAGENET_MEAN) / 3,) if grey else IMAGENET_MEAN)
     std = config.std or ((sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD)
@@ -361,11 +224,9 @@ def load(config: DatasetConfig) -> Dataset:
             raise ValueError(f"dataset.{setting} has {len(values)} values; the images have {channels} channels")
     pools = []
     for part, wanted in (("train", config.train_samples), ("test", config.test_samples)):
-        count = len(getattr(dataset, part))
+        count = len(getattr(source, part))
         if wanted is not None and wanted > count:
             raise ValueError(f"dataset.{part}_samples is {wanted}, but '{config.name}' has {count} {part} images")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         pools.append(torch.arange(count) if wanted is None else order[:wanted].sort().values)
-    return Dataset(
-        dataset.train, dataset.test, dataset.classes, dataset.fingerprint, mean, std, pools[0], pools[1]
-    )
+    return Dataset(source.train, source.test, source.classes, source.fingerprint, mean, std, pools[0], pools[1])

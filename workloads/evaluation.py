@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from workloads.datasets import Dataset
+from workloads.samples import Dataset
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from workloads.groups import PRODUCER, Group, Maps, Structure, apply
+from workloads.groups import PRODUCER, Group, Maps, Structure, apply, get_layer
 from workloads.repair import by_channel, match_statistics
 from workloads.transport import exact_plan, uniform
 
@@ -25,7 +25,7 @@ def activation_costs(
         (n_other, n_anchor) float64 for each group, summed over its producing layers, images and positions.
     """
     recorded: dict[tuple[int, str], Tensor] = {}
-    hooks = []
+    handles = []
     for side, (model, structure) in enumerate(zip((anchor, other), structures, strict=True)):
         for layer in {layer for group in structure.groups for layer in group.layers}:
 
@@ -34,7 +34,7 @@ def activation_costs(
             ) -> None:
                 recorded[key] = by_channel(module, output)
 
-            hooks.append(model.get_submodule(layer).register_forward_hook(hook))
+            handles.append(get_layer(model, layer).register_forward_hook(hook))
     sizes = [(b.size, a.size) for a, b in zip(structures[0].groups, structures[1].groups, strict=True)]
     costs = [torch.zeros(size, dtype=torch.float64) for size in sizes]
     try:
@@ -45,8 +45,8 @@ def activation_costs(
                 for cost, a, b in zip(costs, structures[0].groups, structures[1].groups, strict=True):
                     cost += squared_distances(a, b, recorded)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
     return costs
 
 

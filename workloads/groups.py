@@ -7,6 +7,7 @@ the new consuming ones. `apply` is the only place where a network's layers chang
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch_pruning
@@ -74,6 +75,11 @@ class Maps:
 
     P: Tensor
     Q: Tensor
+
+
+def get_layer(model: nn.Module, name: str) -> Any:
+    """A layer by its dotted name."""
+    return model.get_submodule(name)
 
 
 def trace(model: nn.Module, example: Tensor) -> Structure:
@@ -145,7 +151,7 @@ def merge_batch_norm(model: nn.Module, structure: Structure) -> None:
     Layers without a bias gain one. The network's function in evaluation mode is unchanged.
     """
     for layer_name, norm_name in structure.normalised:
-        layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+        layer, norm = get_layer(model, layer_name), get_layer(model, norm_name)
         scale = (norm.running_var + norm.eps).rsqrt()
         if norm.affine:
             scale = scale * norm.weight
@@ -157,7 +163,7 @@ def merge_batch_norm(model: nn.Module, structure: Structure) -> None:
 
 
 @torch.no_grad()
-def empty_batch_norm(norm: nn.Module) -> None:
+def empty_batch_norm(norm: Any) -> None:
     """Make a batch-norm the identity in evaluation mode, its ε included."""
     norm.running_mean.zero_()
     norm.running_var.fill_(1 - norm.eps)
@@ -166,7 +172,7 @@ def empty_batch_norm(norm: nn.Module) -> None:
         norm.bias.zero_()
 
 
-def is_empty(norm: nn.Module) -> bool:
+def is_empty(norm: Any) -> bool:
     """Whether a batch-norm is the identity in evaluation mode, up to its ε."""
     identity = bool((norm.running_mean == 0).all()) and bool(((norm.running_var - 1).abs() <= 2 * norm.eps).all())
     return identity and (not norm.affine or (bool((norm.weight == 1).all()) and bool((norm.bias == 0).all())))
@@ -182,12 +188,10 @@ class Pairings:
     """
 
     def __init__(self, model: nn.Module, group: Group):
-        producers = [(model.get_submodule(member.layer), member) for member in group.on(PRODUCER)]
+        producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER)]
         incoming = [rows(layer.weight, 0, member.index) for layer, member in producers]
         bias = [rows(layer.bias, 0, member.index) for layer, member in producers if layer.bias is not None]
-        outgoing = [
-            rows(model.get_submodule(member.layer).weight, 1, member.index) for member in group.on(CONSUMER)
-        ]
+        outgoing = [rows(get_layer(model, member.layer).weight, 1, member.index) for member in group.on(CONSUMER)]
         self.size = group.size
         self.incoming = torch.cat(incoming, 1).detach()
         self.bias = torch.cat(bias, 1).detach() if bias else self.incoming.new_zeros(group.size, 0)
@@ -243,7 +247,7 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
     device = next(model.parameters()).device
     P, Q = maps.P.to(device), maps.Q.to(device)
     for member in group.members:
-        layer = model.get_submodule(member.layer)
+        layer = get_layer(model, member.layer)
         if member.side == PRODUCER:
             resize(layer, "weight", remap(layer.weight, 0, member.index, P))
             if layer.bias is not None:
@@ -269,7 +273,7 @@ def is_selection(matrix: Tensor) -> bool:
     return bool(((matrix != 0).sum(1) == 1).all()) and bool((matrix.sum(1) == 1).all())
 
 
-def resize(layer: nn.Module, name: str, tensor: Tensor) -> None:
+def resize(layer: Any, name: str, tensor: Tensor) -> None:
     """Set a parameter or buffer and the layer's recorded sizes from the tensor's shape."""
     if name in layer._parameters:
         layer.register_parameter(name, nn.Parameter(tensor))
@@ -278,7 +282,7 @@ def resize(layer: nn.Module, name: str, tensor: Tensor) -> None:
     if name == "weight" and isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = tensor.shape
     elif name == "weight" and isinstance(layer, WEIGHTED):
-        layer.out_channels, layer.in_channels = tensor.shape[0], tensor.shape[1] * layer.groups
+        layer.out_channels, layer.in_channels = tensor.shape[0], tensor.shape[1] * getattr(layer, "groups", 1)
     elif isinstance(layer, BATCH_NORMS):
         layer.num_features = len(tensor)
 

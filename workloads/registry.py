@@ -63,8 +63,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
     for option in options:
         if option not in allowed:
             raise ValueError(
-                f"{where} has no option '{option}'{nearest(option, allowed)} "
-                f"It takes: {', '.join(allowed) or 'none'}"
+                f"{where} has no option '{option}'{nearest(option, allowed)} It takes: {', '.join(allowed) or 'none'}"
             )
 
 

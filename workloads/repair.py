@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from workloads.groups import Structure
+from workloads.groups import Structure, get_layer
 
 
 def output_moments(
@@ -22,14 +22,14 @@ def output_moments(
 
         return hook
 
-    hooks = [model.get_submodule(name).register_forward_hook(accumulate(name)) for name in layers]
+    handles = [get_layer(model, name).register_forward_hook(accumulate(name)) for name in layers]
     try:
         with torch.inference_mode():
             for batch in images:
                 model.eval()(batch)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
     return {name: (s / n, (q / n - (s / n).square()).clamp(min=0)) for name, (n, s, q) in sums.items()}
 
 
@@ -56,7 +56,7 @@ def match_statistics(
     """
     layers = [layer for layer, _ in structure.normalised]
     moments = [output_moments(reference, layers, images) for reference in references]
-    norms = [model.get_submodule(norm) for _, norm in structure.normalised]
+    norms = [get_layer(model, norm) for _, norm in structure.normalised]
     momenta = [norm.momentum for norm in norms]
     for layer, norm in zip(layers, norms, strict=True):
         norm.bias.copy_(torch.stack([m[layer][0] for m in moments]).mean(0))

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from workloads.augmentation import augment
 from workloads.config import TrainingConfig
-from workloads.datasets import Dataset
 from workloads.evaluation import Measurement, evaluate
+from workloads.samples import Dataset
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def train(
         train_loss, train_accuracy = (totals / len(pool)).tolist()
         if not math.isfinite(train_loss):
             raise FloatingPointError(
-                f"training diverged in epoch {epoch} (loss {train_loss}): lower the learning rate {config.learning_rate}"
+                f"training diverged in epoch {epoch} (loss {train_loss}): "
+                f"lower the learning rate, now {config.learning_rate}"
             )
         seconds = time.perf_counter() - started
         due = epoch % config.evaluate_every == 0 or epoch == config.epochs

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.criteria.magnitude import relative
-from workloads.groups import CONSUMER, PRODUCER, Group, rows
+from workloads.groups import CONSUMER, PRODUCER, Group, get_layer, rows
 
 
 def taylor(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -15,7 +15,7 @@ def taylor(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, Te
 
     The gradient of the cross entropy is summed over the batches, in evaluation mode.
     """
-    layers = [(model.get_submodule(member.layer), member) for member in group.on(PRODUCER, CONSUMER)]
+    layers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER, CONSUMER)]
     weights = list(dict.fromkeys(layer.weight for layer, _ in layers))
     gradients = {weight: torch.zeros_like(weight) for weight in weights}
     with torch.enable_grad():

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from workloads.groups import CONSUMER, NORM, PRODUCER, Group, rows
+from workloads.groups import CONSUMER, NORM, PRODUCER, Group, get_layer, rows
 
 
 def by_layer(model: nn.Module, group: Group, score: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """`score` of each layer's weights, given as (n, d): a row of a producer, a column of a consumer."""
     return [
-        score(rows(model.get_submodule(member.layer).weight.detach(), int(member.side == CONSUMER), member.index))
+        score(rows(get_layer(model, member.layer).weight.detach(), int(member.side == CONSUMER), member.index))
         for member in group.on(PRODUCER, CONSUMER)
     ]
 
@@ -50,9 +50,9 @@ def lamp(model: nn.Module, group: Group, *, restore_order: bool = False) -> Tens
         restore_order: give every pairing its own score instead.
     """
     norms = [
-        rows(model.get_submodule(member.layer).weight.detach(), 0, member.index).norm(dim=1)
+        rows(get_layer(model, member.layer).weight.detach(), 0, member.index).norm(dim=1)
         for member in group.on(NORM)
-        if model.get_submodule(member.layer).weight is not None
+        if get_layer(model, member.layer).weight is not None
     ]
     averaged = relative(torch.stack(by_layer(model, group, lambda w: w.norm(dim=1)) + norms).mean(0))
     order = averaged.argsort(descending=True)

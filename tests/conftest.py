@@ -1,0 +1,62 @@
+"""Settings and small networks that several test modules share."""
+
+import pytest
+import torch
+
+from orchestrator import Experiment
+from workloads.config import DatasetConfig, ModelConfig
+from workloads.datasets import load
+from workloads.models import build
+from workloads.samples import Dataset
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """Digits at 32×32 pixels, 300 to learn and 100 to test."""
+    return load(DatasetConfig(name="digits", size=32, augmentation=("crop",), train_samples=300, test_samples=100))
+
+
+@pytest.fixture
+def vgg() -> torch.nn.Module:
+    """A narrow VGG11-BN whose batch-norms have statistics of their own."""
+    return with_statistics(build(ModelConfig(name="vgg11_bn", width=0.125), channels=1, classes=10))
+
+
+@pytest.fixture
+def resnet() -> torch.nn.Module:
+    """A narrow ResNet18, likewise."""
+    return with_statistics(build(ModelConfig(name="resnet18", width=0.125), channels=1, classes=10))
+
+
+def with_statistics(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Random affine parameters and statistics for every batch-norm, in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias, module.running_mean):
+                tensor.data.normal_(0, 0.2, generator=generator)
+    return model.eval()
+
+
+TINY = {
+    "name": "tiny",
+    "dataset": {"name": "digits", "size": 32, "augmentation": ["crop"], "train_samples": 200, "test_samples": 60},
+    "model": {"name": "vgg11_bn", "width": 0.0625},
+    "training": {"epochs": 1, "batch_size": 50, "schedule": "constant", "learning_rate": 0.02},
+    "pipelines": ["whole-data"],
+    "pruning": {"groups": [0, 1], "sparsities": [0.3, 0.5]},
+    "fine_tuning": {"epochs": 1, "step_epochs": 0, "batch_size": 50, "schedule": "constant"},
+}
+
+
+@pytest.fixture
+def tiny() -> Experiment:
+    """An experiment that runs in seconds."""
+    return Experiment.model_validate(TINY)

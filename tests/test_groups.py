@@ -1,0 +1,134 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from workloads.groups import (
+    Maps,
+    Pairings,
+    apply,
+    is_empty,
+    merge_batch_norm,
+    remap,
+    size_after,
+    trace,
+)
+from workloads.methods import METHODS, maps
+
+NETWORKS = ("vgg", "resnet")
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_merging_keeps_the_logits_and_empties_every_batch_norm(network: nn.Module, images: torch.Tensor) -> None:
+    before = network(images)
+    structure = trace(network, images[:1])
+    merge_batch_norm(network, structure)
+    torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-5)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(structure.normalised) == len(norms)
+    assert all(is_empty(norm) for norm in norms)
+
+
+def test_groups_of_the_papers_networks(vgg: nn.Module, resnet: nn.Module) -> None:
+    example = torch.zeros(1, 1, 32, 32)
+    assert [g.size for g in trace(vgg, example).groups] == [64, 64, 64, 64, 32, 32, 16, 8]
+    groups = trace(resnet, example).groups
+    assert [g.size for g in groups] == [64, 64, 64, 32, 32, 32, 16, 16, 16, 8, 8, 8]
+    assert set(groups[0].layers) == {"layer4.1.conv2", "layer4.0.conv2", "layer4.0.shortcut.0"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sparsity_zero_changes_nothing(network: nn.Module, images: torch.Tensor, method: str) -> None:
+    structure = trace(network, images[:1])
+    merge_batch_norm(network, structure)
+    before = network(images)
+    for group in structure.groups:
+        scores = torch.rand(group.size)
+        apply(network, group, maps(method, Pairings(network, group), scores, size_after(group.size, 0.0)))
+    assert torch.equal(network(images), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_of_every_group_goes(network: nn.Module, images: torch.Tensor, method: str) -> None:
+    structure = trace(network, images[:1])
+    merge_batch_norm(network, structure)
+    for group in structure.groups:
+        scores = torch.rand(group.size, generator=torch.Generator().manual_seed(2))
+        apply(network, group, maps(method, Pairings(network, group), scores, size_after(group.size, 0.5)))
+    assert network(images).isfinite().all()
+    assert [g.size for g in trace(network, images[:1]).groups] == [g.size // 2 for g in structure.groups]
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels)
+
+
+def test_conventional_pruning_is_zeroing_out(network: nn.Module, images: torch.Tensor) -> None:
+    """Dropping neurons equals setting their outgoing weights to zero."""
+    structure = trace(network, images[:1])
+    merge_batch_norm(network, structure)
+    for group in structure.groups:
+        scores = torch.rand(group.size, generator=torch.Generator().manual_seed(3))
+        m = size_after(group.size, 0.5)
+        pair = maps("conventional", Pairings(network, group), scores, m)
+        pruned, zeroed = copy.deepcopy(network), copy.deepcopy(network)
+        apply(pruned, group, pair)
+        kept = pair.P.T @ pair.P
+        apply(zeroed, group, Maps(torch.eye(group.size), kept))
+        torch.testing.assert_close(pruned(images), zeroed(images), rtol=1e-4, atol=1e-5)
+
+
+def test_remap_behind_a_flatten_moves_whole_blocks() -> None:
+    weight = torch.arange(12.0).reshape(2, 6)  # 2 outputs, 3 channels of 2 positions
+    index = torch.arange(6).reshape(3, 2)
+    matrix = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert torch.equal(remap(weight, 1, index, matrix), weight[:, 2:])
+
+
+def test_a_flatten_before_the_classifier_is_pruned() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 3)).eval()
+    images = torch.randn(5, 1, 5, 5)
+    (group,) = trace(model, images[:1]).groups
+    assert group.members[-1].index.shape == (4, 9)
+    expected = model(images)
+    with torch.no_grad():
+        model[3].weight.view(3, 4, 9)[:, 1] = 0
+    without = model(images)
+    scores = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    apply(model, group, maps("conventional", Pairings(model, group), scores, 3))
+    torch.testing.assert_close(model(images), without)
+    assert not torch.allclose(without, expected)
+
+
+def test_grouped_convolutions_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(ValueError, match=r"layer '1' is a grouped convolution"):
+        trace(model, torch.zeros(1, 1, 4, 4))
+
+
+def test_an_unmerged_batch_norm_refuses_to_be_mixed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).eval()
+    model[2].running_mean.fill_(0.3)
+    structure = trace(model, torch.zeros(1, 1, 2, 2))
+    merge_batch_norm(model, structure)
+    (group,) = structure.groups
+    pairings, scores = Pairings(model, group), torch.rand(4)
+    with pytest.raises(ValueError, match="batch-norm '2' cannot be merged"):
+        apply(copy.deepcopy(model), group, maps("intra-fusion", pairings, scores, 1))
+    apply(model, group, maps("conventional", pairings, scores, 2))
+    assert model[2].num_features == 2
+    assert torch.equal(model[2].running_mean, torch.full((2,), 0.3))
+
+
+@pytest.mark.parametrize(("size", "sparsity", "expected"), [(512, 0.7, 153), (8, 0.5, 4), (3, 0.9, 1), (64, 0.0, 64)])
+def test_size_after(size: int, sparsity: float, expected: int) -> None:
+    assert size_after(size, sparsity) == expected

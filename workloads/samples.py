@@ -1,0 +1,171 @@
+"""Labelled images: in memory (one copy a node) or streamed from files, as normalised batches."""
+
+import contextlib
+import functools
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from workloads.augmentation import normalise
+
+
+class Samples:
+    """Labelled images in memory, decoded when they are first asked for.
+
+    Args:
+        labels: (N,) int64.
+        shape: (C, H, W) of every image.
+        images: (N, C, H, W) uint8, or a function that returns them.
+    """
+
+    def __init__(self, labels: Tensor, shape: tuple[int, int, int], images: Tensor | Callable[[], Tensor]):
+        self.labels = labels
+        self.shape = shape
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def images(self) -> Tensor:
+        """(N, C, H, W) uint8."""
+        return self._images if isinstance(self._images, Tensor) else self._images()
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each vector of sample numbers, uint8 images (B, C, H, W) and labels (B,)."""
+        for chosen in indices:
+            yield self.images[chosen], self.labels[chosen]
+
+
+class StreamedSamples(Samples):
+    """Labelled image files, decoded by loader processes while the batches are consumed.
+
+    Args:
+        labels: (N,) int64.
+        shape: (C, H, W) that every image is brought to.
+        files: N paths.
+        workers: loader processes; 0 decodes in the calling one.
+    """
+
+    def __init__(self, labels: Tensor, shape: tuple[int, int, int], files: Sequence[Path], workers: int = 2):
+        super().__init__(labels, shape, lambda: torch.stack([decode(file, shape) for file in files]))
+        self.files = files
+        self.workers = workers
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return decode(self.files[index], self.shape), self.labels[index]
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        order = [chosen.tolist() for chosen in indices]
+        yield from torch.utils.data.DataLoader(self, batch_sampler=order, num_workers=self.workers)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set's function returns.
+
+    Attributes:
+        train, test: the samples.
+        classes: names of the labels 0, 1, ….
+        fingerprint: changes when the files do; enters the keys of results.
+    """
+
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Dataset(Source):
+    """A source with what the settings say about it.
+
+    Attributes:
+        mean, std: a channel, of pixels in [0, 1].
+        train_pool, test_pool: numbers of the samples in use.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_pool: Tensor
+    test_pool: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.train.shape
+
+    def batches(
+        self, part: str, batch_size: int, device: torch.device | str = "cpu", indices: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some."""
+        samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
+        chosen = pool if indices is None else indices
+        for images, labels in samples.batches(chosen.split(batch_size)):
+            yield normalise(images.to(device), self.mean, self.std), labels.to(device)
+
+
+def in_memory(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: Sequence[str], fingerprint: str
+) -> Source:
+    """A source of two pairs of images (N, C, H, W) uint8 and labels (N,) int64."""
+    parts = [Samples(labels, shape_of(images), images) for images, labels in (train, test)]
+    return Source(parts[0], parts[1], tuple(classes), fingerprint)
+
+
+def shape_of(images: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of (N, C, H, W)."""
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """(N, C, H, W) uint8 to (N, C, size, size), bilinear with antialiasing; unchanged where size is null."""
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
+
+
+def decode(file: Path | bytes, shape: tuple[int, int, int]) -> Tensor:
+    """A (C, H, W) uint8 image: the shorter side resized to fit, then the centre."""
+    channels, height, width = shape
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        image = opened.convert("RGB" if channels == 3 else "L")
+    if image.size != (width, height):
+        factor = max(width / image.width, height / image.height)
+        resized = max(width, round(image.width * factor)), max(height, round(image.height * factor))
+        image = image.resize(resized, Image.Resampling.BILINEAR)
+        left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return torch.from_numpy(np.array(image).reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def cache_folder() -> Path:
+    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaprune"
+    return Path(os.environ.get("METAPRUNE_CACHE") or default)
+
+
+def memory_mapped(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """The tensor that `make` returns, kept in a file that all processes of a node map into memory."""
+    path = cache_folder() / "images" / f"{name}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, make().numpy())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
