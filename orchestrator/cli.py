@@ -73,9 +73,10 @@ def run(
         from orchestrator.store import Store
 
         folder = run_folder(loaded, out)
+        store = Store(folder)
         if dry_run:
             show_plan(planned)
-            console.print(f"{len(missing(planned, Store(folder)))} of these stages are missing in {folder}.")
+            console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
     try:
         result = run_plan(loaded, facts, planned, out=out, address=address)
@@ -102,8 +103,8 @@ def conclude(result: "Result") -> None:
     write_report_of(result.run)
     if result.failed:
         typer.echo(
-            f"metaprune: {len(result.failed)} stages failed and {result.blocked} wait for them; the same command tries "
-            f"them again, `metaprune status {result.run}` shows why:",
+            f"metaprune: {len(result.failed)} of {result.stages} stages failed and {result.blocked} wait for them; "
+            f"the same command tries them again, `metaprune status {result.run}` shows why:",
             err=True,
         )
         for key, error in list(result.failed.items())[:5]:
@@ -207,7 +208,7 @@ def status(folder: RunArgument) -> None:
     console.print(table)
     open_failures = failures[~failures["cell"].isin(done["cell"])]
     for row in open_failures.itertuples():
-        console.print(f"{row.cell} {row.kind}: {row.error}: {str(row.message).splitlines()[:1]}", markup=False)
+        console.print(f"{row.cell} {row.kind}: {row.error}: {str(row.message).partition(chr(10))[0]}", markup=False)
     if len(open_failures):
         raise typer.Exit(1)
 

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import logging
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -146,8 +147,9 @@ def connect(address: str | None) -> bool:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if chosen != "local":
         try:
+            check_reachable(chosen)
             ray.init(address=chosen, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConnectionError(
                 f"no Ray cluster answers at --address {chosen} ({str(error).partition(chr(10))[0]}): start one with "
                 f"`ray start --head`, or leave the option out to run on this machine alone"
@@ -156,6 +158,21 @@ def connect(address: str | None) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address="local", include_dashboard=False, object_store_memory=256 * 1024**2, **quiet)
     return True
+
+
+def check_reachable(address: str) -> None:
+    """Fail at once where nothing listens at HOST:PORT; Ray itself would try for minutes.
+
+    Raises:
+        OSError: the host or port does not answer.
+        ValueError: neither `auto` nor HOST:PORT.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is auto, local or HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class Driver:

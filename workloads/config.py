@@ -96,6 +96,7 @@ class FineTuningConfig(TrainingConfig):
     """Retraining after pruning or fusion; the defaults are the paper's (appendix D)."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    """Initial rate of `halving`, peak rate of `one-cycle`."""
     epochs: Count = 80
     """Epochs at the intermediate and at the last point of FaP and PaF; whole-data gets both at its end."""
     step_epochs: Count = 10

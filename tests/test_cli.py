@@ -1,0 +1,153 @@
+"""The command line as a user meets it: output, exit status, and what stays unwritten."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from orchestrator import cli
+from tests.conftest import TINY
+
+
+def metaprune(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "orchestrator", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+
+
+@dataclass
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    """The command in this process, in an empty folder; for calls that start nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["metaprune", *arguments])
+        monkeypatch.setattr(cli, "console", Console(highlight=False, soft_wrap=True))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        printed = capfd.readouterr()
+        return Ended(int(exit_.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
+    first = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", "training.epochs=2", folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "5 stages (train 1, compress 4); 0 already done" in first.stdout
+    assert "5/5 stages, 0 failed" in first.stdout
+    assert "one group pruned without fine-tuning, mean over 4 cells" in first.stdout
+    assert (tmp_path / "runs/tiny/report/data-free-vgg11_bn-w0.0625.png").is_file()
+    resolved = yaml.safe_load((tmp_path / "runs/tiny/experiment.yaml").read_text())
+    assert resolved["training"]["epochs"] == 2
+
+    again = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", "--set", "training.epochs=2", folder=tmp_path)
+    assert again.returncode == 0
+    assert "All 5 stages are already in" in again.stdout
+
+    status = metaprune("status", "runs/tiny", folder=tmp_path)
+    assert status.returncode == 0
+    assert status.stdout.splitlines()[2].split() == ["compress", "4", "0", "0", "4"]
+
+    only = metaprune(
+        "report", "runs/tiny", "--out", "r", "--format", "pdf", "svg", "--only", "data-free-figure", folder=tmp_path
+    )
+    assert only.returncode == 0, only.stderr
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "README.md",
+        "data-free-vgg11_bn-w0.0625.pdf",
+        "data-free-vgg11_bn-w0.0625.svg",
+    ]
+
+
+def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: Path) -> None:
+    diverging = ("--set", "training.learning_rate=1.0e+30", "--set", "training.precision=float32")
+    result = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
+    assert result.returncode == 1
+    assert "1 of 9 stages failed and 8 wait for them; the same command tries them again" in result.stderr
+    assert "training diverged in epoch 1" in result.stderr
+    status = metaprune("status", "runs/tiny", folder=tmp_path)
+    assert status.returncode == 1
+    assert "FloatingPointError: training diverged" in status.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quikstart"], "no built-in experiment 'quikstart'; did you mean 'quickstart'?"),
+        (["run", "none.yaml"], "experiment file 'none.yaml' does not exist"),
+        (["run", "quickstart", "--set", "pruning.sparsities=[1.5]"], "it should be less than 1"),
+        (["run", "quickstart", "--set", "models.0.name=vgg12"], "unknown model 'vgg12'; did you mean 'vgg11_bn'?"),
+        (["run", "quickstart", "--set", "dataset.name=digts"], "unknown dataset 'digts'; did you mean 'digits'?"),
+        (["run", "quickstart", "--set", "dataset.size=8"], "cannot take images of 8×8 pixels"),
+        (["run", "quickstart", "--set", "pruning.methods=[intrafusion]"], "did you mean 'intra-fusion'?"),
+        (["run", "quickstart", "--set", "pruning.methods=[{name: intra-fusion, q: 1}]"], "has no option 'q'"),
+        (["run", "quickstart", "--set", "pruning.groups=[99]"], "names group 99, but model"),
+        (["run", "quickstart", "--set", "pruning.pipelines=[whole-data]", "model.checkpoint=a"], "'a' does not exist"),
+        (["run", "quickstart", "--address", "127.0.0.1:1"], "no Ray cluster answers at --address 127.0.0.1:1"),
+        (["run", "quickstart", "--out", "floppy://a"], "storage 'floppy://a' cannot be used"),
+        (["plan", "quickstart", "--set", "sed=1"], "unknown key 'sed'"),
+        (["report", "nowhere"], "'nowhere' is not a run"),
+        (["status", "nowhere"], "'nowhere' is not a run"),
+        (["report", ".", "--format", "bmp"], "unknown figure format 'bmp'"),
+        (["report", ".", "--only", "figure-99"], "unknown result 'figure-99'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_two(arguments: list[str], message: str, tmp_path: Path, quick) -> None:
+    result = quick(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("metaprune: ")
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_a_dry_run_and_a_plan_start_nothing(tmp_path: Path, quick) -> None:
+    for command in (["run", "quickstart", "--dry-run"], ["plan", "quickstart"]):
+        result = quick(*command)
+        assert result.returncode == 0
+        assert "434 stages make 196 cells; sharing saves 6 stages" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_resolved_prints_the_complete_experiment(experiment: Path, quick) -> None:
+    result = quick("plan", "tiny.yaml", "--resolved")
+    settings = yaml.safe_load(result.stdout)
+    assert settings["fine_tuning"]["momentum"] == 0.9
+    assert list(settings)[:3] == ["name", "dataset", "models"]
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("experiments", "quickstart"),
+        ("models", "resnet18"),
+        ("datasets", "parquet"),
+        ("criteria", "taylor"),
+        ("methods", "intra-fusion"),
+        ("results", "data-free-table"),
+    ],
+)
+def test_list(what: str, expected: str, quick) -> None:
+    result = quick("list", what)
+    lines = [line for line in result.stdout.splitlines() if line.startswith(expected)]
+    assert len(lines) == 1
+    assert len(lines[0]) > 30

@@ -1,0 +1,174 @@
+import gzip
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from workloads.augmentation import augment, crop, flip, normalise
+from workloads.config import DatasetConfig
+from workloads.datasets import load
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METAPRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def test_digits_are_all_there_and_apart() -> None:
+    dataset = load(DatasetConfig(name="digits"))
+    assert (len(dataset.train), len(dataset.test)) == (1438, 359)
+    assert dataset.shape == (1, 8, 8)
+    assert dataset.train.images.dtype == torch.uint8
+    assert int(dataset.train.images.max()) == 255
+    assert set(dataset.test.labels.tolist()) == set(range(10))
+    assert load(DatasetConfig(name="digits", size=32)).shape == (1, 32, 32)
+
+
+def test_a_subset_is_drawn_from_all_classes_and_is_the_same_every_time() -> None:
+    config = DatasetConfig(name="digits", train_samples=100)
+    pool = load(config).train_pool
+    assert len(pool) == len(set(pool.tolist())) == 100
+    assert torch.equal(pool, load(DatasetConfig(name="digits", train_samples=100, size=16)).train_pool)
+    with pytest.raises(ValueError, match=r"dataset.train_samples is 5000, but 'digits' has 1438 train images"):
+        load(DatasetConfig(name="digits", train_samples=5000))
+
+
+def test_batches_are_normalised_with_the_settings() -> None:
+    dataset = load(DatasetConfig(name="digits", mean=(0.5,), std=(0.25,), test_samples=10))
+    ((images, labels),) = dataset.batches("test", 100)
+    expected = (dataset.test.images[dataset.test_pool].float() / 255 - 0.5) / 0.25
+    torch.testing.assert_close(images, expected)
+    assert torch.equal(labels, dataset.test.labels[dataset.test_pool])
+    with pytest.raises(ValueError, match=r"dataset.mean has 3 values; the images have 1 channels"):
+        load(DatasetConfig(name="digits", mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
+
+
+def write_parquet(path: Path, images: list[Image.Image], labels: list[int], names: list[str] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"img": [{"bytes": png(i), "path": "x.png"} for i in images], "label": labels})
+    if names:
+        info = '{"info": {"features": {"label": {"names": ["' + '", "'.join(names) + '"]}}}}'
+        table = table.replace_schema_metadata({"huggingface": info})
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_parquet(tmp_path: Path, cache: Path, sharded: bool) -> None:
+    images, labels = [picture(i) for i in range(4)], [0, 2, 1, 2]
+    if sharded:
+        write_parquet(tmp_path / "train" / "0.parquet", images[:2], labels[:2], ["cat", "dog", "cow"])
+        write_parquet(tmp_path / "train" / "1.parquet", images[2:], labels[2:], ["cat", "dog", "cow"])
+    else:
+        write_parquet(tmp_path / "train.parquet", images, labels, ["cat", "dog", "cow"])
+    write_parquet(tmp_path / "test.parquet", images[:1], labels[:1])
+    dataset = load(DatasetConfig(name="parquet", root=str(tmp_path)))
+    assert dataset.classes == ("cat", "dog", "cow")
+    assert dataset.shape == (3, 8, 8)
+    assert dataset.train.labels.tolist() == labels
+    assert not cache.exists(), "nothing is decoded before it is used"
+    assert torch.equal(dataset.train.images, torch.stack([pixels(i) for i in images]))
+    assert len(list((cache / "images").iterdir())) == 1
+    load.cache_clear()
+    again = load(DatasetConfig(name="parquet", root=str(tmp_path)))
+    assert torch.equal(again.train.images, dataset.train.images)
+
+
+def test_a_moved_folder_keeps_its_fingerprint_and_a_changed_one_does_not(tmp_path: Path) -> None:
+    for folder, count in (("a", 2), ("b", 2), ("c", 3)):
+        for part in ("train", "test"):
+            write_parquet(tmp_path / folder / f"{part}.parquet", [picture(i) for i in range(count)], [0] * count)
+    marks = [load(DatasetConfig(name="parquet", root=str(tmp_path / f))).fingerprint for f in "abc"]
+    assert marks[0] == marks[1] != marks[2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_image_folder(tmp_path: Path, stream: bool) -> None:
+    for part, count in (("train", 3), ("test", 1)):
+        for name in ("ant", "bee"):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                picture(i, (12, 10)).save(folder / f"{i}.png")
+    dataset = load(DatasetConfig(name="image-folder", root=str(tmp_path), size=10, stream=stream))
+    assert dataset.classes == ("ant", "bee")
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    ((images, labels),) = dataset.train.batches([torch.tensor([4, 0])])
+    assert labels.tolist() == [1, 0]
+    assert torch.equal(images[1], pixels(picture(0, (12, 10)))[:, :, 1:11]), "the centre is cut out"
+
+
+def test_fashion_mnist_from_idx_files(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    for prefix in ("train", "t10k"):
+        with gzip.open(tmp_path / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">4i", 2051, 3, 28, 28) + drawn.tobytes())
+        with gzip.open(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">2i", 2049, 3) + bytes([9, 0, 4]))
+    dataset = load(DatasetConfig(name="fashion-mnist", root=str(tmp_path)))
+    assert torch.equal(dataset.train.images, torch.from_numpy(drawn).unsqueeze(1))
+    assert dataset.test.labels.tolist() == [9, 0, 4]
+    assert dataset.classes[9] == "Ankle boot"
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"name": "digitz"}, ValueError, r"unknown dataset 'digitz'; did you mean 'digits'\?"),
+        ({"name": "parquet"}, ValueError, "needs dataset.root"),
+        ({"name": "parquet", "root": "/no/such"}, FileNotFoundError, "dataset.root '/no/such' is not a folder"),
+        ({"name": "parquet", "root": "."}, FileNotFoundError, "neither train.parquet nor train/"),
+        ({"name": "image-folder", "root": "tests"}, FileNotFoundError, "no folders train/CLASS"),
+        ({"name": "no_such_module:f"}, ValueError, "the module cannot be imported"),
+        ({"name": "workloads.datasets:nothing"}, ValueError, "has no function 'nothing'"),
+    ],
+)
+def test_what_is_missing_is_named(config: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        load(DatasetConfig(**config))
+
+
+def test_foreign_parquet_is_named(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        pq.write_table(pa.table({"text": ["a"]}), tmp_path / f"{part}.parquet")
+    with pytest.raises(ValueError, match=r"train.parquet' has no image column .* it has: text"):
+        load(DatasetConfig(name="parquet", root=str(tmp_path)))
+
+
+def test_augmentation_moves_pixels_and_keeps_them() -> None:
+    images = torch.rand(64, 3, 16, 16)
+    flipped = flip(images, torch.Generator().manual_seed(0))
+    same = (flipped == images).flatten(1).all(1)
+    assert 16 < int(same.sum()) < 48
+    assert torch.equal(flipped[~same], images[~same].flip(3))
+    cropped = crop(images, torch.Generator().manual_seed(0))
+    assert cropped.shape == images.shape
+    assert torch.isin(cropped[cropped != 0], images).all()
+    again = augment(images, ("flip", "crop"), torch.Generator().manual_seed(5))
+    assert torch.equal(again, augment(images, ("flip", "crop"), torch.Generator().manual_seed(5)))
+
+
+def test_normalise() -> None:
+    images = torch.full((1, 2, 1, 1), 51, dtype=torch.uint8)
+    torch.testing.assert_close(normalise(images, (0.2, 0.1), (1.0, 0.5)).flatten(), torch.tensor([0.0, 0.2]))

@@ -1,0 +1,123 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import with_statistics
+from workloads.config import ModelConfig, TrainingConfig
+from workloads.evaluation import evaluate
+from workloads.fusion import align, average, fuse, transport_maps
+from workloads.groups import Maps, Structure, apply, merge_batch_norm, trace
+from workloads.models import build
+from workloads.repair import match_statistics, output_moments
+from workloads.samples import Dataset
+from workloads.splits import fold_subsets, subset_count
+from workloads.training import train
+
+
+def permuted(model: nn.Module, structure: Structure, seed: int) -> nn.Module:
+    """The same function with the neurons of every group in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    copied = copy.deepcopy(model)
+    for group in structure.groups:
+        permutation = torch.eye(group.size)[torch.randperm(group.size, generator=generator)]
+        apply(copied, group, Maps(permutation, permutation))
+    return copied
+
+
+@pytest.fixture(params=["vgg", "resnet"])
+def merged(request: pytest.FixtureRequest) -> tuple[nn.Module, Structure]:
+    model = request.getfixturevalue(request.param)
+    structure = trace(model, torch.zeros(1, 1, 32, 32))
+    merge_batch_norm(model, structure)
+    return model, structure
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_fusing_permuted_copies_gives_the_original(merged, images: torch.Tensor, copies: int) -> None:
+    model, structure = merged
+    expected = model(images)
+    others = [permuted(model, structure, seed) for seed in range(copies)]
+    torch.testing.assert_close(others[0](images), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(average([model, *others])(images), expected, atol=1e-2)
+    fused = fuse([model, *others], [structure] * (copies + 1), [images], repair=False)
+    torch.testing.assert_close(fused(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_aligning_undoes_a_permutation_weight_by_weight(merged, images: torch.Tensor) -> None:
+    model, structure = merged
+    aligned = align(model, permuted(model, structure, 0), (structure, structure), [images])
+    for name, tensor in aligned.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name])
+
+
+def test_fusing_trained_halves_beats_plain_averaging(digits: Dataset) -> None:
+    halves, structures = [], []
+    config = TrainingConfig(epochs=8, batch_size=32, learning_rate=0.05, schedule="one-cycle", nesterov=True)
+    for seed, subset in enumerate(fold_subsets(digits.train.labels[digits.train_pool], 2, 0)):
+        model = build(ModelConfig(name="vgg11_bn", width=0.125), channels=1, classes=10, seed=seed)
+        indices = digits.train_pool[subset]
+        train(model, digits, config, seed=seed, indices=indices, augmentation=())
+        structures.append(trace(model, torch.zeros(1, *digits.shape)))
+        merge_batch_norm(model, structures[-1])
+        halves.append(model)
+    images = [batch for batch, _ in digits.batches("train", 200)]
+    plain = evaluate(average(halves), digits).accuracy
+    fused = evaluate(fuse(halves, structures, images), digits).accuracy
+    assert fused > plain + 20
+
+
+def test_maps_of_unequal_sizes_average_and_sum() -> None:
+    pair = transport_maps(torch.rand(6, 4, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(pair.P.sum(1), torch.ones(4))
+    torch.testing.assert_close(pair.Q.sum(0), torch.ones(6))
+
+
+def test_a_wider_anchor_is_refused(images: torch.Tensor) -> None:
+    models = [build(ModelConfig(name="vgg11_bn", width=w), channels=1, classes=10).eval() for w in (0.125, 0.0625)]
+    structures = [trace(model, images[:1]) for model in models]
+    with pytest.raises(ValueError, match="fuse onto the narrowest model"):
+        fuse(models, structures, [images])
+
+
+def test_matching_its_own_statistics_changes_nothing(merged, images: torch.Tensor) -> None:
+    model, structure = merged
+    expected = model(images)
+    match_statistics(model, structure, [copy.deepcopy(model)], [images])
+    torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_repair_restores_mean_and_deviation(merged, images: torch.Tensor) -> None:
+    model, structure = merged
+    other = with_statistics(copy.deepcopy(model), seed=9)
+    merge_batch_norm(other, structure)
+    collapsed = average([model, other])
+    match_statistics(collapsed, structure, [model], [images])
+    wanted = output_moments(model, [layer for layer, _ in structure.normalised], [images])
+    reached = output_moments(collapsed, [norm for _, norm in structure.normalised], [images])
+    for layer, norm in structure.normalised:
+        for ours, theirs in zip(reached[norm], wanted[layer], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("folds", "models"), [(2, 2), (4, 6), (6, 20)])
+def test_folds(folds: int, models: int) -> None:
+    labels = torch.arange(240) % 10
+    subsets = fold_subsets(labels, folds, seed=1)
+    assert len(subsets) == models == subset_count(folds)
+    for subset, complement in zip(subsets, reversed(subsets), strict=True):
+        assert len(subset) == 120
+        assert sorted(subset.tolist() + complement.tolist()) == list(range(240))
+        assert torch.equal(labels[subset].bincount(), torch.full((10,), 12))
+    assert not torch.equal(subsets[0], fold_subsets(labels, folds, seed=2)[0])
+
+
+def test_odd_folds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"splits\.folds is 3"):
+        fold_subsets(torch.zeros(10, dtype=torch.long), 3, 0)

@@ -1,0 +1,113 @@
+"""Criteria, methods and transport beyond what the golden numbers pin."""
+
+import pytest
+import torch
+from torch import nn
+
+from workloads.criteria import CRITERIA, importance
+from workloads.groups import Pairings, merge_batch_norm, trace
+from workloads.methods import maps
+from workloads.methods.selecting import most_important
+from workloads.registry import check_options, code_version, lookup
+from workloads.transport import exact_plan, proportional, uniform
+
+
+@pytest.fixture
+def merged(vgg: nn.Module):
+    structure = trace(vgg, torch.zeros(1, 1, 32, 32))
+    merge_batch_norm(vgg, structure)
+    return vgg, structure.groups
+
+
+BATCHES = [(torch.randn(16, 1, 32, 32), torch.arange(16) % 10) for _ in range(2)]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_importances_are_finite_scores_for_every_group(merged, criterion: str) -> None:
+    model, groups = merged
+    for group in groups:
+        scores = importance(criterion, model, group, batches=BATCHES, seed=1)
+        assert scores.shape == (group.size,)
+        assert (scores >= 0).all()
+        assert torch.equal(scores, importance(criterion, model, group, batches=BATCHES, seed=1))
+
+
+@pytest.mark.parametrize("criterion", sorted(set(CRITERIA) - {"random", "lamp"}))
+def test_a_dead_neuron_matters_least(merged, criterion: str) -> None:
+    model, groups = merged
+    layer, reader = model.features[0], model.features[4]
+    with torch.no_grad():
+        layer.weight[3], layer.bias[3], reader.weight[:, 3] = 0, 0, 0
+    scores = importance(criterion, model, groups[-1], batches=BATCHES)
+    assert scores.argmin() == 3
+    assert scores[3] == 0
+
+
+def test_lamp_in_its_own_order_ranks_like_the_norm(merged) -> None:
+    model, groups = merged
+    own = importance("lamp", model, groups[0], options={"restore_order": True})
+    published = importance("lamp", model, groups[0])
+    assert sorted(own.tolist()) == sorted(published.tolist())
+    pairings = Pairings(model, groups[0])
+    norms = pairings.incoming.norm(dim=1) + pairings.outgoing.norm(dim=1)
+    assert torch.equal(own.argsort(), norms.argsort())
+
+
+def test_a_criterion_of_the_wrong_shape_is_refused(merged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CRITERIA, "broken", lambda model, group: torch.ones(2))
+    with pytest.raises(ValueError, match=r"criterion 'broken' gave \(2,\) scores for the 8 pairings of group 7"):
+        importance("broken", merged[0], merged[1][7])
+
+
+def test_intra_fusions_columns_sum_to_one_also_in_degenerate_groups(merged) -> None:
+    model, groups = merged
+    with torch.no_grad():
+        for index in (0, 4):
+            model.features[index].weight.zero_()
+    pairings = Pairings(model, groups[-1])
+    for scores in (torch.zeros(8), torch.rand(8)):
+        for m in (1, 3, 8):
+            pair = maps("intra-fusion", pairings, scores, m, options={"source": "importance", "target": "importance"})
+            assert pair.P.shape == (m, 8)
+            assert pair.P.isfinite().all()
+
+
+def test_ties_keep_the_earlier_neurons() -> None:
+    assert most_important(torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0]), 3).tolist() == [0, 1, 4]
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 6), (7, 4), (5, 1)])
+def test_plans_have_their_marginals_and_least_cost(n: int, m: int) -> None:
+    cost = torch.rand(n, m, generator=torch.Generator().manual_seed(n))
+    plan = exact_plan(uniform(n), uniform(m), cost)
+    torch.testing.assert_close(plan.sum(1), uniform(n))
+    torch.testing.assert_close(plan.sum(0), uniform(m))
+    # The dual of the linear programme certifies that no plan is cheaper.
+    from scipy.optimize import linprog
+
+    rows = [[float(k // m == i) for k in range(n * m)] for i in range(n)]
+    columns = [[float(k % m == j) for k in range(n * m)] for j in range(m)]
+    best = linprog(cost.double().flatten().numpy(), A_eq=rows + columns, b_eq=[1 / n] * n + [1 / m] * m).fun
+    assert float((plan * cost).sum()) == pytest.approx(best, abs=1e-7)
+
+
+def test_an_unconverged_plan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workloads.transport.MAX_ITERATIONS", 1)
+    with pytest.raises(RuntimeError, match="optimal transport of 60 to 40 neurons did not converge"):
+        exact_plan(uniform(60), uniform(40), torch.rand(60, 40))
+
+
+def test_mass_in_proportion() -> None:
+    torch.testing.assert_close(proportional(torch.tensor([1.0, 3.0])), torch.tensor([0.25, 0.75]).double())
+    assert torch.equal(proportional(torch.zeros(4)), uniform(4))
+
+
+def test_own_code_is_found_and_versioned(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_one.py").write_text("def score(model, group, *, power=1):\n    return 1\n")
+    function = lookup(CRITERIA, "own_one:score", "criterion")
+    check_options(function, {"power": 2}, "criterion")
+    with pytest.raises(ValueError, match=r"criterion has no option 'powr'; did you mean 'power'\?"):
+        check_options(function, {"powr": 2}, "criterion")
+    assert code_version(CRITERIA, "l1", "criterion") is None
+    assert len(code_version(CRITERIA, "own_one:score", "criterion") or "") == 16

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+
+from orchestrator import Experiment
+from orchestrator.driver import missing, write_plan
+from orchestrator.facts import Facts, ModelFacts
+from orchestrator.plan import Plan, make_plan
+from orchestrator.store import Store
+
+FACTS = Facts(
+    channels=1,
+    height=32,
+    classes=10,
+    train=100,
+    test=50,
+    fingerprint="f",
+    models={"vgg11_bn": ModelFacts((64, 64, 32), 1000, None, 0.001)},
+    code={},
+)
+
+
+def experiment(**changes: object) -> Experiment:
+    base = {
+        "name": "e",
+        "dataset": {"name": "digits"},
+        "model": {"name": "vgg11_bn"},
+        "pruning": {"groups": "each", "sparsities": [0.3, 0.5]},
+    }
+    return Experiment.model_validate(base | changes)
+
+
+def planned(**changes: object) -> Plan:
+    return make_plan(experiment(**changes), FACTS)
+
+
+def test_one_trained_model_feeds_all_cells() -> None:
+    plan = planned()
+    assert plan.count() == {"train": 1, "compress": 3 * 2 * 2}
+    assert plan.cells == 12
+
+
+def test_inputs_come_before_what_reads_them() -> None:
+    plan = planned(pipelines=["whole-data", "fap", "paf"], pruning={"mode": "fine-tuned", "groups": "all"})
+    seen: set[str] = set()
+    for stage in plan.stages.values():
+        assert seen.issuperset(stage.inputs)
+        seen.add(stage.key)
+
+
+def test_pipelines_share_the_split_models() -> None:
+    grid = {"mode": "fine-tuned", "groups": "all", "sparsities": [0.5], "methods": ["conventional"], "steps": 4}
+    plan = planned(pipelines=["whole-data", "fap", "paf"], pruning=grid)
+    # whole: 4 steps + last; fap: fused + 4 steps + last; paf: 2 models x (4 steps + last), + last
+    assert plan.count() == {"train": 3, "compress": 16, "fine-tune": 5 + 6 + 11, "fuse": 2}
+    assert plan.cells == 3
+
+
+def test_equal_retraining_budgets() -> None:
+    grid = {"mode": "fine-tuned", "groups": "all", "sparsities": [0.8], "methods": ["conventional"]}
+    plan = planned(pipelines=["whole-data", "fap", "paf"], pruning=grid)
+
+    def epochs(key: str) -> int:
+        stage = plan.stages[key]
+        own = stage.parameters["training"]["epochs"] if stage.kind == "fine-tune" else 0
+        return own + (epochs(stage.inputs[0]) if stage.inputs else 0)
+
+    final = {s.labels["pipeline"]: epochs(s.key) for s in plan.stages.values() if s.labels["final"]}
+    assert final == {"whole-data": 200, "fap": 200, "paf": 200}
+
+
+def test_four_folds_make_six_models() -> None:
+    plan = planned(pipelines=["fap"], splits={"folds": 4})
+    assert plan.count()["train"] == 6
+    assert len(next(s for s in plan.stages.values() if s.kind == "fuse").inputs) == 6
+
+
+def test_keys_ignore_names_places_and_defaults_written_out() -> None:
+    keys = set(planned().stages)
+    assert set(planned(name="other").stages) == keys
+    assert set(planned(dataset={"name": "digits", "root": "/elsewhere"}).stages) == keys
+    assert set(planned(training={"epochs": 300}).stages) == keys
+    assert set(planned(resources={"train": {"cpus": 4}}).stages) == keys
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"epochs": 299}},
+        {"seeds": [1]},
+        {"dataset": {"name": "digits", "size": 32}},
+        {"model": {"name": "vgg11_bn", "options": {"a": 1}}},
+    ],
+)
+def test_what_changes_a_model_changes_every_key(changes: dict) -> None:
+    assert not set(planned(**changes).stages) & set(planned().stages)
+
+
+def test_user_code_enters_the_keys() -> None:
+    changed = make_plan(experiment(), Facts(**{**vars(FACTS), "code": {"intra-fusion": "abc"}}))
+    before = planned()
+    assert {s.labels["method"] for k, s in changed.stages.items() if k not in before.stages} == {"intra-fusion"}
+
+
+def test_one_more_sparsity_adds_only_its_cells(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_plan(store, experiment(), planned())
+    store.write_rows("timings", "all", [{"cell": key} for key in planned().stages])
+    assert missing(planned(), store) == set()
+    more = planned(pruning={"groups": "each", "sparsities": [0.3, 0.5, 0.7]})
+    new = missing(more, store)
+    assert {more.stages[key].kind for key in new} == {"compress", "train"}, "the model's weights are gone"
+    store.write_network(next(iter(planned().stages)), b"")
+    new = missing(more, store)
+    assert len(new) == 6
+    assert {more.stages[key].labels["target_sparsity"] for key in new} == {0.7}
+
+
+def test_a_task_shares_model_group_and_criterion() -> None:
+    plan = planned(pruning={"sparsities": [0.3, 0.5], "criteria": ["l1", "taylor"]})
+    batches = {s.batch for s in plan.stages.values() if s.kind == "compress"}
+    assert len(batches) == 3 * 2
+
+
+def test_the_longest_path_comes_first() -> None:
+    grid = {"mode": "fine-tuned", "groups": "all", "sparsities": [0.5], "methods": ["conventional"]}
+    plan = planned(pipelines=["whole-data", "paf"], pruning=grid)
+    rank = plan.priorities()
+    for stage in plan.stages.values():
+        assert all(rank[key] >= rank[stage.key] + plan.stages[key].cost for key in stage.inputs)

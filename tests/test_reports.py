@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from orchestrator.store import Store
+from reports import load
+from reports.catalog import RESULTS, Tables
+from reports.page import headline, write_report
+from reports.statistics import over_seeds
+from reports.tables import Table, number, signed
+
+
+def evaluation(cell: str, **columns: object) -> dict:
+    base = {
+        "experiment": "e",
+        "cell": cell,
+        "model": "net",
+        "dataset": "digits",
+        "pipeline": "whole-data",
+        "seed": 0,
+        "stage": "pruned",
+        "final": True,
+        "criterion": "l1",
+        "epoch": 0,
+        "weight_sparsity": 0.4,
+        "parameters": 1000,
+        "macs": 2_000_000,
+    }
+    return {**base, **columns}
+
+
+ROWS = [
+    evaluation("base", stage="baseline", training_data="whole", final=False, neuron_sparsity=0.0, accuracy=90.0),
+    *(
+        evaluation(
+            f"{method}{seed}",
+            seed=seed,
+            method=method,
+            group=0,
+            neuron_sparsity=0.5,
+            target_sparsity=0.5,
+            accuracy=accuracy + seed,
+        )
+        for method, accuracy in (("conventional", 60.0), ("intra-fusion", 80.0))
+        for seed in (0, 2)
+    ),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    store = Store(tmp_path / "run")
+    store.write_rows("evaluations", "all", ROWS)
+    store.write_rows("evaluations", "stale", [evaluation("stale", method="conventional", group=0, accuracy=1.0)])
+    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS])
+    return tmp_path / "run"
+
+
+def test_only_rows_of_the_present_plan_are_loaded(run: Path) -> None:
+    assert "stale" not in set(load(run)["cell"])
+    assert "stale" in set(load(run, everything=True)["cell"])
+
+
+def test_a_row_written_in_two_shards_counts_once(run: Path) -> None:
+    Store(run).write_rows("evaluations", "again", ROWS[1:3])
+    assert len(load(run)) == len(ROWS)
+
+
+def test_several_runs_are_told_apart(run: Path) -> None:
+    frame = load([run, run])
+    assert len(frame) == 2 * len(ROWS)
+    assert set(frame["run"]) == {str(run)}
+
+
+def test_the_data_free_table_has_means_deviations_and_the_gain(run: Path) -> None:
+    ((_, table),) = RESULTS["data-free-table"].make(Tables(load(run), load(run, "epochs")))
+    assert isinstance(table, Table)
+    assert table.head[-3:] == ["conventional", "intra-fusion", "Intra-Fusion gain"]
+    assert table.rows == [["net", "l1", "0", "50", "61.00 ± 1.41", "81.00 ± 1.41", "+20.00"]]
+
+
+def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
+    ((name, figure),) = RESULTS["data-free-figure"].make(Tables(load(run), load(run, "epochs")))
+    assert name == "data-free-net"
+    assert isinstance(figure, Figure)
+    (axis,) = figure.axes
+    lines = [container.lines[0] for container in axis.containers]
+    assert [line.get_xydata().tolist() for line in lines] == [[[0, 90], [50, 61]], [[0, 90], [50, 81]]]
+    assert axis.get_title() == "group 0"
+
+
+def test_what_lacks_data_is_named_and_not_drawn(run: Path, tmp_path: Path) -> None:
+    report = write_report(run, tmp_path / "out")
+    assert set(report.lacking) == {"pipelines-figure", "pipelines-table"}
+    assert not list((tmp_path / "out").glob("pipelines*"))
+    assert (
+        "net, one group pruned without fine-tuning, mean over 4 cells: intra-fusion 81.0 %, conventional 61.0 %."
+        in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    )
+
+
+def test_a_run_that_has_just_begun_can_be_reported(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.write_rows("plan", "plan", [{"cell": "a"}])
+    report = write_report(tmp_path / "run", tmp_path / "out")
+    assert set(report.lacking) == set(RESULTS)
+    assert headline(Tables(load(tmp_path / "run"), load(tmp_path / "run", "epochs"))) == []
+
+
+def test_over_seeds() -> None:
+    frame = pd.DataFrame({"m": ["a", "a", "b"], "accuracy": [1.0, 3.0, 5.0]})
+    means = over_seeds(frame, ["m"]).set_index("m")
+    assert means.loc["a"].tolist() == [2.0, pytest.approx(2**0.5), 2]
+    assert means.loc["b", "std"] != means.loc["b", "std"]
+
+
+def test_tables_escape_what_their_format_means() -> None:
+    table = Table("50 % of a_b", ["x & y", "n|m"], [["{a}", "±1"]])
+    assert r"\caption{50 \% of a\_b}" in table.latex()
+    assert r"x \& y & n|m \\" in table.latex()
+    assert r"\{a\} & $\pm$1 \\" in table.latex()
+    assert r"| x & y | n\|m |" in table.markdown()
+    assert table.csv() == "x & y,n|m\n{a},±1\n"
+
+
+def test_numbers() -> None:
+    assert (number(91.254), number(91.254, 0.31), number(float("nan"))) == ("91.25", "91.25 ± 0.31", "–")
+    assert (signed(1.2), signed(-0.35), signed(float("nan"))) == ("+1.20", "−0.35", "–")

@@ -1,0 +1,105 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from orchestrator.schema import SCHEMAS
+from orchestrator.store import Store
+
+
+def row(cell: str, accuracy: float = 50.0) -> dict:
+    return {"cell": cell, "experiment": "e", "accuracy": accuracy, "epoch": 0}
+
+
+def test_rows_come_back_with_their_schema(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_rows("evaluations", "one", [row("a"), row("b", 60.0)])
+    table = store.read_table("evaluations")
+    assert table.schema.equals(SCHEMAS["evaluations"])
+    assert table["accuracy"].to_pylist() == [50.0, 60.0]
+    assert set(table["schema_version"].to_pylist()) == {1}
+    written = pq.read_schema(tmp_path / "results" / "evaluations" / "one.parquet")
+    assert written.field("accuracy").metadata[b"unit"] == b"percent"
+
+
+def test_the_same_shard_twice_is_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for _ in range(2):
+        store.write_rows("timings", "shard", [{"cell": "a"}, {"cell": "b"}])
+    assert store.read_table("timings").num_rows == 2
+    assert store.done() == {"a", "b"}
+
+
+def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
+    assert Store(tmp_path / "nothing").read_table("evaluations").num_rows == 0
+    assert Store(tmp_path / "nothing").done() == set()
+
+
+def test_unknown_columns_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'evaluations' has no column \['acuracy'\]"):
+        Store(tmp_path).write_rows("evaluations", "x", [{"acuracy": 1.0}])
+
+
+def _die_before_the_rename(folder: str) -> None:
+    store = Store(folder)
+    store.files = _Killing()
+    store.write_rows("timings", "shard", [{"cell": "a"}])
+
+
+class _Killing(fs.LocalFileSystem):
+    """A file system that kills its process when it is asked to rename."""
+
+    def move(self, source: str, target: str) -> None:
+        assert os.path.getsize(source) > 0
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_between_write_and_rename_leaves_no_shard(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_before_the_rename, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    store = Store(tmp_path)
+    assert len(list((tmp_path / "results" / "timings").iterdir())) == 1, "the temporary file is there"
+    assert store.done() == set()
+    assert store.read_table("timings").num_rows == 0
+    store.write_rows("timings", "shard", [{"cell": "a"}])
+    assert store.done() == {"a"}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(fs.LocalFileSystem):
+        def move(self, source: str, target: str) -> None:
+            raise OSError(28, "No space left on device")
+
+    store = Store(tmp_path)
+    store.files = Full()
+    with pytest.raises(OSError, match="No space left"):
+        store.write(b"content", "artifacts", "a.safetensors")
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet at all", b"PAR1 and then noise PAR1"])
+def test_a_damaged_shard_is_named(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path)
+    store.write(content, "results", "evaluations", "bad.parquet")
+    with pytest.raises(ValueError, match=r"table 'evaluations' of run '.*' cannot be read: .*bad\.parquet"):
+        store.read_table("evaluations")
+
+
+def test_columns_of_another_type_are_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "evaluations"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"accuracy": ["high"]}), folder / "foreign.parquet")
+    with pytest.raises(ValueError, match="'evaluations'"):
+        Store(tmp_path).read_table("evaluations")
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ValueError, match="storage 'floppy://a' cannot be used"):
+        Store("floppy://a")

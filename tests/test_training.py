@@ -1,0 +1,142 @@
+import pytest
+import torch
+from torch import nn
+
+from workloads import checkpoints
+from workloads.checkpoints import Description
+from workloads.config import ModelConfig, TrainingConfig
+from workloads.evaluation import evaluate, mac_count, parameter_count
+from workloads.groups import Pairings, apply, merge_batch_norm, trace
+from workloads.methods import maps
+from workloads.models import build
+from workloads.samples import Dataset
+from workloads.training import learning_rate, train
+
+MODEL = ModelConfig(name="vgg11_bn", width=0.125)
+
+
+def test_published_schedule() -> None:
+    config = TrainingConfig()
+    rates = [learning_rate(config, epoch * 10, 10) for epoch in (0, 29, 30, 60, 299)]
+    assert rates == [0.05, 0.05, 0.025, 0.0125, 0.05 * 0.5**9]
+
+
+def test_one_cycle_rises_to_its_peak_and_ends_at_zero() -> None:
+    config = TrainingConfig(schedule="one-cycle", epochs=10, learning_rate=0.4)
+    rates = [learning_rate(config, step, 10) for step in range(100)]
+    assert max(rates) == pytest.approx(0.4)
+    assert rates.index(max(rates)) == 29
+    assert rates[-1] == 0
+
+
+def test_training_learns_and_repeats_itself(digits: Dataset) -> None:
+    config = TrainingConfig(epochs=5, batch_size=25, schedule="one-cycle", nesterov=True)
+    accuracies = []
+    for _ in range(2):
+        model = build(MODEL, channels=1, classes=10, seed=3)
+        history = train(model, digits, config, seed=3, augmentation=("crop",))
+        accuracies.append([epoch.test.accuracy for epoch in history if epoch.test])
+    assert accuracies[0] == accuracies[1]
+    assert accuracies[0][-1] > 70
+    assert [epoch.epoch for epoch in history] == [1, 2, 3, 4, 5]
+    assert history[-1].train_loss < history[0].train_loss
+
+
+def test_training_touches_only_the_given_samples(digits: Dataset) -> None:
+    seen = []
+    model = build(MODEL, channels=1, classes=10)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])) if module.training else None)
+    train(model, digits, TrainingConfig(epochs=1, batch_size=32), seed=0, indices=digits.train_pool[:50])
+    assert seen == [32, 18]
+
+
+def test_divergence_is_an_error_with_the_epoch(digits: Dataset) -> None:
+    config = TrainingConfig(epochs=3, batch_size=50, learning_rate=1e9, schedule="constant", precision="float32")
+    with pytest.raises(FloatingPointError, match=r"training diverged in epoch \d"):
+        train(build(MODEL, channels=1, classes=10), digits, config, seed=0)
+
+
+def test_accuracy_is_over_all_samples(digits: Dataset) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(10))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bias.repeat(len(x), 1)
+
+    model = Constant()
+    model.bias.data[4] = 1.0
+    labels = digits.test.labels[digits.test_pool]
+    expected = 100 * float((labels == 4).float().mean())
+    for size in (100, 7, 33):
+        measured = evaluate(model, digits, batch_size=size)
+        assert measured.accuracy == pytest.approx(expected)
+        logits = model.bias.repeat(len(labels), 1)
+        assert measured.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_counts_of_the_published_networks() -> None:
+    """Against the paper's Table 9: its ResNet18 counts weights alone; its VGG11-BN has two more Linear(512, 512) and no
+    biases in its convolutions."""
+    resnet = build(ModelConfig(name="resnet18"), channels=3, classes=10)
+    weights = [m.weight.numel() for m in resnet.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert sum(weights) == 11_164_352
+    vgg = build(ModelConfig(name="vgg11_bn"), channels=3, classes=10)
+    biases = sum(m.bias.numel() for m in vgg.modules() if isinstance(m, nn.Conv2d))
+    assert parameter_count(vgg) + 2 * (512 * 512 + 512) - biases == 9_753_674
+
+
+def test_macs() -> None:
+    small = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4, 3))
+    assert mac_count(small, (1, 4, 4)) == 2 * 9 * 4 + 8 * 3
+
+
+def described(model: nn.Module) -> bytes:
+    description = Description(
+        MODEL.model_dump(mode="json", exclude={"checkpoint"}), 1, 10, parameter_count(model), (8,)
+    )
+    return checkpoints.dumps(model, description)
+
+
+def test_a_pruned_network_comes_back_from_its_bytes(vgg: nn.Module) -> None:
+    images = torch.randn(4, 1, 32, 32)
+    structure = trace(vgg, images[:1])
+    merge_batch_norm(vgg, structure)
+    for group in structure.groups:
+        apply(vgg, group, maps("intra-fusion", Pairings(vgg, group), torch.rand(group.size), group.size // 2))
+    loaded, description = checkpoints.loads(described(vgg), "memory")
+    assert torch.equal(loaded(images), vgg(images))
+    assert description.widths == (8,)
+    assert [g.size for g in trace(loaded, images[:1]).groups] == [g.size // 2 for g in structure.groups]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
+def test_damaged_networks_are_refused(vgg: nn.Module, damage: str) -> None:
+    content = described(vgg)
+    flipped = bytearray(content)
+    flipped[-9] ^= 1
+    damaged = {"truncated": content[:-100], "flipped": bytes(flipped), "foreign": b"x" * 50, "empty": b""}[damage]
+    with pytest.raises(ValueError, match=r"'here' (is not a network|does not match its checksum)"):
+        checkpoints.loads(damaged, "here")
+
+
+def test_published_state_dicts_load_in_half_precision(tmp_path, vgg: nn.Module) -> None:
+    from safetensors.torch import save_file
+
+    half = {name: t.half() if t.is_floating_point() else t for name, t in vgg.state_dict().items()}
+    save_file(half, tmp_path / "half.safetensors")
+    state = checkpoints.read_state(tmp_path / "half.safetensors")
+    fresh = build(MODEL, channels=1, classes=10)
+    checkpoints.load_state(fresh, state, "half")
+    assert fresh.classifier.weight.dtype == torch.float32
+    torch.testing.assert_close(fresh.classifier.weight, vgg.classifier.weight, rtol=1e-3, atol=1e-3)
+
+    other = build(ModelConfig(name="resnet18", width=0.125), channels=1, classes=10)
+    with pytest.raises(ValueError, match=r"model.checkpoint 'half' does not fit the model: it lacks bn1"):
+        checkpoints.load_state(other, state, "half")
+    (tmp_path / "bad.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        checkpoints.read_state(tmp_path / "bad.safetensors")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        checkpoints.read_state(tmp_path / "none.safetensors")
