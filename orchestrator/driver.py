@@ -22,6 +22,7 @@ from orchestrator.stages import Context, Outcome, Work, execute, failure, first_
 from orchestrator.store import Store
 
 BATCH_STAGES = 64
+POLL_SECONDS = 1.0
 DEFAULT_GPUS = {"train": 1.0, "fine-tune": 1.0, "fuse": 0.25, "compress": 0.25, "load": 0.25}
 
 
@@ -104,7 +105,8 @@ def run_plan(
     try:
         write_plan(store, experiment, plan)
         driver = Driver(experiment, facts, plan, store, pending, view)
-        view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending))
+        todo = [plan.stages[key] for key in pending]
+        view.start(plan.count(), plan.count() - Counter(s.kind for s in todo), sum(s.cost for s in todo))
         try:
             driver.loop()
         finally:
@@ -231,7 +233,7 @@ class Driver:
             while self.queue and len(self.in_flight) < self.window:
                 self.submit()
             self.view.running(Counter(stage.kind for batch in self.in_flight.values() for stage in batch))
-            finished, _ = ray.wait(list(self.in_flight), num_returns=1)
+            finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
             for reference in finished:
                 self.collect(reference)
 

@@ -15,8 +15,8 @@ LOG_SECONDS = 15.0
 class Progress(Protocol):
     """What the driver tells while it runs."""
 
-    def start(self, total: Counter[str], done: Counter[str]) -> None:
-        """Stages by kind, in all and already done."""
+    def start(self, total: Counter[str], done: Counter[str], cost: float) -> None:
+        """Stages by kind, in all and already done; `cost` is the estimated work of the others."""
 
     def running(self, kinds: Counter[str]) -> None:
         """Stages by kind that are with workers now."""
@@ -37,10 +37,12 @@ class Tally:
         self.failed: Counter[str] = Counter()
         self.active: Counter[str] = Counter()
         self.before = 0
+        self.cost_left = self.cost_ended = 0.0
         self.started = time.monotonic()
 
-    def start(self, total: Counter[str], done: Counter[str]) -> None:
+    def start(self, total: Counter[str], done: Counter[str], cost: float) -> None:
         self.total, self.done, self.before = total, Counter(done), done.total()
+        self.cost_left = cost
         self.started = time.monotonic()
 
     def running(self, kinds: Counter[str]) -> None:
@@ -48,6 +50,8 @@ class Tally:
 
     def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
         (self.failed if error else self.done)[kind] += 1
+        self.cost_left -= cost
+        self.cost_ended += cost
 
     def ended(self) -> int:
         """Stages that ended in this session."""
@@ -55,18 +59,21 @@ class Tally:
 
     def rate(self) -> float:
         """Stages a second since the start."""
-        return self.ended() / max(time.monotonic() - self.started, 1e-9)
+        return self.ended() / self.elapsed()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return max(time.monotonic() - self.started, 1e-9)
 
     def seconds_left(self) -> float | None:
-        """At the rate so far; None before anything has ended."""
-        left = self.total.total() - self.done.total() - self.failed.total()
-        return left / self.rate() if self.ended() else None
+        """At the speed so far, by estimated work; None before anything has ended."""
+        return self.elapsed() * max(self.cost_left, 0.0) / self.cost_ended if self.cost_ended else None
 
     def summary(self) -> str:
         """One line: how far, how many failed and running, how fast, how long."""
         done, total = self.done.total(), self.total.total()
         parts = [f"{done}/{total} stages", f"{self.failed.total()} failed", f"{self.active.total()} running"]
-        parts += [f"{self.rate():.1f}/s", f"{duration(time.monotonic() - self.started)} elapsed"]
+        parts += [f"{self.rate():.1f}/s", f"{duration(self.elapsed())} elapsed"]
         left = self.seconds_left()
         return ", ".join(parts + ([f"{duration(left)} left"] if left is not None else []))
 
@@ -83,8 +90,8 @@ class LogProgress(Tally):
         print(f"{time.strftime('%H:%M:%S')} {text}", file=self.stream, flush=True)
         self.printed = time.monotonic()
 
-    def start(self, total: Counter[str], done: Counter[str]) -> None:
-        super().start(total, done)
+    def start(self, total: Counter[str], done: Counter[str], cost: float) -> None:
+        super().start(total, done, cost)
         kinds = ", ".join(f"{kind} {count}" for kind, count in total.items())
         self.line(f"{total.total()} stages ({kinds}); {done.total()} already done")
 
@@ -92,7 +99,10 @@ class LogProgress(Tally):
         super().finished(kind, key, cost, error)
         if error:
             self.line(f"FAILED {kind} {key}: {error}")
-        elif time.monotonic() - self.printed >= LOG_SECONDS:
+
+    def running(self, kinds: Counter[str]) -> None:
+        super().running(kinds)
+        if time.monotonic() - self.printed >= LOG_SECONDS:
             self.line(self.summary())
 
     def stop(self) -> None:
@@ -107,8 +117,8 @@ class LiveProgress(Tally):
         super().__init__()
         self.live = Live(console=console or Console(), refresh_per_second=4, get_renderable=self.view)
 
-    def start(self, total: Counter[str], done: Counter[str]) -> None:
-        super().start(total, done)
+    def start(self, total: Counter[str], done: Counter[str], cost: float) -> None:
+        super().start(total, done, cost)
         self.live.start()
 
     def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:

@@ -10,6 +10,8 @@ from reports import figures
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
+PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -125,14 +127,14 @@ def pipelines_figure(tables: Tables) -> Iterator[Item]:
     for model, frame in rows.assign(variant=variants(rows)).groupby("model", sort=False):
         names = sorted(frame["variant"].unique())
         figure, axes = figures.panels(names, columns=2)
-        looks = figures.style([p for p in ("whole-data", "fap", "paf") if p in set(frame["pipeline"])])
+        looks = figures.style([name for name in PIPELINES if name in set(frame["pipeline"])])
         for axis, name in zip(axes, names, strict=True):
             means = over_seeds(frame[frame["variant"] == name], ["pipeline", "weight_sparsity"])
             for pipeline, look in looks.items():
                 figures.curve(axis, means[means["pipeline"] == pipeline], "weight_sparsity", look)
         figure.supxlabel("weight sparsity (%)", fontsize=8)
         figure.supylabel("test accuracy (%)", fontsize=8)
-        figures.legend(figure, looks)
+        figures.legend(figure, {PIPELINES[pipeline]: look for pipeline, look in looks.items()})
         yield f"pipelines-{model}", figure
 
 
@@ -142,7 +144,7 @@ def pipelines_table(tables: Tables) -> Iterator[Item]:
     if rows.empty:
         return
     by = ["model", "criterion", "method", "target_sparsity"]
-    pipelines = [name for name in ("whole-data", "fap", "paf") if name in set(rows["pipeline"])]
+    pipelines = [name for name in PIPELINES if name in set(rows["pipeline"])]
     means = over_seeds(rows, [*by, "pipeline"])
     shares = rows.groupby(by)["weight_sparsity"].mean()
     body = []
@@ -151,7 +153,8 @@ def pipelines_table(tables: Tables) -> Iterator[Item]:
         found = cells.set_index("pipeline")
         row = [str(model), str(criterion), str(method), f"{100 * sparsity:g}", f"{100 * shares.loc[key]:.1f}"]
         body.append(row + [number(found["mean"].get(p, float("nan")), found["std"].get(p)) for p in pipelines])
-    head = ["model", "criterion", "method", "neuron sparsity (%)", "weight sparsity (%)", *pipelines]
+    names = [PIPELINES[pipeline] for pipeline in pipelines]
+    head = ["model", "criterion", "method", "neuron sparsity (%)", "weight sparsity (%)", *names]
     yield "pipelines", Table("Test accuracy (%) after pruning all groups and fine-tuning.", head, body, 3)
 
 

@@ -22,6 +22,7 @@ from workloads.registry import lookup
 from workloads.samples import Dataset, Samples, Source, StreamedSamples, decode, in_memory, memory_mapped, resize
 
 PARTS = ("train", "test")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 
 
@@ -51,51 +52,69 @@ def digits(config: DatasetConfig) -> Source:
     return in_memory((images[~is_test], labels[~is_test]), (images[is_test], labels[is_test]), "0123456789", "digits")
 
 
-def _torchvision(config: DatasetConfig, source: Callable[..., Any], label: str) -> Source:
-    root = Path(config.root or "data").expanduser()
+Part = tuple[Tensor, Tensor]
+
+
+def _mapped(label: str, size: int | None, read: Callable[[str], Part], classes: Sequence[str]) -> Source:
+    """A source whose parts `read` gives as images and labels, kept as one memory-mapped copy a node."""
+    read = functools.cache(read)
     pairs = []
     for part in PARTS:
+        images = memory_mapped(f"{label}-{part}-{size}", lambda part=part: resize(read(part)[0], size))  # type: ignore[misc]
+        labels = memory_mapped(f"{label}-{part}-labels", lambda part=part: read(part)[1])  # type: ignore[misc]
+        pairs.append((images, labels))
+    return in_memory(pairs[0], pairs[1], classes, label)
+
+
+def _torchvision(config: DatasetConfig, kind: Callable[..., Any], label: str, classes: Sequence[str]) -> Source:
+    root = Path(config.root or "data").expanduser()
+
+    def read(part: str) -> Part:
         try:
-            loaded = source(root, train=part == "train", download=False)
+            loaded = kind(root, train=part == "train", download=False)
         except RuntimeError:
             try:
-                loaded = source(root, train=part == "train", download=True)
+                loaded = kind(root, train=part == "train", download=True)
             except (OSError, RuntimeError) as error:
                 raise FileNotFoundError(
                     f"dataset '{config.name}' is not under dataset.root '{root}' and cannot be downloaded ({error})"
                 ) from error
         images = torch.as_tensor(loaded.data)
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        pairs.append((resize(images.contiguous(), config.size), torch.as_tensor(loaded.targets)))
-    return in_memory(pairs[0], pairs[1], loaded.classes, label)
+        return images.contiguous(), torch.as_tensor(loaded.targets)
+
+    return _mapped(label, config.size, read, classes)
 
 
 def cifar10(config: DatasetConfig) -> Source:
     """CIFAR-10, 60,000 colour images of 32×32 (Krizhevsky 2009), downloaded where there is internet."""
-    return _torchvision(config, torchvision.datasets.CIFAR10, "cifar10")
+    return _torchvision(config, torchvision.datasets.CIFAR10, "cifar10", CIFAR10_CLASSES)
 
 
 def cifar100(config: DatasetConfig) -> Source:
     """CIFAR-100, the same with 100 classes."""
-    return _torchvision(config, torchvision.datasets.CIFAR100, "cifar100")
+    classes = [str(number) for number in range(100)]
+    return _torchvision(config, torchvision.datasets.CIFAR100, "cifar100", classes)
 
 
 def fashion_mnist(config: DatasetConfig) -> Source:
     """Fashion-MNIST, 70,000 grey images of 28×28 (Xiao et al. 2017); root may hold the four IDX .gz files."""
     root = Path(config.root or "data").expanduser()
+    classes = torchvision.datasets.FashionMNIST.classes
     if not (root / "train-images-idx3-ubyte.gz").exists():
-        return _torchvision(config, torchvision.datasets.FashionMNIST, "fashion-mnist")
+        return _torchvision(config, torchvision.datasets.FashionMNIST, "fashion-mnist", classes)
 
-    def read(name: str, header: int) -> np.ndarray:
+    def content(name: str, header: int) -> np.ndarray:
         with gzip.open(root / name) as file:
             return np.frombuffer(file.read(), np.uint8, offset=header)
 
-    pairs = []
-    for prefix in ("train", "t10k"):
-        images = torch.from_numpy(read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28).copy())
-        labels = torch.from_numpy(read(f"{prefix}-labels-idx1-ubyte.gz", 8).astype(np.int64))
-        pairs.append((resize(images, config.size), labels))
-    return in_memory(pairs[0], pairs[1], torchvision.datasets.FashionMNIST.classes, "fashion-mnist")
+    def read(part: str) -> Part:
+        prefix = "train" if part == "train" else "t10k"
+        images = content(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
+        labels = content(f"{prefix}-labels-idx1-ubyte.gz", 8).astype(np.int64)
+        return torch.from_numpy(images.copy()), torch.from_numpy(labels)
+
+    return _mapped("fashion-mnist", config.size, read, classes)
 
 
 def parquet(config: DatasetConfig) -> Source:
