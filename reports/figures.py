@@ -14,11 +14,13 @@ from matplotlib.lines import Line2D
 COLOURS = {
     "conventional": "#000000",
     "intra-fusion": "#0072B2",
+    "fusion-preserving": "#D55E00",
+    "neuron-merging": "#009E73",
     "whole-data": "#000000",
     "fap": "#D55E00",
     "paf": "#009E73",
 }
-FURTHER_COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#D55E00", "#009E73", "#F0E442")
+FURTHER_COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 STYLE: Any = {

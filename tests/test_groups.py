@@ -7,6 +7,7 @@ from torch import nn
 from workloads.groups import (
     Maps,
     Pairings,
+    Structure,
     apply,
     is_empty,
     merge_batch_norm,
@@ -132,3 +133,60 @@ def test_an_unmerged_batch_norm_refuses_to_be_mixed() -> None:
 @pytest.mark.parametrize(("size", "sparsity", "expected"), [(512, 0.7, 153), (8, 0.5, 4), (3, 0.9, 1), (64, 0.0, 64)])
 def test_size_after(size: int, sparsity: float, expected: int) -> None:
     assert size_after(size, sparsity) == expected
+
+
+def with_twins(model: nn.Module, structure: Structure) -> None:
+    """Make every second neuron of each group a copy of the one before on the producing side."""
+    for group in structure.groups:
+        twins = torch.eye(group.size)[torch.arange(group.size) // 2 * 2]
+        apply(model, group, Maps(twins, torch.eye(group.size)))
+
+
+@pytest.mark.parametrize("method", ["fusion-preserving", "neuron-merging"])
+def test_twins_are_folded_back_without_a_change(network: nn.Module, images: torch.Tensor, method: str) -> None:
+    structure = trace(network, images[:1])
+    merge_batch_norm(network, structure)
+    with_twins(network, structure)
+    expected = network(images)
+    for group in structure.groups:
+        # One twin of each pair is important.
+        scores = 1.0 - torch.arange(group.size) % 2 + 0.01 * torch.rand(group.size)
+        pair = maps(method, Twins(network, group), scores, group.size // 2)
+        apply(network, group, pair)
+    torch.testing.assert_close(network(images), expected, rtol=1e-3, atol=1e-4)
+    assert [g.size for g in trace(network, images[:1]).groups] == [g.size // 2 for g in structure.groups]
+
+
+class Twins(Pairings):
+    """Pairings told apart by what produces them alone: twins have the same incoming, but other outgoing weights."""
+
+    @property
+    def directions(self) -> torch.Tensor:
+        return self.incoming / self.incoming.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("restore_norm", [True, False])
+def test_function_preserving_maps_average_and_sum(network: nn.Module, restore_norm: bool) -> None:
+    structure = trace(network, torch.zeros(1, 1, 32, 32))
+    merge_batch_norm(network, structure)
+    for group in structure.groups:
+        pairings = Pairings(network, group)
+        options = {"restore_norm": restore_norm}
+        pair = maps("fusion-preserving", pairings, torch.rand(group.size), group.size * 2 // 3, options=options)
+        torch.testing.assert_close(pair.Q.sum(0), torch.ones(group.size))
+        if not restore_norm:
+            torch.testing.assert_close(pair.P.sum(1), torch.ones(len(pair.P)))
+            continue
+        incoming = torch.cat([pairings.incoming, pairings.bias], 1)
+        weights = pair.P / pair.P.sum(1, keepdim=True)
+        torch.testing.assert_close((pair.P @ incoming).norm(dim=1), weights @ incoming.norm(dim=1))
+
+
+def test_merging_only_above_the_threshold(network: nn.Module) -> None:
+    structure = trace(network, torch.zeros(1, 1, 32, 32))
+    group = structure.groups[0]
+    pairings, scores = Pairings(network, group), torch.rand(group.size)
+    none = maps("neuron-merging", pairings, scores, 20, options={"threshold": 1.0})
+    assert torch.equal(none.Q, none.P)
+    every = maps("neuron-merging", pairings, scores, 20, options={"threshold": -1.0})
+    assert torch.equal((every.Q != 0).sum(0), torch.ones(group.size))

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from workloads.groups import Maps, Pairings
-from workloads.methods.fusing import intra_fusion
-from workloads.methods.selecting import conventional
+from workloads.methods.fusing import fusion_preserving, intra_fusion
+from workloads.methods.selecting import conventional, neuron_merging
 from workloads.registry import lookup
 
 METHODS: dict[str, Callable[..., Maps]] = {
     "conventional": conventional,
     "intra-fusion": intra_fusion,
+    "fusion-preserving": fusion_preserving,
+    "neuron-merging": neuron_merging,
 }
 
 
