@@ -25,8 +25,8 @@ from workloads.config import DatasetConfig, FineTuningConfig, FusionConfig, Mode
 from workloads.criteria import importance, needs_batches
 from workloads.evaluation import Measurement, evaluate, mac_count, parameter_count
 from workloads.fusion import fuse
-from workloads.groups import Pairings, Structure, apply, merge_batch_norm, size_after, trace
-from workloads.methods import maps
+from workloads.groups import Group, Pairings, Structure, apply, merge_batch_norm, size_after, trace
+from workloads.methods import maps, needs_images
 from workloads.models import build
 from workloads.samples import Dataset
 from workloads.splits import fold_subsets
@@ -34,6 +34,7 @@ from workloads.training import Epoch, train
 
 CRITERION_BATCHES = 5
 CRITERION_BATCH_SIZE = 128
+CALIBRATION_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -239,24 +240,43 @@ class Worker:
         model = copy.deepcopy(base)
         group = work.parameters.get("group")
         if group is not None:
-            self.compress_group(model, structure, group, description.widths[group], work, shared=True)
+            pairings, scores = self.shared_scores(model, structure, group, work)
+            self.compress_group(model, structure.groups[group], pairings, scores, (base, structure), work, description)
         else:
-            for number, width in enumerate(description.widths):
-                example = torch.zeros(1, *self.dataset.shape, device=device())
-                structure = trace(model, example) if number else structure
-                self.compress_group(model, structure, number, width, work, shared=False)
+            for number in range(len(description.widths)):
+                present = trace(model, torch.zeros(1, *self.dataset.shape, device=device())) if number else structure
+                pairings, scores = self.scores(model, present, number, work)
+                self.compress_group(
+                    model, present.groups[number], pairings, scores, (base, structure), work, description
+                )
         return self.measured(model, description)
 
     def compress_group(
-        self, model: nn.Module, structure: Structure, number: int, width: int, work: Work, shared: bool
+        self,
+        model: nn.Module,
+        group: Group,
+        pairings: Pairings,
+        scores: Tensor,
+        original: tuple[nn.Module, Structure],
+        work: Work,
+        description: Description,
     ) -> None:
-        """Bring one group from its present to its new size; `width` is its size before any pruning."""
-        group = structure.groups[number]
-        m = min(size_after(width, work.parameters["sparsity"]), group.size)
-        scored = self.shared_scores if shared else self.scores
-        pairings, scores = scored(model, structure, number, work)
+        """Bring one group from its present to its new size, a share of its size before any pruning."""
+        m = min(size_after(description.widths[group.number], work.parameters["sparsity"]), group.size)
         method = work.parameters["method"]
-        pair = maps(method["name"], pairings, scores, m, seed=stage_seed(work.key), options=method.get("options"))
+        calibration = {}
+        if needs_images(method["name"]):
+            batches = self.training_batches(work, 1, CALIBRATION_IMAGES)
+            calibration = {
+                "model": model,
+                "group": group,
+                "original": (original[0], original[1].groups[group.number]),
+                "images": [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)],
+            }
+        options = method.get("options")
+        pair = maps(
+            method["name"], pairings, scores, m, seed=stage_seed(work.key), options=options, calibration=calibration
+        )
         apply(model, group, pair)
 
     def scores(self, model: nn.Module, structure: Structure, number: int, work: Work) -> tuple[Pairings, Tensor]:

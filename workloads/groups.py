@@ -5,8 +5,8 @@ the new consuming ones. `apply` is the only place where a network's layers chang
 """
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -70,11 +70,17 @@ class Maps:
 
     Attributes:
         P: (m, n), multiplies the producing side (output channels and biases).
-        Q: (m, n), multiplies the consuming side (input channels).
+        Q: (m, n), multiplies the consuming side (input channels); or one for each consuming layer, by name.
+        shift: (n,) by consuming layer, a constant to add to the n inputs that Q makes of m; goes into its bias.
     """
 
     P: Tensor
-    Q: Tensor
+    Q: Tensor | Mapping[str, Tensor]
+    shift: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def for_consumer(self, layer: str) -> Tensor:
+        """Q of one consuming layer."""
+        return self.Q if isinstance(self.Q, Tensor) else self.Q[layer]
 
 
 def get_layer(model: nn.Module, name: str) -> Any:
@@ -245,7 +251,7 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
         ValueError: a map that mixes pairings meets a batch-norm that could not be merged.
     """
     device = next(model.parameters()).device
-    P, Q = maps.P.to(device), maps.Q.to(device)
+    P = maps.P.to(device)
     for member in group.members:
         layer = get_layer(model, member.layer)
         if member.side == PRODUCER:
@@ -253,19 +259,37 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
             if layer.bias is not None:
                 resize(layer, "bias", remap(layer.bias, 0, member.index, P))
         elif member.side == CONSUMER:
-            resize(layer, "weight", remap(layer.weight, 1, member.index, Q))
+            if member.layer in maps.shift:
+                shift_inputs(layer, member, maps.shift[member.layer].to(device))
+            resize(layer, "weight", remap(layer.weight, 1, member.index, maps.for_consumer(member.layer).to(device)))
         else:
-            empty = is_empty(layer)
-            if not empty and not is_selection(P):
-                raise ValueError(
-                    f"batch-norm '{member.layer}' cannot be merged into a layer before it, so only methods that keep "
-                    f"whole neurons can prune its group"
-                )
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                if getattr(layer, name) is not None:
-                    resize(layer, name, remap(getattr(layer, name), 0, member.index, P))
-            if empty:
-                empty_batch_norm(layer)
+            narrow_batch_norm(layer, member, P)
+
+
+def shift_inputs(layer: Any, member: Member, shift: Tensor) -> None:
+    """Put into a consumer's bias what a constant added to its n inputs does (exactly, but for a padded border)."""
+    gains = layer.weight.flatten(2).sum(2) if layer.weight.ndim > 2 else layer.weight
+    constant = gains[:, member.index.flatten()] @ shift.repeat_interleave(member.index.shape[1]).to(gains.dtype)
+    resize(layer, "bias", constant if layer.bias is None else layer.bias + constant)
+
+
+def narrow_batch_norm(norm: Any, member: Member, P: Tensor) -> None:
+    """Give a batch-norm the entries that P makes; an empty one stays empty.
+
+    Raises:
+        ValueError: it is not empty, and P mixes its entries.
+    """
+    empty = is_empty(norm)
+    if not empty and not is_selection(P):
+        raise ValueError(
+            f"batch-norm '{member.layer}' cannot be merged into a layer before it, so only methods that keep "
+            f"whole neurons can prune its group"
+        )
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(norm, name) is not None:
+            resize(norm, name, remap(getattr(norm, name), 0, member.index, P))
+    if empty:
+        empty_batch_norm(norm)
 
 
 def is_selection(matrix: Tensor) -> bool:

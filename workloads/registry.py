@@ -50,8 +50,11 @@ def code_version(registry: Mapping[str, Callable[..., Any]], name: str, kind: st
     return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
 
 
+INJECTED = ("batches", "generator", "model", "group", "original", "images")
+
+
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
-    """Refuse options that `function` does not take as keyword-only arguments.
+    """Refuse options that `function` does not take as keyword-only arguments, those it is given anyway left out.
 
     Raises:
         ValueError: naming the option, the function's own ones and the nearest of them.
@@ -59,7 +62,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED]
     for option in options:
         if option not in allowed:
             raise ValueError(

@@ -1,7 +1,8 @@
 """Compression methods: from a group's pairings, their importance and the size to reach, a pair of maps.
 
 A method is a function of `(pairings, importance, m)` that returns `Maps`; its options are keyword-only arguments.
-It may ask for `generator`, a seeded `torch.Generator`.
+It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `original`,
+the pair of these before any group was compressed; and for `images`, unlabelled training batches.
 """
 
 import inspect
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from workloads.groups import Maps, Pairings
 from workloads.methods.fusing import fusion_preserving, intra_fusion
+from workloads.methods.reconstructing import reconstruction
 from workloads.methods.selecting import conventional, neuron_merging
 from workloads.registry import lookup
 
@@ -21,7 +23,13 @@ METHODS: dict[str, Callable[..., Maps]] = {
     "intra-fusion": intra_fusion,
     "fusion-preserving": fusion_preserving,
     "neuron-merging": neuron_merging,
+    "reconstruction": reconstruction,
 }
+
+
+def needs_images(name: str) -> bool:
+    """Whether a method looks at unlabelled images and the network itself."""
+    return "images" in inspect.signature(lookup(METHODS, name, "method")).parameters
 
 
 def maps(
@@ -32,6 +40,7 @@ def maps(
     *,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> Maps:
     """The maps of a method that take a group from n to m pairings; the identity where m = n.
 
@@ -42,11 +51,12 @@ def maps(
         m: pairings to keep, 1 ≤ m ≤ n.
         seed: of the generator for methods that draw.
         options: further keyword arguments of the method.
+        calibration: for methods that ask for it, `model` and `group`, the `original` pair of these, and `images`.
     """
     method = lookup(METHODS, name, "method")
     if m == pairings.size:
         identity = torch.eye(m)
         return Maps(identity, identity)
-    seeded = {"generator": torch.Generator().manual_seed(seed)}
-    asked = {key: value for key, value in seeded.items() if key in inspect.signature(method).parameters}
+    available = {"generator": torch.Generator().manual_seed(seed), **(calibration or {})}
+    asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
     return method(pairings, importance, m, **asked, **(options or {}))
