@@ -80,7 +80,7 @@ def run(
             return
     try:
         result = run_plan(loaded, facts, planned, out=out, address=address)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         with refusing_bad_input():
             raise error
     except KeyboardInterrupt:

@@ -70,7 +70,7 @@ def run(
         overrides: `key=value` settings, where `experiment` is a name or path.
 
     Raises:
-        ValueError, FileNotFoundError: bad input; nothing was started or written.
+        ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
     """
     if not isinstance(experiment, Experiment):
         experiment = Experiment.load(experiment, overrides)
@@ -103,6 +103,8 @@ def run_plan(
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
+        if started_here:
+            check_fits(experiment, plan)
         write_plan(store, experiment, plan)
         driver = Driver(experiment, facts, plan, store, pending, view)
         todo = [plan.stages[key] for key in pending]
@@ -177,6 +179,29 @@ def check_reachable(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def check_fits(experiment: Experiment, plan: Plan) -> None:
+    """Refuse tasks that this machine could never run; a cluster may still grow, so there Ray waits for a node.
+
+    Raises:
+        ValueError: names the setting and what there is.
+    """
+    machine = ray.cluster_resources()
+    for kind in plan.count():
+        for name, wanted in (
+            ("cpus", task_config(experiment, kind).cpus),
+            ("gpus", task_config(experiment, kind).gpus),
+        ):
+            there = machine.get(name[:-1].upper(), 0.0)
+            if wanted is not None and wanted > there:
+                setting = f"resources.{kind.replace('-', '_')}.{name}"
+                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:g} {name[:-1].upper()}s")
+
+
+def task_config(experiment: Experiment, kind: str) -> TaskConfig:
+    """What the experiment says of the tasks of a kind."""
+    return getattr(experiment.resources, kind.replace("-", "_"))
+
+
 class Driver:
     """Submits the stages of a plan as tasks and follows them until none can run any more."""
 
@@ -207,8 +232,8 @@ class Driver:
             if not inputs:
                 self.make_ready(plan.stages[key])
         cluster = ray.cluster_resources()
-        self.gpus = cluster.get("GPU", 0)
-        self.window = experiment.resources.window or max(16, 4 * int(cluster.get("CPU", 1)))
+        self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+        self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
         self.context: dict[str, Any] = {
             "store": store.uri,
             "dataset": experiment.dataset.model_dump_json(),
@@ -232,10 +257,27 @@ class Driver:
         while self.queue or self.in_flight:
             while self.queue and len(self.in_flight) < self.window:
                 self.submit()
-            self.view.running(Counter(stage.kind for batch in self.in_flight.values() for stage in batch))
+            self.view.running(self.running())
             finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
             for reference in finished:
                 self.collect(reference)
+
+    def running(self) -> Counter[str]:
+        """Stages that workers are busy with, by kind: of the oldest tasks in flight, as many as fit the cluster."""
+        cpus, gpus, kinds = self.cpus, self.gpus, Counter[str]()
+        for batch in self.in_flight.values():
+            reserved = self.reserved(batch[0].kind)
+            cpus, gpus = cpus - reserved["num_cpus"], gpus - reserved["num_gpus"]
+            if cpus < 0 or gpus < 0:
+                break
+            kinds[batch[0].kind] += 1
+        return kinds
+
+    def reserved(self, kind: str) -> dict[str, float]:
+        """What a task of this kind takes of the cluster."""
+        task = task_config(self.experiment, kind)
+        default = DEFAULT_GPUS[kind] if self.gpus else 0.0
+        return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
 
     def submit(self) -> None:
         """Send the most urgent batch to Ray."""
@@ -245,14 +287,12 @@ class Driver:
         for key in keys[BATCH_STAGES:]:
             self.make_ready(self.plan.stages[key])
         kind = batch[0].kind
-        reserved: TaskConfig = getattr(self.experiment.resources, kind.replace("-", "_"))
-        gpus = reserved.gpus if reserved.gpus is not None else DEFAULT_GPUS[kind] * (self.gpus > 0)
         work = [Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read) for s in batch]
-        context = Context(**self.context, threads=max(1, int(reserved.cpus)))
+        reserved = self.reserved(kind)
+        context = Context(**self.context, threads=max(1, int(reserved["num_cpus"])))
         task = ray.remote(execute).options(
             name=f"{kind} {batch[0].key}",
-            num_cpus=reserved.cpus,
-            num_gpus=gpus,
+            **reserved,
             max_retries=self.experiment.resources.retries,
         )
         self.in_flight[task.remote(work, context)] = batch

@@ -78,6 +78,13 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path) -> None:
+    result = metaprune("run", "tiny.yaml", "--set", "resources.train.cpus=100000", folder=tmp_path)
+    assert result.returncode == 2
+    assert "'resources.train.cpus' is 100000, but this machine has" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: Path) -> None:
     diverging = ("--set", "training.learning_rate=1.0e+30", "--set", "training.precision=float32")
     result = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
