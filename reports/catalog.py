@@ -40,9 +40,21 @@ class Result:
 
 
 def data_free_rows(tables: Tables) -> pd.DataFrame:
-    """Final rows measured right after pruning one group."""
+    """Final rows measured without fine-tuning after pruning one group."""
+    frame = untuned(tables)
+    return frame[frame["group"].notna()].astype({"group": int})
+
+
+def whole_network_rows(tables: Tables) -> pd.DataFrame:
+    """Final rows measured without fine-tuning after pruning all groups."""
+    frame = untuned(tables)
+    return frame[frame["group"].isna()]
+
+
+def untuned(tables: Tables) -> pd.DataFrame:
+    """Final rows of pruned models that were not fine-tuned; PaF's end with the fusion."""
     frame = tables.evaluations
-    return frame[frame["final"] & (frame["stage"] == "pruned") & frame["group"].notna()].astype({"group": int})
+    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"])]
 
 
 def pipeline_rows(tables: Tables) -> pd.DataFrame:
@@ -56,69 +68,95 @@ def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
     return frame[(frame["model"] == model) & (frame["stage"] == "baseline") & (frame["training_data"] == "whole")]
 
 
-def variants(frame: pd.DataFrame) -> pd.Series:
-    """The method, followed by the criterion where there are several."""
-    if frame["criterion"].nunique() == 1:
-        return frame["method"]
-    return frame["method"] + " · " + frame["criterion"]
+def variants(frame: pd.DataFrame, *further: str) -> pd.Series:
+    """The method, followed by the criterion, and by further columns, where there are several."""
+    names = frame["method"]
+    for column in ("criterion", *further):
+        if frame[column].nunique() > 1:
+            names = names + " · " + frame[column].replace(PIPELINES)
+    return names
 
 
 def data_free_figure(tables: Tables) -> Iterator[Item]:
     """Accuracy against neuron sparsity, a panel a group, a figure a model."""
     rows = data_free_rows(tables)
-    for model, frame in rows.assign(variant=variants(rows)).groupby("model", sort=False):
-        groups = sorted(frame["group"].unique())
-        figure, axes = figures.panels([f"group {group}" for group in groups])
-        looks = figures.style(sorted(frame["variant"].unique()))
-        start = over_seeds(baselines(tables.evaluations, str(model)), ["neuron_sparsity"])
-        for axis, group in zip(axes, groups, strict=True):
-            means = over_seeds(frame[frame["group"] == group], ["variant", "neuron_sparsity"])
-            for variant, look in looks.items():
-                points = pd.concat([start, means[means["variant"] == variant]])
-                figures.curve(axis, points, "neuron_sparsity", look)
-        figure.supxlabel("neuron sparsity of the group (%)", fontsize=8)
-        figure.supylabel("test accuracy (%)", fontsize=8)
-        figures.legend(figure, looks)
-        yield f"data-free-{model}", figure
+    for model, frame in rows.assign(variant=variants(rows, "pipeline")).groupby("model", sort=False):
+        panels = {f"group {group}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
+        start = baselines(tables.evaluations, str(model))
+        label = "neuron sparsity of the group (%)"
+        yield f"data-free-{model}", sparsity_figure(panels, dict.fromkeys(panels, start), label)
+
+
+def whole_network_figure(tables: Tables) -> Iterator[Item]:
+    """Accuracy against neuron sparsity when all groups are pruned, a panel a model."""
+    rows = whole_network_rows(tables)
+    if rows.empty:
+        return
+    frame = rows.assign(variant=variants(rows, "pipeline"))
+    panels = {str(model): part for model, part in frame.groupby("model", sort=False)}
+    starts = {model: baselines(tables.evaluations, model) for model in panels}
+    yield "whole-network", sparsity_figure(panels, starts, "neuron sparsity of all groups (%)", columns=2)
+
+
+def sparsity_figure(
+    panels: dict[str, pd.DataFrame], starts: dict[str, pd.DataFrame], label: str, columns: int = 4
+) -> Figure:
+    """Mean accuracy against neuron sparsity by variant, a panel a title; all curves begin at the panel's `start`."""
+    figure, axes = figures.panels(list(panels), columns)
+    looks = figures.style(sorted({name for frame in panels.values() for name in frame["variant"]}))
+    for axis, (title, frame) in zip(axes, panels.items(), strict=True):
+        start = over_seeds(starts[title], ["neuron_sparsity"])
+        means = over_seeds(frame, ["variant", "neuron_sparsity"])
+        for variant in sorted(frame["variant"].unique()):
+            points = pd.concat([start, means[means["variant"] == variant]])
+            figures.curve(axis, points, "neuron_sparsity", looks[variant])
+    figure.supxlabel(label, fontsize=8)
+    figure.supylabel("test accuracy (%)", fontsize=8)
+    figures.legend(figure, looks)
+    return figure
 
 
 def data_free_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of each method by model, criterion, group and sparsity, and their difference where there are two."""
-    rows = data_free_rows(tables)
-    if rows.empty:
-        return
-    by = ["model", "criterion", "group", "target_sparsity"]
-    means = over_seeds(rows, [*by, "method"])
-    methods = sorted(means["method"].unique())
-    head = ["model", "criterion", "group", "neuron sparsity (%)", *methods]
-    pair = "conventional" in methods and "intra-fusion" in methods
-    body = []
-    for (model, criterion, group, sparsity), cells in means.groupby(by, sort=True):
-        found = cells.set_index("method")
-        row = [str(model), str(criterion), str(group), f"{100 * sparsity:g}"]
-        row += [number(found["mean"].get(m, float("nan")), found["std"].get(m)) for m in methods]
-        if pair:
-            row.append(signed(found["mean"].get("intra-fusion") - found["mean"].get("conventional")))
-        body.append(row)
+    """Accuracy of each method by group and sparsity, and the gain of Intra-Fusion over conventional pruning."""
     caption = "Test accuracy (%) after pruning one group, without fine-tuning."
-    yield "data-free", Table(caption, head + ["Intra-Fusion gain"] * pair, body, 2)
+    yield from methods_table("data-free", caption, data_free_rows(tables), "group", gain=True)
 
 
 def data_free_mean_table(tables: Tables) -> Iterator[Item]:
     """Accuracy of each method by sparsity, mean over the groups."""
+    caption = "Test accuracy (%) after pruning one group, without fine-tuning, mean over all groups and seeds."
     rows = data_free_rows(tables)
+    over_groups = rows.groupby([*GRID, "method", "seed"], as_index=False)["accuracy"].mean()
+    yield from methods_table("data-free-mean", caption, over_groups)
+
+
+def whole_network_table(tables: Tables) -> Iterator[Item]:
+    """Accuracy of each method by sparsity when all groups are pruned."""
+    caption = "Test accuracy (%) after pruning all groups, without fine-tuning."
+    yield from methods_table("whole-network", caption, whole_network_rows(tables))
+
+
+GRID = ["model", "pipeline", "criterion", "target_sparsity"]
+
+
+def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, gain: bool = False) -> Iterator[Item]:
+    """A row a point of the grid, a column a method; nothing without rows."""
     if rows.empty:
         return
-    means = over_seeds(rows, ["model", "criterion", "target_sparsity", "method"])
+    by = [*GRID[:3], *further, GRID[3]]
+    means = over_seeds(rows, [*by, "method"])
     methods = sorted(means["method"].unique())
+    gain = gain and {"conventional", "intra-fusion"} <= set(methods)
     body = []
-    for (model, criterion, sparsity), cells in means.groupby(["model", "criterion", "target_sparsity"], sort=True):
-        found = cells.set_index("method")["mean"]
-        row = [str(model), str(criterion), f"{100 * sparsity:g}"]
-        body.append(row + [number(found.get(method, float("nan"))) for method in methods])
-    head = ["model", "criterion", "neuron sparsity (%)", *methods]
-    caption = "Test accuracy (%) after pruning one group, without fine-tuning, mean over all groups and seeds."
-    yield "data-free-mean", Table(caption, head, body, 2)
+    for key, cells in means.groupby(by, sort=True):
+        found = cells.set_index("method").reindex(methods)
+        row = [PIPELINES.get(str(part), str(part)) for part in key[:-1]] + [f"{100 * key[-1]:g}"]
+        row += [number(found.at[method, "mean"], found.at[method, "std"]) for method in methods]
+        if gain:
+            row.append(signed(found.at["intra-fusion", "mean"] - found.at["conventional", "mean"]))
+        body.append(row)
+    head = [*by[:-1], "neuron sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
+    yield name, Table(caption, head, body, 3)
 
 
 def pipelines_figure(tables: Tables) -> Iterator[Item]:
@@ -185,6 +223,12 @@ RESULTS: dict[str, Result] = {
     "data-free-mean": Result(
         "mean over the groups by method and sparsity", "a data-free grid of each group", data_free_mean_table
     ),
+    "whole-network-figure": Result(
+        "accuracy against neuron sparsity when all groups are pruned",
+        "a data-free grid of all groups",
+        whole_network_figure,
+    ),
+    "whole-network-table": Result("the same as a table", "a data-free grid of all groups", whole_network_table),
     "pipelines-figure": Result(
         "whole-data, FaP and PaF against weight sparsity", "a fine-tuned grid", pipelines_figure
     ),

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures
-from reports.catalog import PIPELINES, RESULTS, Tables, data_free_rows, pipeline_rows
+from reports.catalog import PIPELINES, RESULTS, Tables, data_free_rows, pipeline_rows, whole_network_rows
 from reports.results import load
 from reports.statistics import mean_by_method
 from reports.tables import Table, number
@@ -89,12 +89,12 @@ def write_item(item: Figure | Table, folder: Path, stem: str, formats: Sequence[
 def headline(tables: Tables) -> list[str]:
     """The main numbers in a few sentences."""
     sentences = []
-    single = data_free_rows(tables)
-    if not single.empty:
-        for model, frame in single.groupby("model", sort=False):
+    scopes = {"one group": data_free_rows(tables), "all groups": whole_network_rows(tables)}
+    for scope, rows in scopes.items():
+        for model, frame in rows.groupby("model", sort=False):
             means = mean_by_method(frame)
             shown = ", ".join(f"{method} {number(mean, digits=1)} %" for method, mean in means.items())
-            sentences.append(f"{model}, one group pruned without fine-tuning, mean over {cells(frame)} cells: {shown}.")
+            sentences.append(f"{model}, {scope} pruned without fine-tuning, mean over {cells(frame)} cells: {shown}.")
     tuned = pipeline_rows(tables)
     if not tuned.empty:
         for model, frame in tuned.groupby("model", sort=False):

@@ -13,10 +13,10 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy") 
 
 def mean_by_method(frame: pd.DataFrame) -> pd.Series:
     """Mean accuracy of each method over the cells that all methods have, best first."""
-    cells = frame.pivot_table(
-        index=["model", "dataset", "seed", "criterion", "group", "target_sparsity"],
+    scoped = frame.assign(group=frame["group"].fillna(-1))
+    cells = scoped.pivot_table(
+        index=["model", "dataset", "pipeline", "seed", "criterion", "group", "target_sparsity"],
         columns="method",
         values="accuracy",
-        dropna=False,
     ).dropna()
     return cells.mean().sort_values(ascending=False)

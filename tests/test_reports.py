@@ -78,7 +78,7 @@ def test_the_data_free_table_has_means_deviations_and_the_gain(run: Path) -> Non
     ((_, table),) = RESULTS["data-free-table"].make(Tables(load(run), load(run, "epochs")))
     assert isinstance(table, Table)
     assert table.head[-3:] == ["conventional", "intra-fusion", "Intra-Fusion gain"]
-    assert table.rows == [["net", "l1", "0", "50", "61.00 ± 1.41", "81.00 ± 1.41", "+20.00"]]
+    assert table.rows == [["net", "whole-data", "l1", "0", "50", "61.00 ± 1.41", "81.00 ± 1.41", "+20.00"]]
 
 
 def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
@@ -91,9 +91,54 @@ def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
     assert axis.get_title() == "group 0"
 
 
+def test_pipelines_and_criteria_are_not_mixed(run: Path) -> None:
+    rows = [{**row, "cell": row["cell"] + "f", "pipeline": "fap", "accuracy": 10.0} for row in ROWS[1:]]
+    store = Store(run)
+    store.write_rows("evaluations", "fap", rows)
+    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS + rows])
+    tables = Tables(load(run), load(run, "epochs"))
+    ((_, table),) = RESULTS["data-free-table"].make(tables)
+    assert isinstance(table, Table)
+    assert [row[1:2] + row[-1:] for row in table.rows] == [["FaP", "+0.00"], ["whole-data", "+20.00"]]
+    ((_, figure),) = RESULTS["data-free-figure"].make(tables)
+    assert isinstance(figure, Figure)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [f"{m} · {p}" for m in ("conventional", "intra-fusion") for p in ("FaP", "whole-data")]
+
+
+def test_the_mean_over_groups_keeps_the_deviation_over_seeds(run: Path) -> None:
+    rows = [{**row, "cell": row["cell"] + "g", "group": 1, "accuracy": row["accuracy"] + 8} for row in ROWS[1:]]
+    store = Store(run)
+    store.write_rows("evaluations", "more", rows)
+    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS + rows])
+    ((_, table),) = RESULTS["data-free-mean"].make(Tables(load(run), load(run, "epochs")))
+    assert isinstance(table, Table)
+    assert table.rows == [["net", "whole-data", "l1", "50", "65.00 ± 1.41", "85.00 ± 1.41"]]
+
+
+def test_whole_networks_have_their_own_table_and_figure(run: Path) -> None:
+    rows = [{**row, "cell": row["cell"] + "w", "group": None, "accuracy": 30.0} for row in ROWS[1:]]
+    store = Store(run)
+    store.write_rows("evaluations", "whole", rows)
+    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS + rows])
+    tables = Tables(load(run), load(run, "epochs"))
+    ((_, table),) = RESULTS["whole-network-table"].make(tables)
+    assert isinstance(table, Table)
+    assert table.rows == [["net", "whole-data", "l1", "50", "30.00 ± 0.00", "30.00 ± 0.00"]]
+    ((_, figure),) = RESULTS["whole-network-figure"].make(tables)
+    assert isinstance(figure, Figure)
+    assert [axis.get_title() for axis in figure.axes] == ["net"]
+    assert len(headline(tables)) == 2
+
+
 def test_what_lacks_data_is_named_and_not_drawn(run: Path, tmp_path: Path) -> None:
     report = write_report(run, tmp_path / "out")
-    assert set(report.lacking) == {"pipelines-figure", "pipelines-table"}
+    assert set(report.lacking) == {
+        "whole-network-figure",
+        "whole-network-table",
+        "pipelines-figure",
+        "pipelines-table",
+    }
     assert not list((tmp_path / "out").glob("pipelines*"))
     assert (
         "net, one group pruned without fine-tuning, mean over 4 cells: intra-fusion 81.0 %, conventional 61.0 %."
