@@ -16,11 +16,12 @@ COLOURS = {
     "intra-fusion": "#0072B2",
     "fusion-preserving": "#D55E00",
     "neuron-merging": "#009E73",
+    "reconstruction": "#CC79A7",
     "whole-data": "#000000",
     "fap": "#D55E00",
     "paf": "#009E73",
 }
-FURTHER_COLOURS = ("#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
+FURTHER_COLOURS = ("#E69F00", "#56B4E9", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 STYLE: Any = {
@@ -40,6 +41,7 @@ STYLE: Any = {
 }
 Look = dict[str, Any]
 TEXT_WIDTH = 5.5  # inches, of a page of the paper
+LEGEND_HANDLE, LEGEND_LETTER = 0.6, 0.06  # inches
 
 
 def style(names: Sequence[str]) -> dict[str, Look]:
@@ -92,4 +94,6 @@ def legend(figure: Figure, looks: dict[str, Look]) -> None:
     """One legend for the whole figure, above the panels."""
     with matplotlib.rc_context(STYLE):
         lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-        figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 3 if len(lines) > 4 else 4))
+        entry = LEGEND_HANDLE + LEGEND_LETTER * max(len(name) for name in looks)
+        columns = max(1, min(len(lines), int(figure.get_figwidth() / entry)))
+        figure.legend(handles=lines, loc="outside upper center", ncols=columns)

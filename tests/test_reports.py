@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from orchestrator.store import Store
-from reports import load
+from reports import figures, load
 from reports.catalog import RESULTS, Tables
 from reports.page import headline, write_report
 from reports.statistics import over_seeds
@@ -89,6 +89,19 @@ def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
     lines = [container.lines[0] for container in axis.containers]
     assert [line.get_xydata().tolist() for line in lines] == [[[0, 90], [50, 61]], [[0, 90], [50, 81]]]
     assert axis.get_title() == "group 0"
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize(
+    "names", [["a"] * 2, ["fusion-preserving(restore_norm=False)", "b", "c", "d", "e"], list("abcdefg")]
+)
+def test_the_legend_fits_into_its_figure(names: list[str], columns: int) -> None:
+    figure, _ = figures.panels(["one"] * columns)
+    figures.legend(figure, figures.style([f"{name}{i}" for i, name in enumerate(names)]))
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_pipelines_and_criteria_are_not_mixed(run: Path) -> None:
