@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from typing import Protocol, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -127,15 +127,15 @@ class LiveProgress(Tally):
             self.live.console.print(f"[red]failed[/red] {kind} {key}: ", end="")
             self.live.console.print(error, markup=False, highlight=False)
 
-    def view(self) -> Table:
-        table = Table(caption=self.summary(), caption_justify="left", box=None, pad_edge=False)
+    def view(self) -> Group:
+        table = Table(box=None, pad_edge=False)
         table.add_column("stage")
         for name in ("done", "running", "failed", "all"):
             table.add_column(name, justify="right")
         for kind, count in self.total.items():
             cells = (self.done[kind], self.active[kind], self.failed[kind], count)
             table.add_row(kind, *(str(cell) for cell in cells))
-        return table
+        return Group(table, self.summary())
 
     def stop(self) -> None:
         self.active = Counter()

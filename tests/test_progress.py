@@ -61,7 +61,10 @@ def test_the_live_view_counts_by_kind() -> None:
     with console.capture() as capture:
         console.print(live.view())
     rows = [line.split() for line in capture.get().splitlines()]
-    assert any(row[-5:] == ["train", "1", "0", "0", "2"] or row[:5] == ["train", "1", "0", "0", "2"] for row in rows)
+    assert ["train", "1", "0", "0", "2"] in rows
+    assert ["compress", "0", "0", "1", "4"] in rows
+    assert "2/6 stages" not in capture.get()
+    assert "1/6 stages, 1 failed, 0 running" in capture.get()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(41.6, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
