@@ -8,6 +8,7 @@ from typing import Protocol, TextIO
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 LOG_SECONDS = 15.0
 
@@ -135,7 +136,7 @@ class LiveProgress(Tally):
         for kind, count in self.total.items():
             cells = (self.done[kind], self.active[kind], self.failed[kind], count)
             table.add_row(kind, *(str(cell) for cell in cells))
-        return Group(table, self.summary())
+        return Group(table, Text(self.summary()))
 
     def stop(self) -> None:
         self.active = Counter()
