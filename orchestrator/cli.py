@@ -130,10 +130,10 @@ def write_report_of(
 
 def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
     """The experiment, what is known of its parts, and its plan."""
-    from orchestrator.experiment import Experiment
+    from orchestrator.experiment import Experiment, make_importable
 
     loaded = Experiment.load(experiment, settings)
-    sys.path.append(os.getcwd())
+    make_importable(experiment)
     from orchestrator.facts import gather
     from orchestrator.plan import make_plan
 

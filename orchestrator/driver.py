@@ -1,5 +1,6 @@
 """Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
 
+import functools
 import heapq
 import itertools
 import logging
@@ -15,13 +16,15 @@ from typing import Any
 import ray
 
 from orchestrator import progress as progress_views
-from orchestrator.experiment import Experiment, TaskConfig
+from orchestrator.experiment import Experiment, TaskConfig, make_importable
 from orchestrator.facts import Facts, gather
 from orchestrator.plan import Plan, Stage, make_plan
 from orchestrator.stages import Context, Outcome, Work, execute, failure, first_line
 from orchestrator.store import Store
+from workloads.config import DatasetConfig
 
 BATCH_STAGES = 64
+BATCH_SECONDS = 30.0
 POLL_SECONDS = 1.0
 DEFAULT_GPUS = {"train": 1.0, "fine-tune": 1.0, "fuse": 0.25, "compress": 0.25, "load": 0.25}
 
@@ -73,6 +76,7 @@ def run(
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
     """
     if not isinstance(experiment, Experiment):
+        make_importable(experiment)
         experiment = Experiment.load(experiment, overrides)
     facts = gather(experiment)
     return run_plan(experiment, facts, make_plan(experiment, facts), out=out, address=address, progress=progress)
@@ -179,6 +183,13 @@ def check_reachable(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def located(dataset: DatasetConfig) -> DatasetConfig:
+    """The data set with its root as an absolute path, since workers run in folders of their own."""
+    if dataset.root is None:
+        return dataset
+    return dataset.model_copy(update={"root": str(Path(dataset.root).expanduser().absolute())})
+
+
 def check_fits(experiment: Experiment, plan: Plan) -> None:
     """Refuse tasks that this machine could never run; a cluster may still grow, so there Ray waits for a node.
 
@@ -223,6 +234,7 @@ class Driver:
         for key, inputs in self.waits_for.items():
             for read in inputs:
                 self.readers.setdefault(read, []).append(key)
+        self.recorded = store.done()
         self.read = {key for stage in plan.stages.values() for key in stage.inputs}
         self.ready: dict[tuple, list[str]] = {}
         self.queue: list[tuple[float, int, tuple]] = []
@@ -236,7 +248,7 @@ class Driver:
         self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
         self.context: dict[str, Any] = {
             "store": store.uri,
-            "dataset": experiment.dataset.model_dump_json(),
+            "dataset": located(experiment.dataset).model_dump_json(),
             "checkpoints": {
                 facts.models[m.label].checkpoint: str(Path(m.checkpoint).expanduser().absolute())
                 for m in experiment.models
@@ -282,20 +294,31 @@ class Driver:
     def submit(self) -> None:
         """Send the most urgent batch to Ray."""
         _, _, name = heapq.heappop(self.queue)
-        keys = self.ready.pop(name)
-        batch = [self.plan.stages[key] for key in keys[:BATCH_STAGES]]
-        for key in keys[BATCH_STAGES:]:
-            self.make_ready(self.plan.stages[key])
+        stages = [self.plan.stages[key] for key in self.ready.pop(name)]
+        sums = itertools.accumulate(stage.cost for stage in stages)
+        size = max(1, min(BATCH_STAGES, sum(seconds <= BATCH_SECONDS for seconds in sums)))
+        batch = stages[:size]
+        for stage in stages[size:]:
+            self.make_ready(stage)
         kind = batch[0].kind
-        work = [Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read) for s in batch]
-        reserved = self.reserved(kind)
-        context = Context(**self.context, threads=max(1, int(reserved["num_cpus"])))
-        task = ray.remote(execute).options(
-            name=f"{kind} {batch[0].key}",
-            **reserved,
-            max_retries=self.experiment.resources.retries,
-        )
+        work = [
+            Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read, s.key not in self.recorded)
+            for s in batch
+        ]
+        context = Context(**self.context, threads=max(1, int(self.reserved(kind)["num_cpus"])))
+        task = self.task(kind).options(name=f"{kind} {batch[0].key}")
         self.in_flight[task.remote(work, context)] = batch
+
+    @functools.cache  # noqa: B019 - a driver lives as long as its run
+    def task(self, kind: str) -> Any:
+        """The remote function for stages of a kind.
+
+        A worker that has used a GPU ends with its task: CUDA stays on the first GPU that a process sees, whatever
+        Ray assigns to it later.
+        """
+        options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
+        options["max_calls"] = 1 if options["num_gpus"] else 0
+        return ray.remote(**options)(execute)
 
     def collect(self, reference: ray.ObjectRef) -> None:
         """Take note of what a task reports; a task that died for good counts as failed."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -62,7 +63,7 @@ def _even(folds: int) -> int:
 class SplitsConfig(Config):
     """How the training set is cut for the split models."""
 
-    folds: Annotated[int, Field(ge=2), AfterValidator(_even)] = 2
+    folds: Annotated[int, Field(ge=2, le=12), AfterValidator(_even)] = 2
     """k disjoint parts; every union of k/2 of them trains one model: 2 models for 2 folds, 6 for 4."""
 
 
@@ -182,6 +183,14 @@ class Experiment(Config):
                 )
         if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
             raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
+        for part in ("criteria", "methods"):
+            named: dict[str, ChoiceConfig] = {}
+            for choice in (choice for grid in self.pruning for choice in getattr(grid, part)):
+                if named.setdefault(choice.label, choice) != choice:
+                    raise ValueError(
+                        f"pruning.{part} has two different functions named '{choice.label}': results could not tell "
+                        f"them apart"
+                    )
         labels = [model.label for model in self.models]
         if len(set(labels)) < len(labels):
             raise ValueError(
@@ -213,6 +222,13 @@ class Experiment(Config):
     def to_yaml(self) -> str:
         """The complete experiment, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def make_importable(source: str | Path) -> None:
+    """Let the user's own modules be found in the current folder and beside the experiment's file."""
+    for folder in (Path.cwd(), Path(source).absolute().parent):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
 
 def built_in() -> dict[str, str]:

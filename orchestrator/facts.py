@@ -16,7 +16,7 @@ from workloads.criteria import CRITERIA
 from workloads.evaluation import parameter_count
 from workloads.groups import trace
 from workloads.methods import METHODS
-from workloads.registry import check_options, code_version, lookup
+from workloads.registry import check_options, code_version, draws, lookup
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Facts:
         fingerprint: of the data set's files.
         models: by label.
         code: digests of the modules that define the user's own functions, by name.
+        drawing: criteria and methods that draw, be it numbers or images: they depend on the seed.
     """
 
     channels: int
@@ -56,6 +57,7 @@ class Facts:
     fingerprint: str
     models: dict[str, ModelFacts]
     code: dict[str, str]
+    drawing: frozenset[str] = frozenset()
 
 
 def gather(experiment: Experiment) -> Facts:
@@ -95,6 +97,11 @@ def gather(experiment: Experiment) -> Facts:
         fingerprint=dataset.fingerprint,
         models=networks,
         code=code,
+        drawing=frozenset(
+            name
+            for registry, kind, name in _functions(experiment)
+            if kind in ("criterion", "method") and draws(lookup(registry, name, kind))
+        ),
     )
 
 
@@ -113,17 +120,20 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
     try:
         with torch.inference_mode():
             model(example)
-    except RuntimeError as error:
+    except Exception as error:
         raise ValueError(
             f"model '{config.name}' cannot take images of {shape[1]}×{shape[2]} pixels with {shape[0]} channels "
-            f"({str(error).splitlines()[0]}): set dataset.size, for instance to 32"
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): set dataset.size, for instance to 32"
         ) from error
     digest = None
     if config.checkpoint:
         state = checkpoints.read_state(config.checkpoint)
         checkpoints.load_state(model, state, config.checkpoint)
         digest = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()[:16]
-    structure = trace(model, example)
+    try:
+        structure = trace(model, example)
+    except Exception as error:
+        raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error
     return ModelFacts(
         widths=tuple(group.size for group in structure.groups),
         parameters=parameter_count(model),

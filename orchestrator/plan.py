@@ -61,23 +61,25 @@ class Plan:
 
     Attributes:
         stages: by key.
-        cells: number of end results asked for.
         requested: number of stages before equal ones were shared.
     """
 
     stages: dict[str, Stage] = field(default_factory=dict)
-    cells: int = 0
     requested: int = 0
 
     def add(self, kind: str, parameters: dict[str, Any], inputs: tuple[str, ...], labels: dict, cost: float) -> str:
         """Add a stage unless an equal one is there; its key."""
         stage = Stage(kind, parameters, inputs, labels, cost)
         self.requested += 1
-        self.cells += bool(labels.get("final"))
         known = self.stages.get(stage.key)
         if known is None or (labels.get("final") and not known.labels.get("final")):
             self.stages[stage.key] = stage
         return stage.key
+
+    @property
+    def cells(self) -> int:
+        """Number of end results asked for."""
+        return sum(bool(stage.labels.get("final")) for stage in self.stages.values())
 
     def count(self) -> Counter[str]:
         """Stages by kind."""
@@ -189,7 +191,7 @@ class _Builder:
             "sparsity": sparsity,
             "criterion": changed(cell.criterion) | self.code(cell.criterion.name),
             "method": changed(cell.method) | self.code(cell.method.name),
-            "seed": self.seed,
+            **({"seed": self.seed} if {cell.criterion.name, cell.method.name} & self.facts.drawing else {}),
             **({} if cell.group is None else {"group": cell.group}),
         }
         labels = {**labels, "stage": "pruned", "neuron_sparsity": sparsity, "final": final}

@@ -44,6 +44,7 @@ class Work:
     Attributes:
         kind, key, parameters, inputs, labels: of the stage.
         keep: whether the network is stored, because another stage reads it.
+        record: whether rows are written; not where they are there and only the network has to be made again.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Work:
     inputs: tuple[str, ...]
     labels: Mapping[str, Any]
     keep: bool
+    record: bool
 
 
 @dataclass(frozen=True)
@@ -285,13 +287,14 @@ class Worker:
         name, group = criterion["name"], structure.groups[number]
         needed = CRITERION_BATCHES if needs_batches(name) else 0
         batches = self.training_batches(work, needed, CRITERION_BATCH_SIZE) if needed else []
-        seed = work.parameters["seed"]
+        seed = work.parameters.get("seed", 0)
         scores = importance(name, model, group, batches=batches, seed=seed, options=criterion.get("options"))
         return Pairings(model, group), scores
 
     def shared_scores(self, model: nn.Module, structure: Structure, number: int, work: Work) -> tuple[Pairings, Tensor]:
         """The same, computed once for all stages of a task that prune one group of one network by one criterion."""
-        shared = work.inputs, number, json.dumps(work.parameters["criterion"], sort_keys=True), work.parameters["seed"]
+        criterion = json.dumps(work.parameters["criterion"], sort_keys=True)
+        shared = work.inputs, number, criterion, work.parameters.get("seed")
         if shared not in self.scored:
             self.scored = {shared: self.scores(model, structure, number, work)}
         return self.scored[shared]
@@ -334,10 +337,12 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
             store.write_rows("failures", work.key, [{**labels, **failure(work.kind, error)}])
             continue
         seconds = time.perf_counter() - clock
+        outcomes.append(Outcome(work.key, seconds))
+        if not work.record:
+            continue
         rows["evaluations"] += [{**labels, **row} for row in output.evaluations]
         rows["epochs"] += [{**labels, **row, "final": False} for row in output.epochs]
         rows["timings"].append({**labels, **timing(work.kind, started, seconds, context.threads)})
-        outcomes.append(Outcome(work.key, seconds))
     shard = hashlib.sha256(" ".join(row["cell"] for row in rows["timings"]).encode()).hexdigest()[:20]
     for table, written in rows.items():
         if written:

@@ -40,6 +40,9 @@ class Store:
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
             ) from error
 
+        if self.files.get_file_info(self.root).type == fs.FileType.File:
+            raise ValueError(f"storage '{self.uri}' is a file: give a folder")
+
     def path(self, *parts: str) -> str:
         """The full path of a file of the run."""
         return "/".join((self.root, *parts))

@@ -58,9 +58,9 @@ def untuned(tables: Tables) -> pd.DataFrame:
 
 
 def pipeline_rows(tables: Tables) -> pd.DataFrame:
-    """Final rows after fine-tuning."""
+    """Final rows after pruning all groups with fine-tuning."""
     frame = tables.evaluations
-    return frame[frame["final"] & (frame["stage"] == "fine-tuned")]
+    return frame[frame["final"] & (frame["stage"] == "fine-tuned") & frame["group"].isna()]
 
 
 def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -101,14 +101,15 @@ def whole_network_figure(tables: Tables) -> Iterator[Item]:
 def sparsity_figure(
     panels: dict[str, pd.DataFrame], starts: dict[str, pd.DataFrame], label: str, columns: int = 4
 ) -> Figure:
-    """Mean accuracy against neuron sparsity by variant, a panel a title; all curves begin at the panel's `start`."""
+    """Mean accuracy against neuron sparsity by variant, a panel a title; whole-data begins at the panel's start."""
     figure, axes = figures.panels(list(panels), columns)
     looks = figures.style(sorted({name for frame in panels.values() for name in frame["variant"]}))
     for axis, (title, frame) in zip(axes, panels.items(), strict=True):
         start = over_seeds(starts[title], ["neuron_sparsity"])
-        means = over_seeds(frame, ["variant", "neuron_sparsity"])
-        for variant in sorted(frame["variant"].unique()):
-            points = pd.concat([start, means[means["variant"] == variant]])
+        means = over_seeds(frame, ["pipeline", "variant", "neuron_sparsity"])
+        for (pipeline, variant), points in means.groupby(["pipeline", "variant"]):
+            if pipeline == "whole-data" and points["neuron_sparsity"].min() > 0:
+                points = pd.concat([start, points])
             figures.curve(axis, points, "neuron_sparsity", looks[variant])
     figure.supxlabel(label, fontsize=8)
     figure.supylabel("test accuracy (%)", fontsize=8)
@@ -199,7 +200,7 @@ def pipelines_table(tables: Tables) -> Iterator[Item]:
 def models_table(tables: Tables) -> Iterator[Item]:
     """Accuracy of the unpruned models: trained on everything, on the subsets, and fused."""
     frame = tables.evaluations
-    rows = frame[frame["stage"].isin(["baseline", "fused"]) & (frame["neuron_sparsity"] == 0)]
+    rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
     if rows.empty:
         return
     named = rows.assign(training_data=rows["training_data"].fillna("fused, before fine-tuning"))

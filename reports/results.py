@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from orchestrator.schema import COORDINATES
 from orchestrator.store import Store
 
 
@@ -19,7 +20,9 @@ def load(
         everything: also rows of earlier settings that the run's present experiment does not ask for.
 
     Returns:
-        A data frame with the columns of `orchestrator.schema.SCHEMAS[table]`, no row twice.
+        A data frame with the columns of `orchestrator.schema.SCHEMAS[table]`, no row twice. The coordinates of rows
+        that the present experiment asks for are as it sees them: a stage that was on the way to a cell may be the
+        end of one since the grid was extended.
 
     Raises:
         FileNotFoundError: no run at this place.
@@ -38,7 +41,14 @@ def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
     frame = store.read_table(table).to_pandas()
     if "cell" not in frame or table == "plan":
         return frame
+    names = [field.name for field in COORDINATES]
+    plan = store.read_table("plan", names).to_pandas().set_index("cell")
+    planned = frame["cell"].isin(plan.index)
     if not everything:
-        frame = frame[frame["cell"].isin(store.read_table("plan", ["cell"])["cell"].to_pylist())]
+        frame = frame[planned]
+        if table != "epochs":
+            names.remove("cell")
+            order = list(frame.columns)
+            frame = frame.drop(columns=names).join(plan, on="cell")[order]
     identity = [column for column in ("cell", "epoch") if column in frame]
     return frame.drop_duplicates(identity).reset_index(drop=True)

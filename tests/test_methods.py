@@ -7,6 +7,7 @@ from torch import nn
 from workloads.criteria import CRITERIA, importance
 from workloads.groups import Pairings, merge_batch_norm, trace
 from workloads.methods import maps
+from workloads.methods.fusing import intra_fusion
 from workloads.methods.selecting import most_important
 from workloads.registry import check_options, code_version, lookup
 from workloads.transport import exact_plan, proportional, uniform
@@ -109,5 +110,10 @@ def test_own_code_is_found_and_versioned(tmp_path, monkeypatch: pytest.MonkeyPat
     check_options(function, {"power": 2}, "criterion")
     with pytest.raises(ValueError, match=r"criterion has no option 'powr'; did you mean 'power'\?"):
         check_options(function, {"powr": 2}, "criterion")
+    with pytest.raises(ValueError, match=r"option 'source' of it is 'unifrom': it should be 'uniform' or 'importance'"):
+        check_options(intra_fusion, {"source": "unifrom"}, "it")
+    (tmp_path / "own_bad.py").write_text("def broken(:\n")
+    with pytest.raises(ValueError, match=r"the module cannot be imported \(SyntaxError"):
+        lookup(CRITERIA, "own_bad:broken", "criterion")
     assert code_version(CRITERIA, "l1", "criterion") is None
     assert len(code_version(CRITERIA, "own_one:score", "criterion") or "") == 16

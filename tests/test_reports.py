@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from orchestrator.schema import SCHEMAS
 from orchestrator.store import Store
 from reports import figures, load
 from reports.catalog import RESULTS, Tables
@@ -49,12 +50,18 @@ ROWS = [
 ]
 
 
+def plan(store: Store, rows: list[dict]) -> None:
+    """Make the rows those that the present experiment asks for."""
+    names = SCHEMAS["plan"].names
+    store.write_rows("plan", "plan", [{k: v for k, v in row.items() if k in names} for row in rows])
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     store = Store(tmp_path / "run")
     store.write_rows("evaluations", "all", ROWS)
     store.write_rows("evaluations", "stale", [evaluation("stale", method="conventional", group=0, accuracy=1.0)])
-    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS])
+    plan(store, ROWS)
     return tmp_path / "run"
 
 
@@ -66,6 +73,15 @@ def test_only_rows_of_the_present_plan_are_loaded(run: Path) -> None:
 def test_a_row_written_in_two_shards_counts_once(run: Path) -> None:
     Store(run).write_rows("evaluations", "again", ROWS[1:3])
     assert len(load(run)) == len(ROWS)
+
+
+def test_rows_are_labelled_as_the_present_experiment_sees_them(run: Path) -> None:
+    """A stage on the way to a cell ends one after the grid was extended, and the other way round."""
+    plan(Store(run), [{**row, "final": not row["final"], "experiment": "extended"} for row in ROWS])
+    frame = load(run).set_index("cell")
+    assert frame["final"].to_dict() == {row["cell"]: not row["final"] for row in ROWS}
+    assert set(frame["experiment"]) == {"extended"}
+    assert frame["accuracy"].to_dict() == {row["cell"]: row["accuracy"] for row in ROWS}
 
 
 def test_several_runs_are_told_apart(run: Path) -> None:
@@ -108,7 +124,7 @@ def test_pipelines_and_criteria_are_not_mixed(run: Path) -> None:
     rows = [{**row, "cell": row["cell"] + "f", "pipeline": "fap", "accuracy": 10.0} for row in ROWS[1:]]
     store = Store(run)
     store.write_rows("evaluations", "fap", rows)
-    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS + rows])
+    plan(store, ROWS + rows)
     tables = Tables(load(run), load(run, "epochs"))
     ((_, table),) = RESULTS["data-free-table"].make(tables)
     assert isinstance(table, Table)
@@ -123,7 +139,7 @@ def test_the_mean_over_groups_keeps_the_deviation_over_seeds(run: Path) -> None:
     rows = [{**row, "cell": row["cell"] + "g", "group": 1, "accuracy": row["accuracy"] + 8} for row in ROWS[1:]]
     store = Store(run)
     store.write_rows("evaluations", "more", rows)
-    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS + rows])
+    plan(store, ROWS + rows)
     ((_, table),) = RESULTS["data-free-mean"].make(Tables(load(run), load(run, "epochs")))
     assert isinstance(table, Table)
     assert table.rows == [["net", "whole-data", "l1", "50", "65.00 ± 1.41", "85.00 ± 1.41"]]
@@ -133,7 +149,7 @@ def test_whole_networks_have_their_own_table_and_figure(run: Path) -> None:
     rows = [{**row, "cell": row["cell"] + "w", "group": None, "accuracy": 30.0} for row in ROWS[1:]]
     store = Store(run)
     store.write_rows("evaluations", "whole", rows)
-    store.write_rows("plan", "plan", [{"cell": row["cell"]} for row in ROWS + rows])
+    plan(store, ROWS + rows)
     tables = Tables(load(run), load(run, "epochs"))
     ((_, table),) = RESULTS["whole-network-table"].make(tables)
     assert isinstance(table, Table)

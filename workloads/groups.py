@@ -144,7 +144,7 @@ def _members(items: list, names: dict[nn.Module, str], size: int) -> Iterator[Me
 
 def _normalised(graph: torch_pruning.DependencyGraph, names: dict[nn.Module, str]) -> Iterator[tuple[str, str]]:
     for module, node in graph.module2node.items():
-        if isinstance(module, BATCH_NORMS) and module.track_running_stats and len(node.inputs) == 1:
+        if isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats and len(node.inputs) == 1:
             source = node.inputs[0]
             if isinstance(source.module, WEIGHTED) and len(source.outputs) == 1:
                 yield names[source.module], names[module]

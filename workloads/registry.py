@@ -4,8 +4,11 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -30,8 +33,9 @@ def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> 
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{kind} '{name}': the module cannot be imported ({error})") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"{kind} '{name}': the module cannot be imported ({reason})") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{kind} '{name}': module '{module_name}' has no function '{attribute}'")
@@ -50,6 +54,11 @@ def code_version(registry: Mapping[str, Callable[..., Any]], name: str, kind: st
     return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
 
 
+def draws(function: Callable[..., Any]) -> bool:
+    """Whether a criterion or method depends on a seed: on random numbers, or on which images it is shown."""
+    return bool({"generator", "batches", "images"} & inspect.signature(function).parameters.keys())
+
+
 INJECTED = ("batches", "generator", "model", "group", "original", "images")
 
 
@@ -62,12 +71,21 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED]
-    for option in options:
-        if option not in allowed:
+    own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
+    hints = typing.get_type_hints(function)
+    for option, value in options.items():
+        if option not in own:
             raise ValueError(
-                f"{where} has no option '{option}'{nearest(option, allowed)} It takes: {', '.join(allowed) or 'none'}"
+                f"{where} has no option '{option}'{nearest(option, own)} It takes: {', '.join(own) or 'none'}"
             )
+        try:
+            TypeAdapter(hints.get(option, Any)).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Input ")
+            raise ValueError(f"option '{option}' of {where} is {value!r}: it {reason}") from error
+    for name, parameter in own.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ValueError(f"{where} needs its option '{name}'")
 
 
 def summary(function: Callable[..., Any]) -> str:

@@ -1,5 +1,6 @@
 """Cutting the training set into the parts that the split models see (section 6, appendix D)."""
 
+import math
 from itertools import combinations
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 def subset_count(folds: int) -> int:
     """Number of split models: all unions of folds/2 of the folds, C(k, k/2)."""
-    return len(list(combinations(range(folds), folds // 2)))
+    return math.comb(folds, folds // 2)
 
 
 def fold_subsets(labels: Tensor, folds: int, seed: int) -> list[Tensor]:

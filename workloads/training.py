@@ -73,6 +73,21 @@ def train(
     """
     device = next(model.parameters()).device
     pool = dataset.train_pool if indices is None else indices
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # for layers that draw, such as dropout
+        return _train(model, dataset, config, seed, pool, augmentation, on_epoch)
+
+
+def _train(
+    model: nn.Module,
+    dataset: Dataset,
+    config: TrainingConfig,
+    seed: int,
+    pool: Tensor,
+    augmentation: tuple[str, ...],
+    on_epoch: Callable[[Epoch], None],
+) -> list[Epoch]:
+    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
@@ -88,6 +103,8 @@ def train(
         started = time.perf_counter()
         model.train()
         order = pool[torch.randperm(len(pool), generator=generator)]
+        if len(order) % config.batch_size == 1:
+            order = order[:-1]  # batch-norm cannot learn from a single image
         totals = torch.zeros(2, device=device)
         step = (epoch - 1) * steps_per_epoch
         for images, labels in dataset.batches("train", config.batch_size, device, order):
@@ -101,7 +118,7 @@ def train(
             optimizer.step()
             totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
             step += 1
-        train_loss, train_accuracy = (totals / len(pool)).tolist()
+        train_loss, train_accuracy = (totals / max(1, len(order))).tolist()
         if not math.isfinite(train_loss):
             raise FloatingPointError(
                 f"training diverged in epoch {epoch} (loss {train_loss}): "
