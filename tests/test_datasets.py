@@ -119,6 +119,19 @@ def test_image_folder(tmp_path: Path, stream: bool) -> None:
     assert torch.equal(images[1], pixels(picture(0, (12, 10)))[:, :, 1:11]), "the centre is cut out"
 
 
+def test_edited_images_of_the_same_size_have_another_fingerprint(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        picture(0).save(tmp_path / part / "a" / "0.bmp")
+    config = DatasetConfig(name="image-folder", root=str(tmp_path))
+    before = load(config)
+    picture(1).save(tmp_path / "train" / "a" / "0.bmp")
+    load.cache_clear()
+    after = load(config)
+    assert before.fingerprint != after.fingerprint
+    assert torch.equal(after.train.images[0], pixels(picture(1)))
+
+
 def test_fashion_mnist_from_idx_files(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     for prefix in ("train", "t10k"):

@@ -90,6 +90,8 @@ def test_bad_pruning_is_one_clear_sentence(write, text: str, message: str) -> No
             MINIMAL.replace("model: {name: vgg11_bn}", "models: [{name: resnet18}, {name: resnet18}]"),
             "models has the same network twice",
         ),
+        (MINIMAL + 'pruning: {criteria: [l1, "mine:l1"]}', "two different functions named 'l1'"),
+        (MINIMAL + "splits: {folds: 26}", "'splits.folds' is 26: it should be less than or equal to 12"),
     ],
 )
 def test_bad_experiments_are_one_clear_sentence(write, text: str, message: str) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,18 @@ def test_one_more_sparsity_adds_only_its_cells(tmp_path: Path) -> None:
     new = missing(more, store)
     assert len(new) == 6
     assert {more.stages[key].labels["target_sparsity"] for key in new} == {0.7}
+
+
+def test_the_seed_is_in_the_key_of_what_draws_alone() -> None:
+    """A checkpoint pruned by l1 is the same for every seed; one pruned by taylor is shown other images."""
+    model = {"name": "vgg11_bn", "checkpoint": "weights.safetensors"}
+    loaded = {"vgg11_bn": ModelFacts((64,), 1000, "digest", 0.001)}
+    facts = replace(FACTS, models=loaded, drawing=frozenset({"taylor"}))
+    grid = {"sparsities": [0.5], "criteria": ["l1", "taylor"], "methods": ["conventional"]}
+    plan = make_plan(experiment(model=model, pruning=grid, seeds=[0, 1, 2]), facts)
+    criteria = [s.labels["criterion"] for s in plan.stages.values() if s.kind == "compress"]
+    assert sorted(criteria) == ["l1", "taylor", "taylor", "taylor"]
+    assert plan.cells == 4
 
 
 def test_a_task_shares_model_group_and_criterion() -> None:

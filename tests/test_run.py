@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import ray
 import torch
+import yaml
 
 from orchestrator import Experiment, run
 from orchestrator.progress import LogProgress, NoProgress
@@ -186,6 +187,27 @@ def test_a_lost_network_is_made_again_when_needed(tiny: Experiment, tmp_path: Pa
     assert start(tiny, tmp_path).done == 0, "nothing needs it"
     more = start(changed(pruning={"groups": [0, 1], "sparsities": [0.3, 0.5, 0.7]}), tmp_path)
     assert (more.done, more.complete) == (5, True)
+
+
+def test_a_grid_extended_from_data_free_to_fine_tuned_has_no_row_twice(tmp_path: Path) -> None:
+    """Its first pruning is there, but not the network, which is made again without its rows."""
+    grid = {"groups": [0], "sparsities": [0.5], "methods": ["conventional"]}
+    start(changed(pruning=grid), tmp_path)
+    result = start(changed(pruning=[grid, {**grid, "mode": "fine-tuned", "steps": 1}]), tmp_path)
+    assert result.complete
+    raw = pd.read_parquet(tmp_path / "results" / "evaluations")
+    assert raw["cell"].is_unique
+    assert load(tmp_path)["final"].sum() == 2
+
+
+def test_own_code_beside_the_experiment_is_found(tmp_path: Path) -> None:
+    lines = ["from workloads.criteria import l1", "def mine(model, group):", "    return l1(model, group)"]
+    (tmp_path / "beside.py").write_text("\n".join(lines))
+    settings = {**TINY, "pruning": {"groups": [0], "sparsities": [0.5], "criteria": ["beside:mine"]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    result = run(tmp_path / "mine.yaml", out=tmp_path / "run", progress=NoProgress())
+    sys.path.remove(str(tmp_path))
+    assert result.complete, result.failed
 
 
 def test_a_killed_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Experiment) -> None:

@@ -100,6 +100,12 @@ def test_columns_of_another_type_are_an_error(tmp_path: Path) -> None:
         Store(tmp_path).read_table("evaluations")
 
 
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file: give a folder"):
+        Store(tmp_path / "file")
+
+
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="storage 'floppy://a' cannot be used"):
         Store("floppy://a")

@@ -42,6 +42,26 @@ def test_training_learns_and_repeats_itself(digits: Dataset) -> None:
     assert history[-1].train_loss < history[0].train_loss
 
 
+def test_dropout_draws_from_the_seed_and_leaves_the_global_state(digits: Dataset) -> None:
+    losses = []
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        before = torch.get_rng_state()
+        model = nn.Sequential(build(MODEL, channels=1, classes=10), nn.Dropout(0.5))
+        history = train(model, digits, TrainingConfig(epochs=1, batch_size=50), seed=5)
+        losses.append(history[-1].train_loss)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert losses[0] == losses[1]
+
+
+def test_a_last_batch_of_one_image_is_left_out(digits: Dataset) -> None:
+    seen = []
+    model = build(MODEL, channels=1, classes=10)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])) if module.training else None)
+    train(model, digits, TrainingConfig(epochs=1, batch_size=16), seed=0, indices=digits.train_pool[:33])
+    assert seen == [16, 16]
+
+
 def test_training_touches_only_the_given_samples(digits: Dataset) -> None:
     seen = []
     model = build(MODEL, channels=1, classes=10)

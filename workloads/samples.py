@@ -132,10 +132,8 @@ def resize(images: Tensor, size: int | None) -> Tensor:
     """(N, C, H, W) uint8 to (N, C, size, size), bilinear with antialiasing; unchanged where size is null."""
     if size is None or images.shape[-2:] == (size, size):
         return images
-    resized = [
-        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in images.split(1000)
-    ]
-    return torch.cat([part.round().to(torch.uint8) for part in resized])
+    scale = functools.partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
+    return torch.cat([scale(part.float()).round().to(torch.uint8) for part in images.split(1000)])
 
 
 def decode(file: Path | bytes, shape: tuple[int, int, int]) -> Tensor:
