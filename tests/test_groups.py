@@ -238,3 +238,17 @@ def test_reconstruction_is_exact_where_neurons_are_constant_or_dependent(flatten
     assert pair.shift
     apply(model, group, pair)
     torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"affine": False}, {"track_running_stats": False}])
+def test_batch_norms_without_parameters_or_statistics_are_not_merged(options: dict) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4, **options), nn.Flatten(), nn.Linear(16, 2)).eval()
+    images = torch.randn(6, 1, 2, 2)
+    expected = model(images)
+    structure = trace(model, images[:1])
+    assert structure.normalised == ()
+    merge_batch_norm(model, structure)
+    assert torch.equal(model(images), expected)
+    (group,) = structure.groups
+    apply(model, group, maps("conventional", Pairings(model, group), torch.rand(4), 2))
+    assert model(images).shape == (6, 2)

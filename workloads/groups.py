@@ -57,7 +57,7 @@ class Structure:
 
     Attributes:
         groups: in the paper's order, from the output backwards.
-        normalised: (layer, batch-norm) names where the batch-norm alone reads the layer's output.
+        normalised: (layer, batch-norm) names where an affine batch-norm with statistics alone reads the layer's output.
     """
 
     groups: tuple[Group, ...]
@@ -158,11 +158,9 @@ def merge_batch_norm(model: nn.Module, structure: Structure) -> None:
     """
     for layer_name, norm_name in structure.normalised:
         layer, norm = get_layer(model, layer_name), get_layer(model, norm_name)
-        scale = (norm.running_var + norm.eps).rsqrt()
-        if norm.affine:
-            scale = scale * norm.weight
+        scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
         bias = torch.zeros_like(norm.running_mean) if layer.bias is None else layer.bias
-        bias = (bias - norm.running_mean) * scale + (norm.bias if norm.affine else 0)
+        bias = (bias - norm.running_mean) * scale + norm.bias
         layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
         layer.bias = nn.Parameter(bias)
         empty_batch_norm(norm)
@@ -180,6 +178,8 @@ def empty_batch_norm(norm: Any) -> None:
 
 def is_empty(norm: Any) -> bool:
     """Whether a batch-norm is the identity in evaluation mode, up to its ε."""
+    if norm.running_mean is None:
+        return False
     identity = bool((norm.running_mean == 0).all()) and bool(((norm.running_var - 1).abs() <= 2 * norm.eps).all())
     return identity and (not norm.affine or (bool((norm.weight == 1).all()) and bool((norm.bias == 0).all())))
 
