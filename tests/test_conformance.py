@@ -24,21 +24,21 @@ from workloads.groups import (
     empty_batch_norm,
     get_layer,
     merge_batch_norm,
-    size_after,
-    trace,
 )
 from workloads.methods import maps
 from workloads.methods.selecting import most_important
 from workloads.models import BasicBlock
+from workloads.tracing import trace
 from workloads.transport import proportional, uniform
+from workloads.widths import size_after
 
 GOLDEN = Path(__file__).parent / "golden"
 SPARSITIES = (0.25, 0.5, 0.75)
 VARIANTS = {
     "intra_fusion": {},
-    "intra_fusion_uTiS": {"source": "importance"},
-    "intra_fusion_iTuS": {"target": "importance"},
-    "intra_fusion_iTiS": {"source": "importance", "target": "importance"},
+    "intra_fusion_uTiS": {"source_marginal": "importance"},
+    "intra_fusion_iTuS": {"target_marginal": "importance"},
+    "intra_fusion_iTiS": {"source_marginal": "importance", "target_marginal": "importance"},
     "intra_fusion_p2": {"p": 2.0},
 }
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
@@ -171,7 +171,7 @@ def test_one_group(network: str, number: int, criterion: str, sparsity: float) -
         scores = break_ties_as_published(scores, m, golden()[f"{key}/{name}/map"])
         kept = most_important(scores, m)
         cost = pairings.distances(options.get("p", 1.0))[:, kept]
-        mu = proportional(scores) if options.get("source") == "importance" else uniform(group.size)
+        mu = proportional(scores) if options.get("source_marginal") == "importance" else uniform(group.size)
         pair = maps("intra-fusion", pairings, scores, m, options=options)
         if same_plan(pair, golden()[f"{key}/{name}/map"], cost, mu.float()):
             check_logits(f"{key}/{name}", model, group, pair, batches, LOGITS)

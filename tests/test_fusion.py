@@ -8,11 +8,12 @@ from tests.conftest import with_statistics
 from workloads.config import ModelConfig, TrainingConfig
 from workloads.evaluation import evaluate
 from workloads.fusion import align, average, fuse, transport_maps
-from workloads.groups import Maps, Structure, apply, merge_batch_norm, trace
+from workloads.groups import Maps, Structure, apply, merge_batch_norm
 from workloads.models import build
-from workloads.repair import match_statistics, output_moments
+from workloads.repair import match_statistics, output_moments, repaired_layers
 from workloads.samples import Dataset
 from workloads.splits import fold_subsets, subset_count
+from workloads.tracing import trace
 from workloads.training import train
 
 
@@ -89,7 +90,7 @@ def test_a_wider_anchor_is_refused(images: torch.Tensor) -> None:
 def test_matching_its_own_statistics_changes_nothing(merged, images: torch.Tensor) -> None:
     model, structure = merged
     expected = model(images)
-    match_statistics(model, structure, [copy.deepcopy(model)], [images])
+    match_statistics(model, output_moments(model, repaired_layers(structure), [images]), [images])
     torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -98,11 +99,11 @@ def test_repair_restores_mean_and_deviation(merged, images: torch.Tensor) -> Non
     other = with_statistics(copy.deepcopy(model), seed=9)
     merge_batch_norm(other, structure)
     collapsed = average([model, other])
-    match_statistics(collapsed, structure, [model], [images])
-    wanted = output_moments(model, [layer for layer, _ in structure.normalised], [images])
-    reached = output_moments(collapsed, [norm for _, norm in structure.normalised], [images])
-    for layer, norm in structure.normalised:
-        for ours, theirs in zip(reached[norm], wanted[layer], strict=True):
+    wanted = output_moments(model, repaired_layers(structure), [images])
+    match_statistics(collapsed, wanted, [images])
+    reached = output_moments(collapsed, wanted, [images])
+    for layer, parts in wanted.items():
+        for ours, theirs in zip(reached[layer], parts, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
 
 

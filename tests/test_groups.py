@@ -13,10 +13,10 @@ from workloads.groups import (
     is_empty,
     merge_batch_norm,
     remap,
-    size_after,
-    trace,
 )
 from workloads.methods import METHODS, maps
+from workloads.tracing import trace
+from workloads.widths import size_after
 
 NETWORKS = ("vgg", "resnet")
 
@@ -50,7 +50,8 @@ def test_groups_of_the_papers_networks(vgg: nn.Module, resnet: nn.Module) -> Non
 
 
 def calibration(model: nn.Module, group: Group, images: torch.Tensor) -> dict:
-    return {"model": model, "group": group, "original": (copy.deepcopy(model), group), "images": [images]}
+    original = copy.deepcopy(model), group
+    return {"model": model, "group": group, "statistics": {}, "original": original, "images": [images]}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -72,7 +73,7 @@ def test_half_of_every_group_goes(network: nn.Module, images: torch.Tensor, meth
         scores = torch.rand(group.size, generator=torch.Generator().manual_seed(2))
         given = calibration(network, group, images)
         m = size_after(group.size, 0.5)
-        apply(network, group, maps(method, Pairings(network, group), scores, m, calibration=given))
+        apply(network, group, maps(method, Pairings(network, group), scores, m, context=given))
     assert network(images).isfinite().all()
     assert [g.size for g in trace(network, images[:1]).groups] == [g.size // 2 for g in structure.groups]
     for module in network.modules():
@@ -117,24 +118,37 @@ def test_a_flatten_before_the_classifier_is_pruned() -> None:
     assert not torch.allclose(without, expected)
 
 
-def test_grouped_convolutions_are_refused_by_name() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 2))
-    with pytest.raises(ValueError, match=r"layer '1' is a grouped convolution"):
-        trace(model, torch.zeros(1, 1, 4, 4))
-
-
-def test_an_unmerged_batch_norm_refuses_to_be_mixed() -> None:
+def test_an_unmerged_batch_norm_keeps_what_is_kept_and_averages_what_is_mixed() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).eval()
-    model[2].running_mean.fill_(0.3)
+    norm = model[2]
+    norm.running_mean.copy_(torch.tensor([0.3, 0.1, 0.5, 0.7]))
+    norm.running_var.copy_(torch.tensor([1.0, 4.0, 9.0, 16.0]))
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     structure = trace(model, torch.zeros(1, 1, 2, 2))
-    merge_batch_norm(model, structure)
+    assert merge_batch_norm(model, structure) == {}
     (group,) = structure.groups
-    pairings, scores = Pairings(model, group), torch.rand(4)
-    with pytest.raises(ValueError, match="batch-norm '2' cannot be merged"):
-        apply(copy.deepcopy(model), group, maps("intra-fusion", pairings, scores, 1))
-    apply(model, group, maps("conventional", pairings, scores, 2))
-    assert model[2].num_features == 2
-    assert torch.equal(model[2].running_mean, torch.full((2,), 0.3))
+    kept, mixed = copy.deepcopy(model), copy.deepcopy(model)
+    selection = torch.eye(4)[[1, 3]]
+    apply(kept, group, Maps(selection, selection))
+    assert torch.equal(kept[2].running_mean, norm.running_mean[[1, 3]])
+    torch.testing.assert_close(kept[2].running_var, norm.running_var[[1, 3]])
+    pairs = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    apply(mixed, group, Maps(pairs, pairs))
+    torch.testing.assert_close(mixed[2].running_mean, torch.tensor([0.2, 1.2]))
+    torch.testing.assert_close(mixed[2].weight, nn.Parameter(torch.tensor([1.5, 3.5])))
+    torch.testing.assert_close(mixed[2].running_var, torch.tensor([1.5**2, 7.0**2]), rtol=1e-4, atol=1e-4)
+
+
+def test_merging_hands_on_what_the_batch_norms_knew(network: nn.Module, images: torch.Tensor) -> None:
+    structure = trace(network, images[:1])
+    norm = dict(network.named_modules())[structure.normalised[0][1]]
+    mean, deviation = norm.bias.detach().clone(), norm.weight.detach().abs().clone()
+    statistics = merge_batch_norm(network, structure)
+    assert set(statistics) == {layer for layer, _ in structure.normalised}
+    assert torch.equal(statistics[structure.normalised[0][0]][0], mean)
+    assert torch.equal(statistics[structure.normalised[0][0]][1], deviation)
+    assert merge_batch_norm(network, structure) == {}
 
 
 @pytest.mark.parametrize(("size", "sparsity", "expected"), [(512, 0.7, 153), (8, 0.5, 4), (3, 0.9, 1), (64, 0.0, 64)])
@@ -143,13 +157,13 @@ def test_size_after(size: int, sparsity: float, expected: int) -> None:
 
 
 def with_twins(model: nn.Module, structure: Structure) -> None:
-    """Make every second neuron of each group a copy of the one before on the producing side."""
+    """Make every second neuron of each group a copy of the one before."""
     for group in structure.groups:
         twins = torch.eye(group.size)[torch.arange(group.size) // 2 * 2]
-        apply(model, group, Maps(twins, torch.eye(group.size)))
+        apply(model, group, Maps(twins, twins))
 
 
-@pytest.mark.parametrize("method", ["fusion-preserving", "neuron-merging", "reconstruction"])
+@pytest.mark.parametrize("method", ["fusion-preserving", "folding", "neuron-merging", "reconstruction"])
 def test_twins_are_folded_back_without_a_change(network: nn.Module, images: torch.Tensor, method: str) -> None:
     structure = trace(network, images[:1])
     merge_batch_norm(network, structure)
@@ -160,18 +174,10 @@ def test_twins_are_folded_back_without_a_change(network: nn.Module, images: torc
         scores = 1.0 - torch.arange(group.size) % 2 + 0.01 * torch.rand(group.size)
         options = {"ridge": 1e-9} if method == "reconstruction" else {}
         given = calibration(network, group, images)
-        pair = maps(method, Twins(network, group), scores, group.size // 2, options=options, calibration=given)
+        pair = maps(method, Pairings(network, group), scores, group.size // 2, options=options, context=given)
         apply(network, group, pair)
     torch.testing.assert_close(network(images), expected, rtol=1e-2, atol=1e-3)
     assert [g.size for g in trace(network, images[:1]).groups] == [g.size // 2 for g in structure.groups]
-
-
-class Twins(Pairings):
-    """Pairings told apart by what produces them alone: twins have the same incoming, but other outgoing weights."""
-
-    @property
-    def directions(self) -> torch.Tensor:
-        return self.incoming / self.incoming.norm(dim=1, keepdim=True)
 
 
 @pytest.mark.parametrize("restore_norm", [True, False])
@@ -211,7 +217,7 @@ def test_reconstruction_beats_dropping_and_keeps_the_model_as_it_was(network: nn
         for method in errors:
             pruned = copy.deepcopy(network)
             given = calibration(network, group, images)
-            apply(pruned, group, maps(method, Pairings(pruned, group), scores, group.size // 2, calibration=given))
+            apply(pruned, group, maps(method, Pairings(pruned, group), scores, group.size // 2, context=given))
             errors[method] += (pruned(images) - expected).norm().item()
     assert errors["reconstruction"] < 0.7 * errors["conventional"]
     assert torch.equal(network(images), expected)
@@ -234,7 +240,7 @@ def test_reconstruction_is_exact_where_neurons_are_constant_or_dependent(flatten
     group = trace(model, images[:1]).groups[-1]
     scores = torch.tensor([1.0, 0.0, 1.0, 0.0])
     given = calibration(model, group, images)
-    pair = maps("reconstruction", Pairings(model, group), scores, 2, options={"ridge": 1e-10}, calibration=given)
+    pair = maps("reconstruction", Pairings(model, group), scores, 2, options={"ridge": 1e-10}, context=given)
     assert pair.shift
     apply(model, group, pair)
     torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-4)

@@ -110,3 +110,34 @@ class FusionConfig(Config):
     """Training images whose activations give the transport cost."""
     repair: bool = True
     """Match the batch-norm statistics of the fused network to its parents' (REPAIR, Jordan et al. 2023)."""
+
+
+class ScopeConfig(Config):
+    """What a sparsity refers to, and how it is spread over the network."""
+
+    sparsity_of: Literal["neurons", "weights"] = "neurons"
+    """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
+    allocation: Literal["uniform", "global"] = "uniform"
+    """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
+    order: Literal["output-first", "input-first"] = "output-first"
+    """Which groups come first when all are pruned, each in the network that the ones before have left."""
+    round_to: Positive = 1
+    """Groups keep a multiple of this many neurons, rounded up; hardware likes 8 or 32."""
+
+
+Repair = Literal["none", "data-free", "data"]
+
+
+class CompressionConfig(ScopeConfig):
+    """How one network is compressed."""
+
+    criterion: dict[str, Any] = Field(default_factory=lambda: {"name": "l1"})
+    """`name` and `options` of an importance criterion."""
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "conventional"})
+    """`name` and `options` of a method."""
+    sparsity: Annotated[float, Field(ge=0, lt=1)]
+    """Share to remove."""
+    group: Count | None = None
+    """The group to compress; null is all in sequence."""
+    repair: Repair = "none"
+    """Repair of the activations' mean and deviation: none, from the weights alone, or on 512 training images."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.groups import PRODUCER, Group, Maps, Structure, apply, get_layer
-from workloads.repair import by_channel, match_statistics
+from workloads.repair import average_statistics, by_channel, match_statistics, output_moments, repaired_layers
 from workloads.transport import exact_plan, uniform
 
 
@@ -113,7 +113,7 @@ def fuse(
         models: networks of one architecture, batch-norm merged; none narrower than the first in any group.
         structures: theirs.
         images: normalised training batches for the activations, and for the repair.
-        repair: match the batch-norm statistics to the mean of the aligned networks'.
+        repair: match mean and deviation of the layers' outputs to the mean of the aligned networks'.
     """
     anchor = models[0]
     aligned = [anchor] + [
@@ -122,5 +122,7 @@ def fuse(
     ]
     fused = average(aligned)
     if repair:
-        match_statistics(fused, structures[0], aligned, images)
+        layers = repaired_layers(structures[0])
+        wanted = average_statistics([output_moments(parent, layers, images) for parent in aligned])
+        match_statistics(fused, wanted, images)
     return fused

@@ -1,4 +1,4 @@
-"""Groups of neuron pairings: what must be removed together, found in any traceable network.
+"""Groups of neuron pairings: what must be removed together.
 
 A group has n pairings. A compression is a pair of maps on it: P (m×n) makes the new producing weights, Q (m×n)
 the new consuming ones. `apply` is the only place where a network's layers change their width.
@@ -6,15 +6,15 @@ the new consuming ones. `apply` is the only place where a network's layers chang
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
-PRODUCER, CONSUMER, NORM = "producer", "consumer", "norm"
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+PRODUCER, CONSUMER, THROUGH, NORM = "producer", "consumer", "through", "norm"
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -24,8 +24,10 @@ class Member:
 
     Attributes:
         layer: dotted module name.
-        side: `producer` (its output channels), `consumer` (its input channels) or `norm` (its entries).
-        index: (n, r) int64, the layer's channels that belong to each pairing; r > 1 behind a flatten.
+        side: `producer` (its output channels), `consumer` (its input channels), `norm` (the entries of a batch-norm) or
+            `through` (the output channels of a grouped convolution, which reads and makes a pairing at once).
+        index: (n, r) int64, the layer's channels that belong to each pairing; r > 1 behind a flatten and where a
+            grouped convolution ties channels.
     """
 
     layer: str
@@ -48,7 +50,7 @@ class Group:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers whose output channels the group holds."""
-        return tuple(member.layer for member in self.on(PRODUCER))
+        return tuple(member.layer for member in self.on(PRODUCER, THROUGH))
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,32 @@ class Structure:
     Attributes:
         groups: in the paper's order, from the output backwards.
         normalised: (layer, batch-norm) names where an affine batch-norm with statistics alone reads the layer's output.
+        kept: (layer, reason) for each group that cannot be pruned and stays as it is.
     """
 
     groups: tuple[Group, ...]
     normalised: tuple[tuple[str, str], ...]
+    kept: tuple[tuple[str, str], ...] = ()
+
+    def narrowed(self, number: int, m: int) -> "Structure":
+        """The structure after `apply` brought a group to m pairings: channels behind the dropped ones move up."""
+        narrow = self.groups[number]
+        dropped: dict[tuple[str, bool], Tensor] = {
+            (member.layer, member.side == CONSUMER): member.index[m:].flatten() for member in narrow.members
+        }
+
+        def moved(member: Member, group: Group) -> Member:
+            gone = dropped.get((member.layer, member.side == CONSUMER))
+            index = member.index[:m] if group is narrow else member.index
+            return member if gone is None else replace(member, index=moved_up(index, gone))
+
+        groups = tuple(
+            replace(
+                group, size=m if group is narrow else group.size, members=tuple(moved(x, group) for x in group.members)
+            )
+            for group in self.groups
+        )
+        return replace(self, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -72,15 +96,36 @@ class Maps:
         P: (m, n), multiplies the producing side (output channels and biases).
         Q: (m, n), multiplies the consuming side (input channels); or one for each consuming layer, by name.
         shift: (n,) by consuming layer, a constant to add to the n inputs that Q makes of m; goes into its bias.
+        gain, offset: (m, r) by producing layer, what P makes is multiplied by and then increased by.
     """
 
     P: Tensor
     Q: Tensor | Mapping[str, Tensor]
     shift: Mapping[str, Tensor] = field(default_factory=dict)
+    gain: Mapping[str, Tensor] = field(default_factory=dict)
+    offset: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def shares(self) -> Tensor:
+        """(m, n) what share each old pairing has in a new one: |P| with rows that sum to one.
+
+        Where a layer reads a pairing and makes the same one (a grouped convolution, a batch-norm), its weights are
+        averaged by these.
+        """
+        return self.P.abs() / self.P.abs().sum(1, keepdim=True).clamp(min=torch.finfo(self.P.dtype).tiny)
+
+    def for_producer(self, member: Member) -> Tensor:
+        """What multiplies the rows of a producing layer."""
+        return self.shares if member.side == THROUGH else self.P
 
     def for_consumer(self, layer: str) -> Tensor:
         """Q of one consuming layer."""
         return self.Q if isinstance(self.Q, Tensor) else self.Q[layer]
+
+
+def moved_up(channels: Tensor, dropped: Tensor) -> Tensor:
+    """Numbers of channels once others before them are gone."""
+    return channels - torch.searchsorted(dropped.sort().values, channels)
 
 
 def get_layer(model: nn.Module, name: str) -> Any:
@@ -88,82 +133,32 @@ def get_layer(model: nn.Module, name: str) -> Any:
     return model.get_submodule(name)
 
 
-def trace(model: nn.Module, example: Tensor) -> Structure:
-    """Find the groups of a network by running it once on `example` (1, C, H, W).
-
-    Raises:
-        ValueError: the network cannot be traced, or a group has a layer of a kind that cannot be pruned yet.
-    """
-    names = {module: name for name, module in model.named_modules()}
-    with torch.enable_grad():
-        frozen = [p for p in model.parameters() if not p.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        graph = torch_pruning.DependencyGraph().build_dependency(model.eval(), example_inputs=example)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    groups: list[Group] = []
-    covered: set[str] = set()
-    for name, module in reversed(list(model.named_modules())):
-        if not isinstance(module, WEIGHTED) or name in covered or module not in graph.module2node:
-            continue
-        width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-        pruner = (
-            torch_pruning.prune_linear_out_channels
-            if isinstance(module, nn.Linear)
-            else torch_pruning.prune_conv_out_channels
-        )
-        items = graph.get_pruning_group(module, pruner, idxs=list(range(width))).items
-        members = tuple(_members(items, names, width))
-        covered.update(member.layer for member in members if member.side == PRODUCER)
-        if any(member.side == CONSUMER for member in members):
-            groups.append(Group(len(groups), width, members))
-    return Structure(tuple(groups), tuple(_normalised(graph, names)))
-
-
-def _members(items: list, names: dict[nn.Module, str], size: int) -> Iterator[Member]:
-    for item in items:
-        module = item.dep.target.module
-        if module not in names:
-            continue
-        if isinstance(module, WEIGHTED):
-            if getattr(module, "groups", 1) != 1:
-                raise ValueError(f"layer '{names[module]}' is a grouped convolution, which cannot be pruned yet")
-            side = PRODUCER if "out_channels" in item.dep.handler.__name__ else CONSUMER
-        elif isinstance(module, BATCH_NORMS):
-            side = NORM
-        else:
-            raise ValueError(f"layer '{names[module]}' ({type(module).__name__}) cannot be pruned yet")
-        channels: list[list[int]] = [[] for _ in range(size)]
-        for channel, pairing in zip(item.idxs, item.root_idxs, strict=True):
-            channels[int(pairing)].append(int(channel))
-        if len({len(row) for row in channels}) != 1:
-            raise ValueError(f"layer '{names[module]}' does not use every channel of its group equally often")
-        yield Member(names[module], side, torch.tensor(channels))
-
-
-def _normalised(graph: torch_pruning.DependencyGraph, names: dict[nn.Module, str]) -> Iterator[tuple[str, str]]:
-    for module, node in graph.module2node.items():
-        if isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats and len(node.inputs) == 1:
-            source = node.inputs[0]
-            if isinstance(source.module, WEIGHTED) and len(source.outputs) == 1:
-                yield names[source.module], names[module]
+Statistics = dict[str, tuple[Tensor, Tensor]]
+"""Mean and deviation of each output channel of a layer over the training data, by the layer's name."""
 
 
 @torch.no_grad()
-def merge_batch_norm(model: nn.Module, structure: Structure) -> None:
+def merge_batch_norm(model: nn.Module, structure: Structure) -> Statistics:
     """Move every batch-norm into the layer before it, exactly; the emptied batch-norm is the identity.
 
     Layers without a bias gain one. The network's function in evaluation mode is unchanged.
+
+    Returns:
+        What the batch-norms knew of the layers' new outputs: β as the mean, |γ| as the deviation. Batch-norms that were
+        empty before know nothing.
     """
+    statistics: Statistics = {}
     for layer_name, norm_name in structure.normalised:
         layer, norm = get_layer(model, layer_name), get_layer(model, norm_name)
+        if not is_empty(norm):
+            statistics[layer_name] = norm.bias.detach().clone(), norm.weight.detach().abs()
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
         bias = torch.zeros_like(norm.running_mean) if layer.bias is None else layer.bias
         bias = (bias - norm.running_mean) * scale + norm.bias
         layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
         layer.bias = nn.Parameter(bias)
         empty_batch_norm(norm)
+    return statistics
 
 
 @torch.no_grad()
@@ -194,7 +189,7 @@ class Pairings:
     """
 
     def __init__(self, model: nn.Module, group: Group):
-        producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER)]
+        producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER, THROUGH)]
         incoming = [rows(layer.weight, 0, member.index) for layer, member in producers]
         bias = [rows(layer.bias, 0, member.index) for layer, member in producers if layer.bias is not None]
         outgoing = [rows(get_layer(model, member.layer).weight, 1, member.index) for member in group.on(CONSUMER)]
@@ -245,25 +240,39 @@ def remap(tensor: Tensor, dim: int, index: Tensor, matrix: Tensor) -> Tensor:
 
 @torch.no_grad()
 def apply(model: nn.Module, group: Group, maps: Maps) -> None:
-    """Multiply every layer of the group by its side's map, in place.
-
-    Raises:
-        ValueError: a map that mixes pairings meets a batch-norm that could not be merged.
-    """
+    """Multiply every layer of the group by its side's map, in place."""
     device = next(model.parameters()).device
-    P = maps.P.to(device)
     for member in group.members:
         layer = get_layer(model, member.layer)
-        if member.side == PRODUCER:
-            resize(layer, "weight", remap(layer.weight, 0, member.index, P))
-            if layer.bias is not None:
-                resize(layer, "bias", remap(layer.bias, 0, member.index, P))
-        elif member.side == CONSUMER:
+        if member.side == CONSUMER:
             if member.layer in maps.shift:
                 shift_inputs(layer, member, maps.shift[member.layer].to(device))
             resize(layer, "weight", remap(layer.weight, 1, member.index, maps.for_consumer(member.layer).to(device)))
+        elif member.side == NORM:
+            narrow_batch_norm(layer, member, maps)
         else:
-            narrow_batch_norm(layer, member, P)
+            narrow_outputs(layer, member, maps)
+
+
+def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
+    """Give a producing layer the output channels that its map makes, with their gain and offset."""
+    matrix = maps.for_producer(member).to(layer.weight.device)
+    m = len(matrix)
+    dropped = member.index[m:].flatten()
+    slots = moved_up(member.index[:m], dropped).flatten()
+    weight, bias = remap(layer.weight, 0, member.index, matrix), layer.bias
+    if bias is not None:
+        bias = remap(bias, 0, member.index, matrix)
+    if member.layer in maps.gain:
+        gain = torch.ones(len(weight)).index_copy(0, slots, maps.gain[member.layer].flatten()).to(weight)
+        weight = weight * gain.view(-1, *[1] * (weight.ndim - 1))
+        bias = None if bias is None else bias * gain
+    if member.layer in maps.offset:
+        offset = torch.zeros(len(weight)).index_copy(0, slots, maps.offset[member.layer].flatten()).to(weight)
+        bias = offset if bias is None else bias + offset
+    resize(layer, "weight", weight)
+    if bias is not None:
+        resize(layer, "bias", bias)
 
 
 def shift_inputs(layer: Any, member: Member, shift: Tensor) -> None:
@@ -273,28 +282,21 @@ def shift_inputs(layer: Any, member: Member, shift: Tensor) -> None:
     resize(layer, "bias", constant if layer.bias is None else layer.bias + constant)
 
 
-def narrow_batch_norm(norm: Any, member: Member, P: Tensor) -> None:
-    """Give a batch-norm the entries that P makes; an empty one stays empty.
+def narrow_batch_norm(norm: Any, member: Member, maps: Maps) -> None:
+    """Give a batch-norm the entries for the pairings that P makes; an empty one stays empty.
 
-    Raises:
-        ValueError: it is not empty, and P mixes its entries.
+    One that could not be merged gets the shares' average of scales and biases, the mean of what P makes, and its
+    deviation as if mixed neurons rose and fell together. For kept neurons that is exact.
     """
-    empty = is_empty(norm)
-    if not empty and not is_selection(P):
-        raise ValueError(
-            f"batch-norm '{member.layer}' cannot be merged into a layer before it, so only methods that keep "
-            f"whole neurons can prune its group"
-        )
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    device, m = next(norm.buffers(), member.index).device, len(maps.P)
+    first = torch.eye(m, member.index.shape[0], device=device)
+    P, shares = (first, first) if is_empty(norm) else (maps.P.to(device), maps.shares.to(device))
+    for name, matrix in {"weight": shares, "bias": shares, "running_mean": P}.items():
         if getattr(norm, name) is not None:
-            resize(norm, name, remap(getattr(norm, name), 0, member.index, P))
-    if empty:
-        empty_batch_norm(norm)
-
-
-def is_selection(matrix: Tensor) -> bool:
-    """Whether each row picks one pairing as it is."""
-    return bool(((matrix != 0).sum(1) == 1).all()) and bool((matrix.sum(1) == 1).all())
+            resize(norm, name, remap(getattr(norm, name), 0, member.index, matrix))
+    if norm.running_var is not None:
+        deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, P.abs())
+        resize(norm, "running_var", (deviation.square() - norm.eps).clamp(min=0))
 
 
 def resize(layer: Any, name: str, tensor: Tensor) -> None:
@@ -305,12 +307,9 @@ def resize(layer: Any, name: str, tensor: Tensor) -> None:
         layer.register_buffer(name, tensor)
     if name == "weight" and isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = tensor.shape
-    elif name == "weight" and isinstance(layer, WEIGHTED):
-        layer.out_channels, layer.in_channels = tensor.shape[0], tensor.shape[1] * getattr(layer, "groups", 1)
+    elif name == "weight" and isinstance(layer, CONVOLUTIONS):
+        if layer.groups > 1:
+            layer.groups = layer.groups * len(tensor) // layer.out_channels
+        layer.out_channels, layer.in_channels = len(tensor), tensor.shape[1] * layer.groups
     elif isinstance(layer, BATCH_NORMS):
         layer.num_features = len(tensor)
-
-
-def size_after(size: int, sparsity: float) -> int:
-    """m = int(n·(1 − s)) pairings that stay, as published, but at least one."""
-    return max(1, int(size * (1 - sparsity)))

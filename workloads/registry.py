@@ -59,7 +59,7 @@ def draws(function: Callable[..., Any]) -> bool:
     return bool({"generator", "batches", "images"} & inspect.signature(function).parameters.keys())
 
 
-INJECTED = ("batches", "generator", "model", "group", "original", "images")
+INJECTED = ("batches", "generator", "example", "statistics", "model", "group", "original", "images")
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:

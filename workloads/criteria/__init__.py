@@ -1,7 +1,9 @@
 """Importance criteria: how much each pairing of a group matters, as an (n,) vector of non-negative scores.
 
 A criterion is a function of `(model, group)`. It asks for more by naming it: `batches`, a list of (images, labels)
-training batches, the same for all; `generator`, a seeded `torch.Generator`.
+training batches, the same for all; `generator`, a seeded `torch.Generator`; `example`, an image (1, C, H, W) of which
+the shape and device matter only; `statistics`, by layer the mean and deviation (one entry an output channel) that its
+batch-norm gave its output over the training data before it was merged.
 """
 
 import inspect
@@ -11,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workloads.criteria.gradient import taylor
-from workloads.criteria.magnitude import l1, l2, lamp, linf, random
+from workloads.criteria.gradient import hessian, synflow, taylor
+from workloads.criteria.independence import chip
+from workloads.criteria.magnitude import bn_scale, fpgm, l1, l2, lamp, linf, random
 from workloads.groups import Group
 from workloads.registry import lookup
 
@@ -22,6 +25,11 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
     "linf": linf,
     "lamp": lamp,
     "taylor": taylor,
+    "hessian": hessian,
+    "synflow": synflow,
+    "chip": chip,
+    "fpgm": fpgm,
+    "bn-scale": bn_scale,
     "random": random,
 }
 
@@ -40,6 +48,8 @@ def importance(
     *,
     batches: Sequence[Batch] = (),
     seed: int = 0,
+    example: Tensor | None = None,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """(n,) float32 importance of a group's pairings, batch-norm being merged, divided by its mean.
@@ -50,15 +60,22 @@ def importance(
         group: one of its groups.
         batches: for criteria that look at data or gradients.
         seed: of the generator for criteria that draw.
+        example: for criteria that run the network without data.
+        statistics: for criteria that look at batch-norm as it was before it was merged.
         options: further keyword arguments of the criterion.
 
     Raises:
         ValueError: unknown criterion, or scores that are not n finite numbers.
     """
     criterion = lookup(CRITERIA, name, "criterion")
-    available = {"batches": batches, "generator": torch.Generator().manual_seed(seed)}
+    available = {
+        "batches": batches,
+        "generator": torch.Generator().manual_seed(seed),
+        "example": example,
+        "statistics": statistics,
+    }
     wanted = inspect.signature(criterion).parameters
-    asked = {key: value for key, value in available.items() if key in wanted}
+    asked = {key: value for key, value in available.items() if key in wanted and value is not None}
     scores = criterion(model, group, **asked, **(options or {})).detach().float().cpu()
     if scores.shape != (group.size,) or not bool(scores.isfinite().all()):
         raise ValueError(

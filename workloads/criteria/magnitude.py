@@ -1,6 +1,6 @@
-"""Criteria that look at the weights alone."""
+"""Criteria that look at the weights alone, batch-norm's scale among them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,16 @@ from torch import Tensor, nn
 from workloads.groups import CONSUMER, NORM, PRODUCER, Group, get_layer, rows
 
 
-def by_layer(model: nn.Module, group: Group, score: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def by_layer(
+    model: nn.Module,
+    group: Group,
+    score: Callable[[Tensor], Tensor],
+    sides: tuple[str, ...] = (PRODUCER, CONSUMER),
+) -> list[Tensor]:
     """`score` of each layer's weights, given as (n, d): a row of a producer, a column of a consumer."""
     return [
         score(rows(get_layer(model, member.layer).weight.detach(), int(member.side == CONSUMER), member.index))
-        for member in group.on(PRODUCER, CONSUMER)
+        for member in group.on(*sides)
     ]
 
 
@@ -34,6 +39,35 @@ def l2(model: nn.Module, group: Group) -> Tensor:
 def linf(model: nn.Module, group: Group) -> Tensor:
     """Largest absolute weight, mean over the group's layers."""
     return relative(torch.stack(by_layer(model, group, lambda w: w.abs().amax(1))).mean(0))
+
+
+def fpgm(model: nn.Module, group: Group) -> Tensor:
+    """Sum of l2 distances to the other pairings' incoming weights, mean over the producing layers (He et al. 2019).
+
+    What lies nearest to the geometric median can be replaced by the others. The weights contain the merged batch-norm.
+    """
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = by_layer(model, group, lambda w: torch.cdist(w, w, compute_mode=exact).sum(1), (PRODUCER,))
+    return relative(torch.stack(distances).mean(0))
+
+
+def bn_scale(model: nn.Module, group: Group, *, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    """Batch-norm's scale |γ|, mean over the producing layers that have one (network slimming, Liu et al. 2017).
+
+    Raises:
+        ValueError: no layer of the group has statistics.
+    """
+    scales = [
+        rows(statistics[member.layer][1].abs(), 0, member.index).sum(1)
+        for member in group.on(PRODUCER)
+        if member.layer in statistics
+    ]
+    if not scales:
+        raise ValueError(
+            f"criterion 'bn-scale' finds no batch-norm scale for layer '{group.layers[0]}' of group {group.number}: "
+            f"its batch-norm is missing, was emptied or cannot be merged; use another criterion for this group"
+        )
+    return relative(torch.stack(scales).mean(0))
 
 
 def lamp(model: nn.Module, group: Group, *, restore_order: bool = False) -> Tensor:

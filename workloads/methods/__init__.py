@@ -1,8 +1,9 @@
 """Compression methods: from a group's pairings, their importance and the size to reach, a pair of maps.
 
 A method is a function of `(pairings, importance, m)` that returns `Maps`; its options are keyword-only arguments.
-It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `original`,
-the pair of these before any group was compressed; and for `images`, unlabelled training batches.
+It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `statistics`
+of its layers' outputs, as `groups.merge_batch_norm` gives them; for `original`, the pair of network and group before
+any group was compressed; and for `images`, unlabelled training batches.
 """
 
 import inspect
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workloads.groups import Maps, Pairings
-from workloads.methods.fusing import fusion_preserving, intra_fusion
+from workloads.methods.fusing import folding, fusion_preserving, intra_fusion
 from workloads.methods.reconstructing import reconstruction
 from workloads.methods.selecting import conventional, neuron_merging
 from workloads.registry import lookup
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[..., Maps]] = {
     "conventional": conventional,
     "intra-fusion": intra_fusion,
     "fusion-preserving": fusion_preserving,
+    "folding": folding,
     "neuron-merging": neuron_merging,
     "reconstruction": reconstruction,
 }
@@ -40,7 +42,7 @@ def maps(
     *,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    calibration: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> Maps:
     """The maps of a method that take a group from n to m pairings; the identity where m = n.
 
@@ -51,12 +53,12 @@ def maps(
         m: pairings to keep, 1 ≤ m ≤ n.
         seed: of the generator for methods that draw.
         options: further keyword arguments of the method.
-        calibration: for methods that ask for it, `model` and `group`, the `original` pair of these, and `images`.
+        context: what methods may ask for besides the generator, by name.
     """
     method = lookup(METHODS, name, "method")
     if m == pairings.size:
         identity = torch.eye(m)
         return Maps(identity, identity)
-    available = {"generator": torch.Generator().manual_seed(seed), **(calibration or {})}
+    available = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
     asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
     return method(pairings, importance, m, **asked, **(options or {}))

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from workloads.groups import CONSUMER, Group, Maps, Member, Pairings, apply, get_layer
+from workloads.groups import CONSUMER, Group, Maps, Member, Pairings, apply, get_layer, moved_up
 from workloads.methods.fusing import fusion_preserving, intra_fusion
 from workloads.methods.selecting import conventional
 from workloads.repair import by_channel
@@ -49,8 +49,8 @@ def reconstruction(
     maps, shifts = {}, {}
     for layer in order:
         pattern = next(member for member in original[1].on(CONSUMER) if member.layer == layer)
-        moments = Moments(m, pairings.size)
-        narrow = Member(layer, CONSUMER, kept_slots(consumers[layer], m))
+        moments, slots = Moments(m, pairings.size), consumers[layer].index
+        narrow = Member(layer, CONSUMER, moved_up(slots[:m], slots[m:].flatten()))
         for batch in images:
             moments.add(inputs_of(compressed, narrow, batch), inputs_of(original[0], pattern, batch))
         maps[layer], shifts[layer] = moments.solve(ridge)
@@ -116,13 +116,6 @@ def running_order(model: nn.Module, layers: Sequence[str], batch: Tensor) -> lis
         for handle in handles:
             handle.remove()
     return list(dict.fromkeys(order))
-
-
-def kept_slots(member: Member, m: int) -> Tensor:
-    """(m, r) channels of a consumer where the m new pairings stand after `apply`."""
-    dropped = member.index[m:].flatten()
-    slots = member.index[:m]
-    return slots - (dropped[:, None, None] < slots).sum(0) if len(dropped) else slots
 
 
 def put_back(model: nn.Module, source: nn.Module, name: str) -> None:
