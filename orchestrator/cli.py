@@ -1,4 +1,4 @@
-"""The command line: metaprune run | plan | status | report | list. A thin layer on the Python API."""
+"""The command line: metaprune run | plan | status | report | export | list. A thin layer on the Python API."""
 
 import contextlib
 import os
@@ -75,7 +75,7 @@ def run(
         folder = run_folder(loaded, out)
         store = Store(folder)
         if dry_run:
-            show_plan(planned)
+            show_plan(planned, facts)
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
     try:
@@ -154,12 +154,12 @@ def plan(
 
             typer.echo(Experiment.load(experiment, settings).to_yaml(), nl=False)
             return
-        _, _, planned = prepare(experiment, settings)
-    show_plan(planned)
+        _, facts, planned = prepare(experiment, settings)
+    show_plan(planned, facts)
 
 
-def show_plan(planned: "Plan") -> None:
-    """Print a plan's size and how long it may take here."""
+def show_plan(planned: "Plan", facts: "Facts") -> None:
+    """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "count", "core-seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -169,6 +169,13 @@ def show_plan(planned: "Plan") -> None:
     console.print(table)
     shared = planned.requested - len(planned.stages)
     console.print(f"{len(planned.stages)} stages make {planned.cells} cells; sharing saves {shared} stages.")
+    for model, of_model in facts.models.items():
+        if of_model.kept:
+            console.print(
+                f"{model}: {len(of_model.widths)} groups can be pruned, {len(of_model.kept)} stay as they are:"
+            )
+        for layer, reason in of_model.kept:
+            console.print(f"  {layer}: {reason}", markup=False)
     cores = os.cpu_count() or 1
     longest = max(planned.priorities().values(), default=0.0)
     total = sum(stage.cost for stage in planned.stages.values())
@@ -188,6 +195,35 @@ def report(
     """Draw the figures and tables of a run from its results."""
     with refusing_bad_input():
         write_report_of(folder if "://" in folder else str(Path(folder)), out, formats, only)
+
+
+@app.command()
+def export(
+    folder: RunArgument,
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="Key in the column `cell` of results, or its beginning.")],
+    kind: Annotated[str, typer.Option("--format", metavar="safetensors|torch-export|onnx", help="What to write.")],
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Default <model>-<cell>.<suffix>.")] = None,
+) -> None:
+    """Write a network of a run as a file, and run the file. Exit status 1 if it computes something else."""
+    with refusing_bad_input():
+        from orchestrator.export import export_network
+        from workloads.exporting import ExportError
+
+        try:
+            exported = export_network(folder, cell, kind, out, tell=lambda text: console.print(text, markup=False))
+        except ExportError as error:
+            if os.environ.get("METAPRUNE_TRACEBACK"):
+                raise
+            typer.echo(f"metaprune: {error}; nothing was written", err=True)
+            raise typer.Exit(1) from error
+    data = exported.dataset
+    shape, mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (data.shape, data.mean, data.std))
+    for line in (
+        f"{exported.path}: {exported.model}, {exported.parameters:,} parameters, accuracy {exported.accuracy:.2f} %",
+        f"It was read back and run; the largest difference of logits is {exported.difference:.2g}.",
+        f"It takes float32 images (B, {shape}) with pixels in [0, 1], less the mean {mean}, divided by {std}.",
+    ):
+        console.print(line, markup=False)
 
 
 @app.command()

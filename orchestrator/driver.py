@@ -190,6 +190,20 @@ def located(dataset: DatasetConfig) -> DatasetConfig:
     return dataset.model_copy(update={"root": str(Path(dataset.root).expanduser().absolute())})
 
 
+def shared_context(experiment: Experiment, facts: Facts, store: Store) -> dict[str, Any]:
+    """What the `Context` of every task of a run has in common: all but the threads."""
+    return {
+        "store": store.uri,
+        "dataset": located(experiment.dataset).model_dump_json(),
+        "checkpoints": {
+            facts.models[m.label].checkpoint: str(Path(m.checkpoint).expanduser().absolute())
+            for m in experiment.models
+            if m.checkpoint
+        },
+        "import_paths": (os.getcwd(), *(path for path in sys.path if path)),
+    }
+
+
 def check_fits(experiment: Experiment, plan: Plan) -> None:
     """Refuse tasks that this machine could never run; a cluster may still grow, so there Ray waits for a node.
 
@@ -246,16 +260,7 @@ class Driver:
         cluster = ray.cluster_resources()
         self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
         self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
-        self.context: dict[str, Any] = {
-            "store": store.uri,
-            "dataset": located(experiment.dataset).model_dump_json(),
-            "checkpoints": {
-                facts.models[m.label].checkpoint: str(Path(m.checkpoint).expanduser().absolute())
-                for m in experiment.models
-                if m.checkpoint
-            },
-            "import_paths": (os.getcwd(), *(path for path in sys.path if path)),
-        }
+        self.context = shared_context(experiment, facts, store)
 
     def make_ready(self, stage: Stage) -> None:
         """Queue a stage whose inputs are there, together with others of its batch."""

@@ -19,6 +19,8 @@ from workloads.config import (
     FusionConfig,
     ModelConfig,
     Positive,
+    Repair,
+    ScopeConfig,
     TrainingConfig,
 )
 from workloads.registry import nearest
@@ -74,7 +76,11 @@ def _groups(value: Any) -> Any:
     return value
 
 
-class PruningConfig(Config):
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class PruningConfig(ScopeConfig):
     """One grid of pruning."""
 
     mode: Literal["data-free", "fine-tuned"] = "data-free"
@@ -89,8 +95,17 @@ class PruningConfig(Config):
     """Importance criteria (`metaprune list criteria`)."""
     methods: tuple[Choice, ...] = (ChoiceConfig(name="conventional"), ChoiceConfig(name="intra-fusion"))
     """Compression methods (`metaprune list methods`)."""
+    repair: Annotated[tuple[Repair, ...], BeforeValidator(_several)] = ("none",)
+    """Repairs of the activations' mean and deviation, each with every method: none, data-free (from the weights
+    alone), data (on 512 training images)."""
     steps: Positive = 4
     """Pruning steps to the target when fine-tuned; data-free pruning is always one step."""
+
+    @model_validator(mode="after")
+    def _one_threshold_needs_all_groups(self) -> "PruningConfig":
+        if self.allocation == "global" and self.groups != "all":
+            raise ValueError("allocation is global, one threshold over the network: set groups to all")
+        return self
 
 
 class TaskConfig(Config):
@@ -211,7 +226,16 @@ class Experiment(Config):
             FileNotFoundError: no such built-in name or file.
             ValueError: one sentence that names the key, the value and what is allowed.
         """
-        settings, origin = _read(source)
+        return cls.from_yaml(*_read(source), overrides)
+
+    @classmethod
+    def from_yaml(cls, text: str, origin: str, overrides: Iterable[str] = ()) -> "Experiment":
+        """Read an experiment from YAML, for instance what `to_yaml` wrote; `origin` stands in errors.
+
+        Raises:
+            ValueError: as `load` does.
+        """
+        settings = _settings(text, origin)
         for override in overrides:
             _override(settings, override)
         try:
@@ -242,7 +266,7 @@ def built_in() -> dict[str, str]:
     return found
 
 
-def _read(source: str | Path) -> tuple[dict[str, Any], str]:
+def _read(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -259,13 +283,17 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
             f"no built-in experiment '{source}'{nearest(str(source), names)} "
             f"Built in: {', '.join(names)}; your own is given as a path that ends in .yaml"
         )
+    return text, origin
+
+
+def _settings(text: str, origin: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{origin} must be a mapping of settings such as name, dataset and model")
-    return settings, origin
+    return settings
 
 
 def _override(settings: dict[str, Any], override: str) -> None:
@@ -335,7 +363,8 @@ def _fields(model: type[BaseModel], location: list[Any]) -> list[str]:
     for part in location:
         if isinstance(part, str):
             model = next(_models(model.model_fields[part].annotation))
-    names = list(model.model_fields)
+    own = model.__annotations__
+    names = sorted(model.model_fields, key=lambda name: name not in own)
     return [("model" if name == "models" else name) for name in names] if model is Experiment else names
 
 

@@ -14,9 +14,9 @@ from workloads import checkpoints, datasets, models
 from workloads.config import ModelConfig
 from workloads.criteria import CRITERIA
 from workloads.evaluation import parameter_count
-from workloads.groups import trace
 from workloads.methods import METHODS
 from workloads.registry import check_options, code_version, draws, lookup
+from workloads.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class ModelFacts:
         parameters: weights and biases.
         checkpoint: digest of the checkpoint file, or None.
         seconds_per_image: of a forward pass on one core of this machine, for estimates.
+        kept: (layer, reason) for each group that cannot be pruned.
     """
 
     widths: tuple[int, ...]
     parameters: int
     checkpoint: str | None
     seconds_per_image: float
+    kept: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
         parameters=parameter_count(model),
         checkpoint=digest,
         seconds_per_image=_forward_seconds(model, shape),
+        kept=structure.kept,
     )
 
 

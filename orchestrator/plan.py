@@ -5,6 +5,7 @@ its inputs. Equal keys are the same work, done once however many cells share it.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +14,12 @@ from typing import Any
 
 from orchestrator.experiment import ChoiceConfig, Experiment, PruningConfig
 from orchestrator.facts import Facts
-from workloads.config import Config, ModelConfig
+from workloads.config import Config, ModelConfig, Repair, ScopeConfig
 from workloads.splits import subset_count
 
 KEY_SCHEMA = 1
 # Raise a kind's number when its code changes what it computes: old results are then made again.
-CODE_VERSIONS = {"train": 1, "load": 1, "fuse": 1, "compress": 1, "fine-tune": 1}
+CODE_VERSIONS = {"train": 1, "load": 1, "fuse": 2, "compress": 2, "fine-tune": 1}
 
 
 @dataclass(frozen=True)
@@ -186,22 +187,25 @@ class _Builder:
         return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
 
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
+        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair == "data"
         parameters = {
             "dataset": self.data,
             "sparsity": sparsity,
             "criterion": changed(cell.criterion) | self.code(cell.criterion.name),
             "method": changed(cell.method) | self.code(cell.method.name),
-            **({"seed": self.seed} if {cell.criterion.name, cell.method.name} & self.facts.drawing else {}),
+            **({"seed": self.seed} if draws else {}),
             **({} if cell.group is None else {"group": cell.group}),
+            **({} if cell.repair == "none" else {"repair": cell.repair}),
+            **changed(cell.scope),
         }
-        labels = {**labels, "stage": "pruned", "neuron_sparsity": sparsity, "final": final}
+        labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.reached(sparsity), "final": final}
         return self.plan.add("compress", parameters, (key,), labels, self.seconds(0, self.facts.test))
 
     def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
         for step in range(1, steps + 1):
             sparsity = round(cell.sparsity * step / steps, 12)
-            reached = {**labels, "step": step, "neuron_sparsity": sparsity}
+            reached = {**labels, "step": step, "neuron_sparsity": cell.reached(sparsity)}
             key = self.compress(key, cell, sparsity, reached)
             key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, reached)
         return key
@@ -223,7 +227,7 @@ class _Builder:
             if pipeline == "paf":
                 self.add_paf(models, cell, grid, labels)
             elif tuned:
-                reached = {**labels, "neuron_sparsity": cell.sparsity}
+                reached = {**labels, "neuron_sparsity": cell.reached(cell.sparsity)}
                 pruned = self.in_steps(base, cell, grid.steps, labels)
                 self.fine_tune(pruned, epochs * (2 if pipeline == "whole-data" else 1), reached, final=True)
             else:
@@ -231,7 +235,7 @@ class _Builder:
 
     def add_paf(self, models: list[str], cell: "_Cell", grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune each split model, then fuse."""
-        reached = {**labels, "neuron_sparsity": cell.sparsity}
+        reached = {**labels, "neuron_sparsity": cell.reached(cell.sparsity)}
         tuned = grid.mode == "fine-tuned"
         epochs = self.experiment.fine_tuning.epochs if tuned else 0
         parents = []
@@ -254,6 +258,8 @@ class _Cell:
     sparsity: float
     criterion: ChoiceConfig
     method: ChoiceConfig
+    repair: Repair
+    scope: ScopeConfig
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -262,14 +268,21 @@ class _Cell:
             "target_sparsity": self.sparsity,
             "criterion": self.criterion.label,
             "method": self.method.label,
+            "repair": self.repair,
+            **self.scope.model_dump(),
         }
+
+    def reached(self, sparsity: float) -> float | None:
+        """The neuron sparsity on the way to the target; None where only the pruned network tells."""
+        return sparsity if self.scope == ScopeConfig(order=self.scope.order) else None
 
 
 def _cells(grid: PruningConfig, groups: int) -> Iterator[_Cell]:
     scopes: dict[str, Iterable[int | None]] = {"each": range(groups), "all": [None]}
     numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
+    scope = ScopeConfig(**{name: getattr(grid, name) for name in ScopeConfig.model_fields})
     for group in numbers:
         for criterion in grid.criteria:
-            for method in grid.methods:
+            for method, repair in itertools.product(grid.methods, grid.repair):
                 for sparsity in grid.sparsities:
-                    yield _Cell(group, sparsity, criterion, method)
+                    yield _Cell(group, sparsity, criterion, method, repair, scope)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import torch
@@ -21,20 +21,28 @@ from orchestrator.environment import environment
 from orchestrator.store import Store
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
-from workloads.config import DatasetConfig, FineTuningConfig, FusionConfig, ModelConfig, TrainingConfig
-from workloads.criteria import importance, needs_batches
-from workloads.evaluation import Measurement, evaluate, mac_count, parameter_count
+from workloads.compression import Network, Sources, compress, score
+from workloads.config import (
+    CompressionConfig,
+    DatasetConfig,
+    FineTuningConfig,
+    FusionConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from workloads.evaluation import Measurement, evaluate, latency, mac_count, parameter_count
 from workloads.fusion import fuse
-from workloads.groups import Group, Pairings, Structure, apply, merge_batch_norm, size_after, trace
-from workloads.methods import maps, needs_images
+from workloads.groups import Pairings
 from workloads.models import build
 from workloads.samples import Dataset
 from workloads.splits import fold_subsets
+from workloads.tracing import trace
 from workloads.training import Epoch, train
 
 CRITERION_BATCHES = 5
 CRITERION_BATCH_SIZE = 128
 CALIBRATION_IMAGES = 512
+LATENCY_BATCHES = (1, 64)
 
 
 @dataclass(frozen=True)
@@ -103,13 +111,10 @@ def stored_network(uri: str, key: str) -> tuple[nn.Module, Description]:
 
 
 @functools.lru_cache(maxsize=2)
-def merged_network(uri: str, key: str, shape: tuple[int, int, int]) -> tuple[nn.Module, Structure, Description]:
+def merged_network(uri: str, key: str, shape: tuple[int, int, int]) -> tuple[Network, Description]:
     """The same with batch-norm merged, and its groups."""
     model, description = stored_network(uri, key)
-    merged = copy.deepcopy(model)
-    structure = trace(merged, torch.zeros(1, *shape, device=device()))
-    merge_batch_norm(merged, structure)
-    return merged, structure, description
+    return Network.prepared(model, torch.zeros(1, *shape, device=device())), description
 
 
 def device() -> torch.device:
@@ -118,7 +123,13 @@ def device() -> torch.device:
 
 
 class Worker:
-    """Runs the stages of one task."""
+    """Runs the stages of one task.
+
+    Attributes:
+        latencies: columns of measured time by the shape of a network, for all tasks of the process.
+    """
+
+    latencies: ClassVar[dict[tuple[Any, ...], dict[str, float]]] = {}
 
     def __init__(self, context: Context):
         self.context = context
@@ -145,11 +156,15 @@ class Worker:
         chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
         return list(self.dataset.batches("train", size, device(), chosen))
 
-    def evaluation(self, model: nn.Module, description: Description, test: Measurement, epoch: int) -> dict[str, Any]:
+    def evaluation(
+        self, model: nn.Module, description: Description, test: Measurement, epoch: int, work: Work
+    ) -> dict[str, Any]:
         """The columns of `evaluations` that a measured network fills."""
         parameters = parameter_count(model)
+        planned = work.labels["neuron_sparsity"]
         return {
             "epoch": epoch,
+            "neuron_sparsity": self.neuron_sparsity(model, description, work) if planned is None else planned,
             "weight_sparsity": 1 - parameters / description.parameters,
             "parameters": parameters,
             "macs": mac_count(model, self.dataset.shape),
@@ -157,14 +172,32 @@ class Worker:
             "accuracy_top5": test.accuracy_top5,
             "loss": test.loss,
             "seconds": test.seconds,
+            **self.latency(model, description),
+            "device": environment()["gpu"] or environment()["processor"],
         }
 
-    def measured(self, model: nn.Module, description: Description) -> Output:
+    def neuron_sparsity(self, model: nn.Module, description: Description, work: Work) -> float:
+        """The share of pairings that were removed from the pruned group, or from all."""
+        widths = [group.size for group in trace(model, torch.zeros(1, *self.dataset.shape, device=device())).groups]
+        group = work.labels["group"]
+        pruned = slice(None) if group is None else slice(group, group + 1)
+        return 1 - sum(widths[pruned]) / sum(description.widths[pruned])
+
+    def latency(self, model: nn.Module, description: Description) -> dict[str, float]:
+        """The columns of measured time; networks of equal layers and widths share one measurement."""
+        widths = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+        settings = json.dumps(description.model, sort_keys=True)
+        shape = settings, widths, self.dataset.shape, torch.get_num_threads()
+        if shape not in self.latencies:
+            self.latencies[shape] = {f"latency_{n}": latency(model, self.dataset.shape, n) for n in LATENCY_BATCHES}
+        return self.latencies[shape]
+
+    def measured(self, model: nn.Module, description: Description, work: Work) -> Output:
         """A network and its measurement before any epoch."""
-        row = self.evaluation(model, description, evaluate(model, self.dataset), 0)
+        row = self.evaluation(model, description, evaluate(model, self.dataset), 0, work)
         return Output(model, description, [row])
 
-    def trained(self, model: nn.Module, description: Description, history: list[Epoch]) -> Output:
+    def trained(self, model: nn.Module, description: Description, history: list[Epoch], work: Work) -> Output:
         """A network and the rows of its training."""
         output = Output(model, description)
         for epoch in history:
@@ -180,7 +213,7 @@ class Worker:
             output.epochs.append(row)
         last = history[-1].test if history else evaluate(model, self.dataset)
         assert last is not None
-        output.evaluations.append(self.evaluation(model, description, last, len(history)))
+        output.evaluations.append(self.evaluation(model, description, last, len(history), work))
         return output
 
     def describe(self, model: nn.Module, config: ModelConfig) -> Description:
@@ -208,7 +241,7 @@ class Worker:
             indices = pool[subsets[settings["subset"]]]
         training = TrainingConfig(**settings["training"])
         history = train(model, self.dataset, training, seed=seed, indices=indices, augmentation=self.augmentation)
-        return self.trained(model, self.describe(model, config), history)
+        return self.trained(model, self.describe(model, config), history, work)
 
     def load(self, work: Work) -> Output:
         """A published network from its checkpoint file."""
@@ -217,16 +250,16 @@ class Worker:
         model = build(config, channels=self.dataset.shape[0], classes=len(self.dataset.classes))
         checkpoints.load_state(model, checkpoints.read_state(path), path)
         model.to(device()).eval()
-        return self.measured(model, self.describe(model, config))
+        return self.measured(model, self.describe(model, config), work)
 
     def fuse(self, work: Work) -> Output:
         """One network from several."""
         config = FusionConfig(**work.parameters["fusion"])
         parents = [merged_network(self.context.store, key, self.dataset.shape) for key in work.inputs]
         images = [batch for batch, _ in self.training_batches(work, 1, config.samples)]
-        models, structures = [model for model, _, _ in parents], [structure for _, structure, _ in parents]
-        fused = fuse(models, structures, images, repair=config.repair)
-        return self.measured(fused, parents[0][2])
+        networks = [network for network, _ in parents]
+        fused = fuse([n.model for n in networks], [n.structure for n in networks], images, repair=config.repair)
+        return self.measured(fused, parents[0][1], work)
 
     def fine_tune(self, work: Work) -> Output:
         """A network after more epochs on all data."""
@@ -234,70 +267,39 @@ class Worker:
         model = copy.deepcopy(model)
         config = FineTuningConfig(**work.parameters["training"])
         history = train(model, self.dataset, config, seed=stage_seed(work.key), augmentation=self.augmentation)
-        return self.trained(model, description, history)
+        return self.trained(model, description, history, work)
 
     def compress(self, work: Work) -> Output:
         """A network with one group, or all in sequence, made narrower."""
-        base, structure, description = merged_network(self.context.store, work.inputs[0], self.dataset.shape)
-        model = copy.deepcopy(base)
-        group = work.parameters.get("group")
-        if group is not None:
-            pairings, scores = self.shared_scores(model, structure, group, work)
-            self.compress_group(model, structure.groups[group], pairings, scores, (base, structure), work, description)
-        else:
-            for number in range(len(description.widths)):
-                present = trace(model, torch.zeros(1, *self.dataset.shape, device=device())) if number else structure
-                pairings, scores = self.scores(model, present, number, work)
-                self.compress_group(
-                    model, present.groups[number], pairings, scores, (base, structure), work, description
-                )
-        return self.measured(model, description)
-
-    def compress_group(
-        self,
-        model: nn.Module,
-        group: Group,
-        pairings: Pairings,
-        scores: Tensor,
-        original: tuple[nn.Module, Structure],
-        work: Work,
-        description: Description,
-    ) -> None:
-        """Bring one group from its present to its new size, a share of its size before any pruning."""
-        m = min(size_after(description.widths[group.number], work.parameters["sparsity"]), group.size)
-        method = work.parameters["method"]
-        calibration = {}
-        if needs_images(method["name"]):
-            batches = self.training_batches(work, 1, CALIBRATION_IMAGES)
-            calibration = {
-                "model": model,
-                "group": group,
-                "original": (original[0], original[1].groups[group.number]),
-                "images": [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)],
-            }
-        options = method.get("options")
-        pair = maps(
-            method["name"], pairings, scores, m, seed=stage_seed(work.key), options=options, calibration=calibration
+        base, description = merged_network(self.context.store, work.inputs[0], self.dataset.shape)
+        settings = {name: work.parameters[name] for name in CompressionConfig.model_fields if name in work.parameters}
+        config = CompressionConfig(**settings)
+        sources = Sources(
+            example=torch.zeros(1, *self.dataset.shape, device=device()),
+            batches=lambda: self.training_batches(work, CRITERION_BATCHES, CRITERION_BATCH_SIZE),
+            images=lambda: self.calibration_images(work),
+            seed=work.parameters.get("seed", 0),
+            method_seed=stage_seed(work.key),
         )
-        apply(model, group, pair)
 
-    def scores(self, model: nn.Module, structure: Structure, number: int, work: Work) -> tuple[Pairings, Tensor]:
-        """A group's weights and the importance of its pairings."""
-        criterion = work.parameters["criterion"]
-        name, group = criterion["name"], structure.groups[number]
-        needed = CRITERION_BATCHES if needs_batches(name) else 0
-        batches = self.training_batches(work, needed, CRITERION_BATCH_SIZE) if needed else []
-        seed = work.parameters.get("seed", 0)
-        scores = importance(name, model, group, batches=batches, seed=seed, options=criterion.get("options"))
-        return Pairings(model, group), scores
+        def scored(number: int) -> tuple[Pairings, Tensor]:
+            criterion = json.dumps(config.criterion, sort_keys=True)
+            shared = work.inputs, number, criterion, sources.seed
+            if shared not in self.scored:
+                if config.allocation == "uniform":
+                    self.scored.clear()
+                self.scored[shared] = score(base, number, config.criterion, sources)
+            return self.scored[shared]
 
-    def shared_scores(self, model: nn.Module, structure: Structure, number: int, work: Work) -> tuple[Pairings, Tensor]:
-        """The same, computed once for all stages of a task that prune one group of one network by one criterion."""
-        criterion = json.dumps(work.parameters["criterion"], sort_keys=True)
-        shared = work.inputs, number, criterion, work.parameters.get("seed")
-        if shared not in self.scored:
-            self.scored = {shared: self.scores(model, structure, number, work)}
-        return self.scored[shared]
+        pruned = compress(
+            base, config, sources, originals=description.widths, parameters=description.parameters, scored=scored
+        )
+        return self.measured(pruned.model, description, work)
+
+    def calibration_images(self, work: Work) -> list[Tensor]:
+        """Unlabelled training images, the same for every stage with the same seed."""
+        batches = self.training_batches(work, 1, CALIBRATION_IMAGES)
+        return [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)]
 
 
 def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:

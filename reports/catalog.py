@@ -39,6 +39,24 @@ class Result:
     make: Callable[[Tables], Iterator[Item]]
 
 
+def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their methods named with every setting of the grid that is not the usual one."""
+    told = pd.DataFrame(
+        {
+            "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
+            "allocation": frame["allocation"].map({"global": "global"}),
+            "order": frame["order"].map({"input-first": "input first"}),
+            "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),
+            "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
+        }
+    )
+    names = [
+        ", ".join([method, *(part for part in parts if isinstance(part, str))]) if isinstance(method, str) else method
+        for method, parts in zip(frame["method"], told.itertuples(index=False), strict=True)
+    ]
+    return frame.assign(method=pd.Series(names, frame.index, dtype=frame["method"].dtype))
+
+
 def data_free_rows(tables: Tables) -> pd.DataFrame:
     """Final rows measured without fine-tuning after pruning one group."""
     frame = untuned(tables)
@@ -156,7 +174,7 @@ def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, ga
         if gain:
             row.append(signed(found.at["intra-fusion", "mean"] - found.at["conventional", "mean"]))
         body.append(row)
-    head = [*by[:-1], "neuron sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
+    head = [*by[:-1], "sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
     yield name, Table(caption, head, body, 3)
 
 
@@ -193,7 +211,7 @@ def pipelines_table(tables: Tables) -> Iterator[Item]:
         row = [str(model), str(criterion), str(method), f"{100 * sparsity:g}", f"{100 * shares.loc[key]:.1f}"]
         body.append(row + [number(found["mean"].get(p, float("nan")), found["std"].get(p)) for p in pipelines])
     names = [PIPELINES[pipeline] for pipeline in pipelines]
-    head = ["model", "criterion", "method", "neuron sparsity (%)", "weight sparsity (%)", *names]
+    head = ["model", "criterion", "method", "sparsity (%)", "weight sparsity (%)", *names]
     yield "pipelines", Table("Test accuracy (%) after pruning all groups and fine-tuning.", head, body, 3)
 
 

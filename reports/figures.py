@@ -15,13 +15,14 @@ COLOURS = {
     "conventional": "#000000",
     "intra-fusion": "#0072B2",
     "fusion-preserving": "#D55E00",
+    "folding": "#E69F00",
     "neuron-merging": "#009E73",
     "reconstruction": "#CC79A7",
     "whole-data": "#000000",
     "fap": "#D55E00",
     "paf": "#009E73",
 }
-FURTHER_COLOURS = ("#E69F00", "#56B4E9", "#F0E442")
+FURTHER_COLOURS = ("#56B4E9", "#F0E442", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 STYLE: Any = {

@@ -48,7 +48,8 @@ def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
         frame = frame[planned]
         if table != "epochs":
             names.remove("cell")
-            order = list(frame.columns)
+            order, measured = list(frame.columns), frame["neuron_sparsity"]
             frame = frame.drop(columns=names).join(plan, on="cell")[order]
+            frame["neuron_sparsity"] = frame["neuron_sparsity"].fillna(measured)
     identity = [column for column in ("cell", "epoch") if column in frame]
     return frame.drop_duplicates(identity).reset_index(drop=True)

@@ -22,6 +22,7 @@ def imported_by(statement: str, blocked: str) -> set[str]:
         "workloads.methods",
         "workloads.criteria",
         "workloads.checkpoints",
+        "workloads.exporting",
         "workloads.repair",
     ],
 )

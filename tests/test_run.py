@@ -82,6 +82,17 @@ def test_values_make_sense(finished: Path) -> None:
     assert set(frame["environment"]) == set(load(finished, "environments")["environment"])
 
 
+def test_latency_is_measured_once_for_networks_of_equal_widths(finished: Path) -> None:
+    frame = load(finished)
+    assert (frame[["latency_1", "latency_64"]] > 0).all(axis=None)
+    hardware = load(finished, "environments").iloc[0]
+    assert set(frame["device"]) == {hardware[["gpu", "processor"]].dropna().iloc[0]}
+    pruned = frame[(frame["stage"] == "pruned") & (frame["pipeline"] == "whole-data") & frame["group"].notna()]
+    by_widths = pruned.groupby(["group", "target_sparsity"])
+    assert (by_widths["method"].nunique() == 2).all()
+    assert (by_widths[["latency_1", "latency_64"]].nunique() == 1).all(axis=None)
+
+
 def test_split_models_and_their_epochs_are_recorded(finished: Path) -> None:
     epochs = load(finished, "epochs")
     trained = epochs[epochs["stage"] == "baseline"]
@@ -98,8 +109,10 @@ def test_a_data_free_cell_is_what_the_library_computes_by_hand(finished: Path) -
     from workloads.criteria import importance
     from workloads.datasets import load as load_dataset
     from workloads.evaluation import evaluate
-    from workloads.groups import Pairings, apply, merge_batch_norm, size_after, trace
+    from workloads.groups import Pairings, apply, merge_batch_norm
     from workloads.methods import maps
+    from workloads.tracing import trace
+    from workloads.widths import size_after
 
     frame = load(finished)
     whole = frame[(frame["training_data"] == "whole") & (frame["stage"] == "baseline")].iloc[0]

@@ -27,6 +27,21 @@ def test_rows_come_back_with_their_schema(tmp_path: Path) -> None:
     assert written.field("accuracy").metadata[b"unit"] == b"percent"
 
 
+def test_shards_without_later_columns_still_load(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_rows("evaluations", "new", [{**row("b"), "latency_1": 0.5, "latency_64": 8.0, "device": "a GPU"}])
+    store.write_rows("evaluations", "old", [row("a")])
+    path = tmp_path / "results" / "evaluations" / "old.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["latency_1", "latency_64", "device"]), path)
+    for folder in (store, Store(tmp_path)):
+        found = {
+            r["cell"]: (r["latency_1"], r["latency_64"], r["device"])
+            for r in folder.read_table("evaluations").to_pylist()
+        }
+        assert found == {"a": (None, None, None), "b": (0.5, 8.0, "a GPU")}
+    assert store.read_table("evaluations").schema.field("latency_64").metadata[b"unit"] == b"ms"
+
+
 def test_the_same_shard_twice_is_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for _ in range(2):

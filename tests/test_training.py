@@ -5,11 +5,12 @@ from torch import nn
 from workloads import checkpoints
 from workloads.checkpoints import Description
 from workloads.config import ModelConfig, TrainingConfig
-from workloads.evaluation import evaluate, mac_count, parameter_count
-from workloads.groups import Pairings, apply, merge_batch_norm, trace
+from workloads.evaluation import LATENCY_RUNS, evaluate, latency, mac_count, parameter_count
+from workloads.groups import Pairings, apply, merge_batch_norm
 from workloads.methods import maps
 from workloads.models import build
 from workloads.samples import Dataset
+from workloads.tracing import trace
 from workloads.training import learning_rate, train
 
 MODEL = ModelConfig(name="vgg11_bn", width=0.125)
@@ -112,6 +113,21 @@ def test_macs() -> None:
     assert mac_count(small, (1, 4, 4)) == 2 * 9 * 4 + 8 * 3
 
 
+def test_latency_is_the_median_of_passes_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewest, most = LATENCY_RUNS
+    for durations, passes in (([9.0, 5.0, 1.0, 2.0], fewest), ([9.0] + [0.001] * most, most)):
+        clock = iter(moment for seconds in durations for moment in (0.0, seconds))
+        monkeypatch.setattr("workloads.evaluation.time.perf_counter", lambda clock=clock: next(clock))
+        model, seen = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.Dropout()), []
+        model.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append((inputs[0].shape, module.training))
+        )
+        milliseconds = latency(model, (3, 2, 2), 5)
+        monkeypatch.undo()
+        assert milliseconds == pytest.approx(1000 * (2.0 if passes == fewest else 0.001))
+        assert seen == [((5, 3, 2, 2), False)] * (1 + passes)
+
+
 def described(model: nn.Module) -> bytes:
     description = Description(
         MODEL.model_dump(mode="json", exclude={"checkpoint"}), 1, 10, parameter_count(model), (8,)
@@ -129,6 +145,19 @@ def test_a_pruned_network_comes_back_from_its_bytes(vgg: nn.Module) -> None:
     assert torch.equal(loaded(images), vgg(images))
     assert description.widths == (8,)
     assert [g.size for g in trace(loaded, images[:1]).groups] == [g.size // 2 for g in structure.groups]
+
+
+def test_a_network_is_loaded_from_its_file_in_one_call(tmp_path, vgg: nn.Module) -> None:
+    (tmp_path / "a.safetensors").write_bytes(described(vgg))
+    loaded = checkpoints.load(tmp_path / "a.safetensors")
+    images = torch.randn(4, 1, 32, 32)
+    assert torch.equal(loaded(images), vgg(images))
+    assert not loaded.training
+    with pytest.raises(FileNotFoundError, match=r"network file '.*none' does not exist"):
+        checkpoints.load(tmp_path / "none")
+    (tmp_path / "bad").write_bytes(described(vgg)[:-1])
+    with pytest.raises(ValueError, match=r"'.*bad' is not a network that metaprune stored, or it is damaged"):
+        checkpoints.load(str(tmp_path / "bad"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])

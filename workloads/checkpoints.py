@@ -38,6 +38,21 @@ class Description:
     widths: tuple[int, ...] = field(default=())
 
 
+def load(path: str | Path) -> nn.Module:
+    """A network that metaprune stored or exported, in evaluation mode, from normalised images to logits.
+
+    Its class need not be known; where it is the user's own, its module has to be importable as it was in the run.
+    `loads` gives the description too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not such a network, is damaged or was altered, or its class cannot be imported.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"network file '{path}' does not exist")
+    return loads(Path(path).read_bytes(), str(path))[0]
+
+
 def dumps(model: nn.Module, description: Description) -> bytes:
     """The network as safetensors with a checksum in its header."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

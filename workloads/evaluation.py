@@ -1,5 +1,6 @@
-"""Measuring a network: accuracy over all samples, size, and multiplications."""
+"""Measuring a network: accuracy over all samples, size, multiplications, and time."""
 
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads.samples import Dataset
+
+LATENCY_RUNS = (3, 20)
+LATENCY_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,29 @@ def mac_count(model: nn.Module, shape: tuple[int, int, int]) -> int:
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))
     return counter.get_total_flops() // 2
+
+
+@torch.inference_mode()
+def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:
+    """Milliseconds that a forward pass of `batch` images of `shape` (C, H, W) takes, in evaluation mode and float32.
+
+    The median over as many passes as `LATENCY_SECONDS` allow, within `LATENCY_RUNS`, after one that does not count, on
+    the device of the weights with PyTorch's present number of threads. What else runs there slows it down.
+    """
+    device = next(model.parameters()).device
+    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    model.eval()
+    seconds: list[float] = []
+    fewest, most = LATENCY_RUNS
+    _forward_seconds(model, images)
+    while len(seconds) < fewest or (len(seconds) < most and sum(seconds) < LATENCY_SECONDS):
+        seconds.append(_forward_seconds(model, images))
+    return 1000 * statistics.median(seconds)
+
+
+def _forward_seconds(model: nn.Module, images: torch.Tensor) -> float:
+    started = time.perf_counter()
+    model(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - started
