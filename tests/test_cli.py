@@ -135,6 +135,24 @@ def test_a_dry_run_and_a_plan_start_nothing(tmp_path: Path, quick) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+NORMED = """
+import torch
+
+def normed(*, in_channels, num_classes):
+    layers = [torch.nn.Conv2d(in_channels, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
+    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, num_classes)]
+    return torch.nn.Sequential(*layers, *head)
+"""
+
+
+def test_a_plan_names_what_stays_as_it_is(experiment: Path, tmp_path: Path, quick) -> None:
+    (tmp_path / "normed.py").write_text(NORMED)
+    result = quick("plan", "tiny.yaml", "--set", "model={name: normed:normed}", "--set", "pruning.groups=all")
+    assert result.returncode == 0, result.stderr
+    assert "normed: 1 groups can be pruned, 1 stay as they are:" in result.stdout
+    assert "  0: layer '1' (GroupNorm) mixes its channels (native_group_norm)" in result.stdout
+
+
 def test_plan_resolved_prints_the_complete_experiment(experiment: Path, quick) -> None:
     result = quick("plan", "tiny.yaml", "--resolved")
     settings = yaml.safe_load(result.stdout)

@@ -58,6 +58,10 @@ def test_an_override_without_a_number_goes_to_every_grid_and_model() -> None:
         ("mode: datafree", r"'pruning.mode' is \"datafree\": it should be 'data-free' or 'fine-tuned'"),
         ("groups: some", r"'pruning.groups' is \"some\": it should be 'each', 'all' or a list of group numbers"),
         ("groups: [-1]", r"'pruning.groups' is \[-1\]: it should be 'each', 'all' or a list"),
+        ("repair: [all]", r"'pruning.repair.0' is \"all\": it should be 'none', 'data-free' or 'data'"),
+        ("allocation: global", r"allocation is global, one threshold over the network: set groups to all"),
+        ("round_to: 0", r"'pruning.round_to' is 0: it should be greater than 0"),
+        ("sparsity_of: weight", r"'pruning.sparsity_of' is \"weight\": it should be 'neurons' or 'weights'"),
         ("pipelines: [whole]", r"'pruning.pipelines.0' is \"whole\": it should be 'whole-data', 'fap' or 'paf'"),
     ],
 )

@@ -10,7 +10,7 @@ from workloads.evaluation import evaluate
 from workloads.fusion import align, average, fuse, transport_maps
 from workloads.groups import Maps, Structure, apply, merge_batch_norm
 from workloads.models import build
-from workloads.repair import match_statistics, output_moments, repaired_layers
+from workloads.repair import anchor_batch_norms, match_statistics, output_moments, repaired_layers
 from workloads.samples import Dataset
 from workloads.splits import fold_subsets, subset_count
 from workloads.tracing import trace
@@ -105,6 +105,14 @@ def test_repair_restores_mean_and_deviation(merged, images: torch.Tensor) -> Non
     for layer, parts in wanted.items():
         for ours, theirs in zip(reached[layer], parts, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+
+
+def test_anchored_batch_norms_are_the_identity_and_start_training_from_it(merged, images: torch.Tensor) -> None:
+    model, structure = merged
+    expected = model(images)
+    anchor_batch_norms(model, structure, output_moments(model, repaired_layers(structure), [images]))
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.train()(images), expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(("folds", "models"), [(2, 2), (4, 6), (6, 20)])

@@ -41,6 +41,23 @@ def test_one_trained_model_feeds_all_cells() -> None:
     assert plan.cells == 12
 
 
+def test_scope_and_repair_make_cells_of_their_own_and_defaults_none() -> None:
+    grid = {"groups": "all", "sparsities": [0.5], "methods": ["conventional"]}
+    usual = set(planned(pruning=grid).stages)
+    assert usual == set(planned(pruning={**grid, "repair": "none", "order": "output-first", "round_to": 1}).stages)
+    for setting in ({"repair": "data"}, {"order": "input-first"}, {"round_to": 8}, {"allocation": "global"}):
+        other = planned(pruning={**grid, **setting})
+        assert len(usual & set(other.stages)) == 1
+        (cell,) = (stage for stage in other.stages.values() if stage.kind == "compress")
+        assert cell.labels | setting == cell.labels
+    assert planned(pruning={**grid, "repair": ["none", "data-free", "data"]}).cells == 3
+
+
+def test_neuron_sparsity_is_planned_only_where_it_is_asked_for() -> None:
+    grid = {"groups": "all", "sparsities": [0.5], "methods": ["conventional"], "sparsity_of": "weights"}
+    assert {s.labels["neuron_sparsity"] for s in planned(pruning=grid).stages.values()} == {0.0, None}
+
+
 def test_inputs_come_before_what_reads_them() -> None:
     plan = planned(pipelines=["whole-data", "fap", "paf"], pruning={"mode": "fine-tuned", "groups": "all"})
     seen: set[str] = set()

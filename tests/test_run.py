@@ -16,6 +16,7 @@ from orchestrator import Experiment, run
 from orchestrator.progress import LogProgress, NoProgress
 from orchestrator.store import Store
 from reports import load
+from reports.page import write_report
 from tests.conftest import TINY
 from workloads import checkpoints
 
@@ -125,6 +126,47 @@ def test_a_data_free_cell_is_what_the_library_computes_by_hand(finished: Path) -
     apply(model, group, maps("intra-fusion", Pairings(model, group), scores, size_after(group.size, 0.5)))
     rows = frame[(frame["pipeline"] == "whole-data") & (frame["group"] == 7) & (frame["method"] == "intra-fusion")]
     assert rows[rows["target_sparsity"] == 0.5]["accuracy"].tolist() == [evaluate(model, dataset).accuracy]
+
+
+def test_scopes_and_repairs_are_told_apart_in_results_and_report(tmp_path: Path) -> None:
+    grids = [
+        {
+            "groups": "all",
+            "sparsities": [0.5],
+            "sparsity_of": "weights",
+            "allocation": "global",
+            "order": "input-first",
+            "methods": ["conventional", "folding"],
+            "repair": ["none", "data-free", "data"],
+        },
+        {"groups": "all", "sparsities": [0.5], "methods": ["conventional"], "round_to": 4},
+        {
+            "mode": "fine-tuned",
+            "groups": "all",
+            "sparsities": [0.6],
+            "sparsity_of": "weights",
+            "steps": 2,
+            "criteria": ["bn-scale"],
+            "methods": ["conventional"],
+        },
+    ]
+    result = start(changed(pruning=grids, fine_tuning={**TINY["fine_tuning"], "step_epochs": 1}), tmp_path)
+    assert result.complete, result.failed
+    frame = load(tmp_path)
+    final = frame[frame["final"]]
+    by_weights = final[final["sparsity_of"] == "weights"]
+    assert (by_weights["weight_sparsity"] >= by_weights["target_sparsity"]).all()
+    assert by_weights["neuron_sparsity"].between(0.1, 0.6).all()
+    pruned = by_weights[by_weights["stage"] == "pruned"]
+    assert sorted(pruned["repair"]) == ["data", "data", "data-free", "data-free", "none", "none"]
+    assert set(pruned["allocation"]) == {"global"}
+    assert set(pruned["order"]) == {"input-first"}
+    (rounded,) = final[final["round_to"] == 4].itertuples()
+    assert 0.4 < rounded.neuron_sparsity <= 0.5
+    assert frame[frame["stage"] == "baseline"]["repair"].isna().all()
+    table = (write_report(tmp_path, tmp_path / "report").folder / "whole-network.md").read_text()
+    assert "folding, data-free repair, global, input first, of weights" in table
+    assert "conventional, multiples of 4" in table
 
 
 def test_running_again_does_nothing_and_one_more_sparsity_only_its_cells(tiny: Experiment, tmp_path: Path) -> None:
@@ -306,3 +348,13 @@ def test_the_readmes_own_code_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert frame[frame["final"]]["method"].tolist() == ["conventional", "average_neighbours"]
     assert set(frame["criterion"].dropna()) == {"biggest_bias"}
     assert set(frame["dataset"]) == {"stripes"}
+
+
+def test_the_readmes_compression_without_the_orchestrator_works() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import torch\nimport torchvision\n.*?)```", readme, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["smaller"](torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+    sizes = [sum(p.numel() for p in names[model].parameters()) for model in ("smaller", "model")]
+    assert sizes[0] < 0.5 * sizes[1]

@@ -32,19 +32,22 @@ class Measurement:
     seconds: float
 
 
-@torch.inference_mode()
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measurement:
-    """Run the network in evaluation mode over the test images, in float32, on the device of its weights."""
+    """Run the network in evaluation mode over the test images, in float32, on the device of its weights.
+
+    The weights are laid out channels-last, in place, which most hardware is faster with.
+    """
     device = next(model.parameters()).device
-    model.eval()
+    model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
     totals = torch.zeros(3, dtype=torch.float64)
-    for images, labels in dataset.batches("test", batch_size, device):
-        logits = model(images)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = best == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
+    with torch.inference_mode():
+        for images, labels in dataset.batches("test", batch_size, device):
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            hits = best == labels[:, None]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
     top1, top5, loss_sum = (totals / len(dataset.test_pool)).tolist()
     return Measurement(100 * top1, 100 * top5, loss_sum, time.perf_counter() - started)
 
@@ -63,21 +66,23 @@ def mac_count(model: nn.Module, shape: tuple[int, int, int]) -> int:
     return counter.get_total_flops() // 2
 
 
-@torch.inference_mode()
 def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:
     """Milliseconds that a forward pass of `batch` images of `shape` (C, H, W) takes, in evaluation mode and float32.
 
     The median over as many passes as `LATENCY_SECONDS` allow, within `LATENCY_RUNS`, after one that does not count, on
-    the device of the weights with PyTorch's present number of threads. What else runs there slows it down.
+    the device of the weights with PyTorch's present number of threads. What else runs there slows it down. The weights
+    are laid out channels-last, in place.
     """
     device = next(model.parameters()).device
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    model.eval()
+    images = images.contiguous(memory_format=torch.channels_last)
+    model.eval().to(memory_format=torch.channels_last)
     seconds: list[float] = []
     fewest, most = LATENCY_RUNS
-    _forward_seconds(model, images)
-    while len(seconds) < fewest or (len(seconds) < most and sum(seconds) < LATENCY_SECONDS):
-        seconds.append(_forward_seconds(model, images))
+    with torch.inference_mode():
+        _forward_seconds(model, images)
+        while len(seconds) < fewest or (len(seconds) < most and sum(seconds) < LATENCY_SECONDS):
+            seconds.append(_forward_seconds(model, images))
     return 1000 * statistics.median(seconds)
 
 

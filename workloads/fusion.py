@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from workloads.groups import PRODUCER, Group, Maps, Structure, apply, get_layer
-from workloads.repair import average_statistics, by_channel, match_statistics, output_moments, repaired_layers
+from workloads.repair import (
+    anchor_batch_norms,
+    average_statistics,
+    by_channel,
+    match_statistics,
+    output_moments,
+    repaired_layers,
+)
 from workloads.transport import exact_plan, uniform
 
 
@@ -125,4 +132,5 @@ def fuse(
         layers = repaired_layers(structures[0])
         wanted = average_statistics([output_moments(parent, layers, images) for parent in aligned])
         match_statistics(fused, wanted, images)
+        anchor_batch_norms(fused, structures[0], wanted)
     return fused

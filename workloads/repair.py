@@ -149,3 +149,18 @@ def match_statistics(model: nn.Module, wanted: Statistics, images: Sequence[Tens
         gain, offset = (part.to(layer.weight) for part in correction(name, *moments(*parts)))
         resize(layer, "weight", layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1)))
         resize(layer, "bias", offset if layer.bias is None else layer.bias * gain + offset)
+
+
+@torch.no_grad()
+def anchor_batch_norms(model: nn.Module, structure: Structure, statistics: Statistics) -> None:
+    """Let merged batch-norms know the statistics of what they read, in place, so that training starts from there.
+
+    In evaluation mode they stay the identity; in training mode they normalise by the batch and give mean and deviation
+    back, where an empty one would set them to 0 and 1.
+    """
+    for layer, name in structure.normalised:
+        norm, (mean, deviation) = get_layer(model, name), statistics[layer]
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(deviation.square())
+        norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+        norm.bias.copy_(mean)
