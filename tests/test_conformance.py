@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
+from workloads.compression import Network, Sources, compress
+from workloads.config import CompressionConfig
 from workloads.criteria import importance
 from workloads.groups import (
     NORM,
@@ -199,12 +201,10 @@ def check_logits(key: str, model: nn.Module, group: Group, pair: Maps, batches: 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_all_groups_in_sequence(network: str, sparsity: float, merge: str, tolerance: dict) -> None:
     model, groups, batches = merged(network, merge)
+    base = Network(model, Structure(groups, ()), {})
     key = f"{network}/all_groups/l1/{sparsity}"
     for name, method in {"default": "conventional", "intra_fusion": "intra-fusion"}.items():
-        pruned = copy.deepcopy(model)
-        for group in groups:
-            scores = importance("l1", pruned, group)
-            m = size_after(group.size, sparsity)
-            apply(pruned, group, maps(method, Pairings(pruned, group), scores, m))
+        config = CompressionConfig(sparsity=sparsity, method={"name": method})
+        pruned = compress(base, config, Sources(batches[0][0][:1])).model
         assert sum(p.numel() for p in pruned.parameters()) == int(golden()[f"{key}/parameters"])
         torch.testing.assert_close(pruned(batches[0][0]), golden()[f"{key}/{name}/logits"], **tolerance)

@@ -223,6 +223,23 @@ def test_reconstruction_beats_dropping_and_keeps_the_model_as_it_was(network: nn
     assert torch.equal(network(images), expected)
 
 
+@pytest.mark.parametrize("producing", ["intra-fusion", "fusion-preserving", "folding"])
+def test_reconstruction_after_fusing_beats_fusing(network: nn.Module, images: torch.Tensor, producing: str) -> None:
+    structure = trace(network, images[:1])
+    statistics = merge_batch_norm(network, structure)
+    expected = network(images)
+    errors = dict.fromkeys((producing, "reconstruction"), 0.0)
+    for group in structure.groups:
+        scores = torch.rand(group.size, generator=torch.Generator().manual_seed(5))
+        for method in errors:
+            options = {"producing": producing} if method == "reconstruction" else {}
+            given = calibration(network, group, images) | {"statistics": statistics}
+            pruned, m = copy.deepcopy(network), group.size // 2
+            apply(pruned, group, maps(method, Pairings(pruned, group), scores, m, options=options, context=given))
+            errors[method] += (pruned(images) - expected).norm().item()
+    assert errors["reconstruction"] < 0.9 * errors[producing]
+
+
 @pytest.mark.parametrize("flatten", [False, True])
 def test_reconstruction_is_exact_where_neurons_are_constant_or_dependent(flatten: bool) -> None:
     """A constant neuron goes into the consumer's bias, a multiple of a kept one into its weights."""

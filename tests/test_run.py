@@ -19,6 +19,8 @@ from reports import load
 from reports.page import write_report
 from tests.conftest import TINY
 from workloads import checkpoints
+from workloads.criteria import CRITERIA
+from workloads.methods import METHODS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,6 +142,8 @@ def test_scopes_and_repairs_are_told_apart_in_results_and_report(tmp_path: Path)
             "repair": ["none", "data-free", "data"],
         },
         {"groups": "all", "sparsities": [0.5], "methods": ["conventional"], "round_to": 4},
+        {"groups": [7], "sparsities": [0.5], "criteria": sorted(CRITERIA), "methods": ["conventional"]},
+        {"groups": [7], "sparsities": [0.5], "methods": sorted(METHODS)},
         {
             "mode": "fine-tuned",
             "groups": "all",
@@ -164,6 +168,9 @@ def test_scopes_and_repairs_are_told_apart_in_results_and_report(tmp_path: Path)
     (rounded,) = final[final["round_to"] == 4].itertuples()
     assert 0.4 < rounded.neuron_sparsity <= 0.5
     assert frame[frame["stage"] == "baseline"]["repair"].isna().all()
+    one_group = final[final["group"] == 7]
+    assert set(one_group["criterion"]) == set(CRITERIA)
+    assert set(one_group["method"]) == set(METHODS)
     table = (write_report(tmp_path, tmp_path / "report").folder / "whole-network.md").read_text()
     assert "folding, data-free repair, global, input first, of weights" in table
     assert "conventional, multiples of 4" in table

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from workloads.groups import CONSUMER, Group, Maps, Member, Pairings, apply, get_layer, moved_up
-from workloads.methods.fusing import fusion_preserving, intra_fusion
+from workloads.groups import CONSUMER, Group, Maps, Member, Pairings, Statistics, apply, get_layer, moved_up
+from workloads.methods.fusing import folding, fusion_preserving, intra_fusion
 from workloads.methods.selecting import conventional
 from workloads.repair import by_channel
 
@@ -24,7 +25,8 @@ def reconstruction(
     group: Group,
     original: tuple[nn.Module, Group],
     images: Sequence[Tensor],
-    producing: Literal["conventional", "intra-fusion", "fusion-preserving"] = "conventional",
+    statistics: Statistics,
+    producing: Literal["conventional", "intra-fusion", "fusion-preserving", "folding"] = "conventional",
     ridge: float = 1e-3,
 ) -> Maps:
     """Least squares for each consumer's inputs (He et al. 2017, Luo et al. 2017).
@@ -38,10 +40,14 @@ def reconstruction(
         group: the group in it.
         original: the network before any of its groups was compressed, and the group in that.
         images: normalised batches, without labels.
+        statistics: of the producing layers' outputs, for folding.
         producing: method that gives P.
         ridge: λ as a share of the mean variance of the inputs A'.
     """
-    pair = PRODUCING[producing](pairings, importance, m)
+    if producing == "folding":
+        pair = folding(pairings, importance, m, model=model, group=group, statistics=statistics)
+    else:
+        pair = PRODUCING[producing](pairings, importance, m)
     compressed = copy.deepcopy(model)
     apply(compressed, group, pair)
     consumers = {member.layer: member for member in group.on(CONSUMER)}
@@ -57,7 +63,7 @@ def reconstruction(
         consumer = Group(group.number, group.size, (consumers[layer],))
         put_back(compressed, model, layer)
         apply(compressed, consumer, Maps(pair.P, {layer: maps[layer]}, {layer: shifts[layer]}))
-    return Maps(pair.P, maps, shifts)
+    return replace(pair, Q=maps, shift=shifts)
 
 
 class Moments:
