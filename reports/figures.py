@@ -42,7 +42,7 @@ STYLE: Any = {
 }
 Look = dict[str, Any]
 TEXT_WIDTH = 5.5  # inches, of a page of the paper
-LEGEND_HANDLE, LEGEND_LETTER = 0.6, 0.06  # inches
+LEGEND_HANDLE, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.06, 0.18  # inches
 
 
 def style(names: Sequence[str]) -> dict[str, Look]:
@@ -92,9 +92,10 @@ def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look) -> None:
 
 
 def legend(figure: Figure, looks: dict[str, Look]) -> None:
-    """One legend for the whole figure, above the panels."""
+    """One legend for the whole figure, above the panels, which keep their height."""
     with matplotlib.rc_context(STYLE):
         lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
         entry = LEGEND_HANDLE + LEGEND_LETTER * max(len(name) for name in looks)
         columns = max(1, min(len(lines), int(figure.get_figwidth() / entry)))
+        figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (-(-len(lines) // columns) - 1))
         figure.legend(handles=lines, loc="outside upper center", ncols=columns)

@@ -65,6 +65,14 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def test_many_variants_leave_the_panels_their_height() -> None:
+    names = [f"a method with a long name, repair · criterion {number}" for number in range(24)]
+    figure, axes = figures.panels([f"group {number}" for number in range(8)])
+    figures.legend(figure, figures.style(names))
+    figure.draw_without_rendering()
+    assert min(axis.get_position().height * figure.get_figheight() for axis in axes) > 0.8
+
+
 def test_only_rows_of_the_present_plan_are_loaded(run: Path) -> None:
     assert "stale" not in set(load(run)["cell"])
     assert "stale" in set(load(run, everything=True)["cell"])
