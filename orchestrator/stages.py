@@ -30,7 +30,7 @@ from workloads.config import (
     ModelConfig,
     TrainingConfig,
 )
-from workloads.evaluation import Measurement, evaluate, latency, mac_count, parameter_count
+from workloads.evaluation import Measurement, accuracy, evaluate, latency, mac_count, parameter_count
 from workloads.fusion import fuse
 from workloads.groups import Pairings
 from workloads.models import build
@@ -256,9 +256,11 @@ class Worker:
         """One network from several."""
         config = FusionConfig(**work.parameters["fusion"])
         parents = [merged_network(self.context.store, key, self.dataset.shape) for key in work.inputs]
-        images = [batch for batch, _ in self.training_batches(work, 1, config.samples)]
-        networks = [network for network, _ in parents]
-        fused = fuse([n.model for n in networks], [n.structure for n in networks], images, repair=config.repair)
+        batches = self.training_batches(work, 1, config.samples)
+        models = [network.model for network, _ in parents]
+        accuracies = [accuracy(model, batches) for model in models]
+        images = [images for images, _ in batches]
+        fused = fuse(models, [network.structure for network, _ in parents], images, config, accuracies)
         return self.measured(fused, parents[0][1], work)
 
     def fine_tune(self, work: Work) -> Output:

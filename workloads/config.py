@@ -106,10 +106,21 @@ class FineTuningConfig(TrainingConfig):
 class FusionConfig(Config):
     """How the split models become one (section 6)."""
 
+    alignment: Literal["activations", "weights", "weight-matching", "none"] = "activations"
+    """Optimal transport by distances of `activations` or of `weights`, Git Re-Basin's `weight-matching`, or none."""
+    marginal: Literal["uniform", "importance"] = "uniform"
+    """Masses of the neurons: equal, or in proportion to their l1 importance."""
+    sweeps: Positive | None = None
+    """Passes over the groups for costs from weights, fewer once nothing moves; null is 1 as in the paper, 100 for
+    weight-matching."""
+    onto: Literal["anchor", "running"] = "anchor"
+    """What each further model is aligned to: the first, or the average so far."""
+    weights: Literal["equal", "accuracy"] = "equal"
+    """Weights of the average: equal, or the accuracy on the training images below."""
     samples: Positive = 200
     """Training images whose activations give the transport cost."""
     repair: bool = True
-    """Match the batch-norm statistics of the fused network to its parents' (REPAIR, Jordan et al. 2023)."""
+    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023)."""
 
 
 class ScopeConfig(Config):

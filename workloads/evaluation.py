@@ -2,10 +2,11 @@
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,6 +53,13 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measu
     return Measurement(100 * top1, 100 * top5, loss_sum, time.perf_counter() - started)
 
 
+@torch.inference_mode()
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Percent top-1 over (images, labels) batches."""
+    hits = torch.cat([model.eval()(images).argmax(1) == labels for images, labels in batches])
+    return 100 * hits.double().mean().item()
+
+
 def parameter_count(model: nn.Module) -> int:
     """Number of weights and biases, batch-norm's included."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -86,7 +94,7 @@ def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def _forward_seconds(model: nn.Module, images: torch.Tensor) -> float:
+def _forward_seconds(model: nn.Module, images: Tensor) -> float:
     started = time.perf_counter()
     model(images)
     if images.is_cuda:
