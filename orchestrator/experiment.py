@@ -21,6 +21,7 @@ from workloads.config import (
     Positive,
     Repair,
     ScopeConfig,
+    SplitsConfig,
     TrainingConfig,
 )
 from workloads.registry import nearest
@@ -54,19 +55,6 @@ class ChoiceConfig(Config):
 
 
 Choice = Annotated[ChoiceConfig, BeforeValidator(_choice)]
-
-
-def _even(folds: int) -> int:
-    if folds % 2:
-        raise ValueError("must be even: a split model sees half of the folds")
-    return folds
-
-
-class SplitsConfig(Config):
-    """How the training set is cut for the split models."""
-
-    folds: Annotated[int, Field(ge=2, le=12), AfterValidator(_even)] = 2
-    """k disjoint parts; every union of k/2 of them trains one model: 2 models for 2 folds, 6 for 4."""
 
 
 def _groups(value: Any) -> Any:
@@ -355,6 +343,8 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not key:
         return f"{reason}{more}"
+    if isinstance(problem["input"], Mapping):
+        return f"'{key}': {reason}{more}"
     return f"'{key}' is {json.dumps(problem['input'], default=str, ensure_ascii=False)}: it {reason}{more}"
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from orchestrator.experiment import ChoiceConfig, Experiment, PruningConfig
 from orchestrator.facts import Facts
 from workloads.config import Config, ModelConfig, Repair, ScopeConfig
-from workloads.splits import subset_count
+from workloads.splits import subset_count, subset_share
 
 KEY_SCHEMA = 1
 # Raise a kind's number when its code changes what it computes: old results are then made again.
-CODE_VERSIONS = {"train": 1, "load": 1, "fuse": 2, "compress": 2, "fine-tune": 1}
+CODE_VERSIONS = {"train": 2, "load": 1, "fuse": 2, "compress": 2, "fine-tune": 1}
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,20 @@ class _Builder:
         return self.train({}, 1.0, labels)
 
     def splits(self) -> list[str]:
-        """The models trained on each union of half of the folds."""
-        folds = self.experiment.splits.folds
-        labels = {**self.labels, "folds": folds, "stage": "baseline"}
+        """The models trained on parts of the training set."""
+        splits = self.experiment.splits
+        labels = {**self.labels, "folds": splits.folds, "split": splits.mode, "stage": "baseline"}
+        share = subset_share(splits)
         return [
-            self.train({"folds": folds, "subset": subset}, 0.5, {**labels, "training_data": f"subset-{subset + 1}"})
-            for subset in range(subset_count(folds))
+            self.train(
+                {"splits": changed(splits), "subset": subset},
+                share,
+                {**labels, "training_data": f"subset-{subset + 1}"},
+            )
+            for subset in range(subset_count(splits))
         ]
 
-    def train(self, subset: dict[str, int], share: float, labels: dict[str, Any]) -> str:
+    def train(self, subset: dict[str, Any], share: float, labels: dict[str, Any]) -> str:
         training = self.experiment.training
         parameters = {
             "dataset": self.data,
@@ -218,7 +223,7 @@ class _Builder:
         if pipeline == "whole-data":
             base = self.whole()
         else:
-            shared["folds"] = self.experiment.splits.folds
+            shared |= {"folds": self.experiment.splits.folds, "split": self.experiment.splits.mode}
             models = self.splits()
             if pipeline == "fap":
                 base = self.fine_tune(self.fuse(models, shared), epochs, shared)

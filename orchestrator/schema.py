@@ -18,7 +18,8 @@ COORDINATES = [
     field("dataset", pa.string(), "data set"),
     field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
     field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
-    field("folds", pa.int32(), "folds that the training set was cut into; null for whole-data"),
+    field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
+    field("split", pa.string(), "how it was cut: unions, separate or overlapping; null for whole-data"),
     field("seed", pa.int64(), "seed of the experiment"),
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
@@ -75,6 +76,16 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("test_loss", pa.float64(), "mean cross entropy over all test images", "nat"),
             field("test_accuracy", pa.float64(), "top-1 over all test images", "percent"),
             field("seconds", pa.float64(), "wall clock of training, without measuring", "s"),
+            *PROVENANCE,
+        ]
+    ),
+    "splits": pa.schema(
+        [
+            *COORDINATES,
+            field("part", pa.int32(), "number of the stretch among those of the model"),
+            field("start", pa.float64(), "where the stretch of the shuffled training set begins", "1"),
+            field("end", pa.float64(), "where it ends", "1"),
+            field("samples", pa.list_(pa.int64()), "its images of each class, in the order of the classes"),
             *PROVENANCE,
         ]
     ),

@@ -28,6 +28,7 @@ from workloads.config import (
     FineTuningConfig,
     FusionConfig,
     ModelConfig,
+    SplitsConfig,
     TrainingConfig,
 )
 from workloads.evaluation import Measurement, accuracy, evaluate, latency, mac_count, parameter_count
@@ -35,7 +36,7 @@ from workloads.fusion import fuse
 from workloads.groups import Pairings
 from workloads.models import build
 from workloads.samples import Dataset
-from workloads.splits import fold_subsets
+from workloads.splits import Part, samples_of, subsets
 from workloads.tracing import trace
 from workloads.training import Epoch, train
 
@@ -100,6 +101,7 @@ class Output:
     description: Description
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    splits: list[dict[str, Any]] = field(default_factory=list)
 
 
 @functools.lru_cache(maxsize=4)
@@ -228,20 +230,31 @@ class Worker:
         )
 
     def train(self, work: Work) -> Output:
-        """A model trained from scratch on all data or on one subset of the folds."""
+        """A model trained from scratch on all data or on one part of it."""
         settings = work.parameters
         config = ModelConfig(**without_code(settings["model"]))
         seed = stage_seed(work.key)
         model = build(config, channels=self.dataset.shape[0], classes=len(self.dataset.classes), seed=seed)
         model.to(device())
-        indices = None
-        if "folds" in settings:
-            pool = self.dataset.train_pool
-            subsets = fold_subsets(self.dataset.train.labels[pool], settings["folds"], settings["seed"])
-            indices = pool[subsets[settings["subset"]]]
+        pool = self.dataset.train_pool
+        labels = self.dataset.train.labels[pool]
+        parts: list[Part] = []
+        if "splits" in settings:
+            parts = subsets(labels, SplitsConfig(**settings["splits"]), settings["seed"])[settings["subset"]]
+            pool = pool[samples_of(parts)]
         training = TrainingConfig(**settings["training"])
-        history = train(model, self.dataset, training, seed=seed, indices=indices, augmentation=self.augmentation)
-        return self.trained(model, self.describe(model, config), history, work)
+        history = train(model, self.dataset, training, seed=seed, indices=pool, augmentation=self.augmentation)
+        output = self.trained(model, self.describe(model, config), history, work)
+        output.splits = [
+            {
+                "part": number,
+                "start": part.start,
+                "end": part.end,
+                "samples": labels[part.samples].bincount(minlength=len(self.dataset.classes)).tolist(),
+            }
+            for number, part in enumerate(parts)
+        ]
+        return output
 
     def load(self, work: Work) -> Output:
         """A published network from its checkpoint file."""
@@ -325,7 +338,7 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     torch.set_num_threads(context.threads)
     store = Store(context.store)
     provenance = {"environment": recorded_environment(context.store)}
-    rows: dict[str, list[dict[str, Any]]] = {"evaluations": [], "epochs": [], "timings": []}
+    rows: dict[str, list[dict[str, Any]]] = {"evaluations": [], "epochs": [], "splits": [], "timings": []}
     outcomes = []
     worker = None
     for work in batch:
@@ -346,6 +359,7 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
             continue
         rows["evaluations"] += [{**labels, **row} for row in output.evaluations]
         rows["epochs"] += [{**labels, **row, "final": False} for row in output.epochs]
+        rows["splits"] += [{**labels, **row} for row in output.splits]
         rows["timings"].append({**labels, **timing(work.kind, started, seconds, context.threads)})
     shard = hashlib.sha256(" ".join(row["cell"] for row in rows["timings"]).encode()).hexdigest()[:20]
     for table, written in rows.items():

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures
+from reports.results import load
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
@@ -19,6 +21,12 @@ class Tables:
 
     evaluations: pd.DataFrame
     epochs: pd.DataFrame
+    splits: pd.DataFrame
+
+
+def tables_of(run: str | Path) -> Tables:
+    """The tables of a run, methods told apart by every setting of their grids."""
+    return Tables(with_settings(load(run)), load(run, "epochs"), load(run, "splits"))
 
 
 Item = tuple[str, Figure | Table]
@@ -231,8 +239,24 @@ def models_table(tables: Tables) -> Iterator[Item]:
     yield "models", Table("Test accuracy (%) of the unpruned models.", head, body, 2)
 
 
+def splits_figure(tables: Tables) -> Iterator[Item]:
+    """Which stretches of the shuffled training set each split model sees."""
+    frame = tables.splits.drop_duplicates(["split", "folds", "training_data", "part"])
+    for (split, folds), cuts in frame.groupby(["split", "folds"], sort=False):
+        names = sorted(cuts["training_data"].unique(), key=lambda name: int(name.partition("-")[2]), reverse=True)
+        figure, (axis,) = figures.panels([f"{split}, {folds:g} parts"], columns=1)
+        for row in cuts.itertuples():
+            bar = [(100 * row.start, 100 * (row.end - row.start))]
+            axis.broken_barh(bar, (names.index(row.training_data) - 0.35, 0.7), color="#0072B2", edgecolor="white")
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlabel("shuffled training set (%)")
+        axis.set_xlim(0, 100)
+        yield f"splits-{split}-{folds:g}", figure
+
+
 RESULTS: dict[str, Result] = {
     "models": Result("accuracy and size of the unpruned models", "any experiment", models_table),
+    "splits-figure": Result("what of the training set each split model sees", "pipelines fap or paf", splits_figure),
     "data-free-figure": Result(
         "accuracy against neuron sparsity, a group at a time", "a data-free grid of each group", data_free_figure
     ),

@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures
-from reports.catalog import PIPELINES, RESULTS, Tables, data_free_rows, pipeline_rows, whole_network_rows, with_settings
-from reports.results import load
+from reports.catalog import PIPELINES, RESULTS, Tables, data_free_rows, pipeline_rows, tables_of, whole_network_rows
 from reports.statistics import mean_by_method
 from reports.tables import Table, number
 
@@ -55,7 +54,7 @@ def write_report(
     for name in only:
         if name not in RESULTS:
             raise ValueError(f"unknown result '{name}'. Known: {', '.join(RESULTS)}")
-    tables = Tables(with_settings(load(run, "evaluations")), load(run, "epochs"))
+    tables = tables_of(run)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[str] = []

@@ -76,7 +76,7 @@ def test_bad_pruning_is_one_clear_sentence(write, text: str, message: str) -> No
     [
         ("name: a\nmodel: {name: b}", "the key 'dataset' is missing"),
         (MINIMAL + "sedes: [1]", r"unknown key 'sedes'; did you mean 'seeds'\?"),
-        (MINIMAL + "splits: {folds: 3}", "'splits.folds' is 3: it must be even"),
+        (MINIMAL + "splits: {folds: 3}", "folds is 3: it must be even"),
         (MINIMAL + "training: {learning_rate: 0}", "'training.learning_rate' is 0: it should be greater than 0"),
         (MINIMAL + "models: [{name: resnet18}]", "give either model or models, not both"),
         (MINIMAL.replace("mine", "../escape"), "'name' is \"../escape\": it may have letters"),
@@ -95,6 +95,10 @@ def test_bad_pruning_is_one_clear_sentence(write, text: str, message: str) -> No
             "models has the same network twice",
         ),
         (MINIMAL + 'pruning: {criteria: [l1, "mine:l1"]}', "two different functions named 'l1'"),
+        (
+            MINIMAL + "splits: {share: 0.7}",
+            "mode is unions and share 0.7: overlapping stretches need a share, others none",
+        ),
         (MINIMAL + "splits: {folds: 26}", "'splits.folds' is 26: it should be less than or equal to 12"),
     ],
 )

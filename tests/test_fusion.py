@@ -6,14 +6,14 @@ from torch import nn
 
 from tests.conftest import with_statistics
 from workloads.alignment import align, forward_order, transport_maps
-from workloads.config import FusionConfig, ModelConfig, TrainingConfig
+from workloads.config import FusionConfig, ModelConfig, SplitsConfig, TrainingConfig
 from workloads.evaluation import evaluate
 from workloads.fusion import average, fuse
 from workloads.groups import Maps, Structure, apply, merge_batch_norm
 from workloads.models import build
 from workloads.repair import anchor_batch_norms, match_statistics, output_moments, repaired_layers
 from workloads.samples import Dataset
-from workloads.splits import fold_subsets, subset_count
+from workloads.splits import samples_of, subsets
 from workloads.tracing import trace
 from workloads.training import train
 
@@ -130,9 +130,9 @@ def test_groups_are_aligned_from_the_input_on(merged) -> None:
 def test_fusing_trained_halves_beats_plain_averaging(digits: Dataset) -> None:
     halves, structures = [], []
     config = TrainingConfig(epochs=8, batch_size=32, learning_rate=0.05, schedule="one-cycle", nesterov=True)
-    for seed, subset in enumerate(fold_subsets(digits.train.labels[digits.train_pool], 2, 0)):
+    for seed, parts in enumerate(subsets(digits.train.labels[digits.train_pool], SplitsConfig(), 0)):
         model = build(ModelConfig(name="vgg11_bn", width=0.125), channels=1, classes=10, seed=seed)
-        indices = digits.train_pool[subset]
+        indices = digits.train_pool[samples_of(parts)]
         train(model, digits, config, seed=seed, indices=indices, augmentation=())
         structures.append(trace(model, torch.zeros(1, *digits.shape)))
         merge_batch_norm(model, structures[-1])
@@ -183,20 +183,3 @@ def test_anchored_batch_norms_are_the_identity_and_start_training_from_it(merged
     anchor_batch_norms(model, structure, output_moments(model, repaired_layers(structure), [images]))
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.train()(images), expected, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize(("folds", "models"), [(2, 2), (4, 6), (6, 20)])
-def test_folds(folds: int, models: int) -> None:
-    labels = torch.arange(240) % 10
-    subsets = fold_subsets(labels, folds, seed=1)
-    assert len(subsets) == models == subset_count(folds)
-    for subset, complement in zip(subsets, reversed(subsets), strict=True):
-        assert len(subset) == 120
-        assert sorted(subset.tolist() + complement.tolist()) == list(range(240))
-        assert torch.equal(labels[subset].bincount(), torch.full((10,), 12))
-    assert not torch.equal(subsets[0], fold_subsets(labels, folds, seed=2)[0])
-
-
-def test_odd_folds_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"splits\.folds is 3"):
-        fold_subsets(torch.zeros(10, dtype=torch.long), 3, 0)

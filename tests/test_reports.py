@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from orchestrator.schema import SCHEMAS
 from orchestrator.store import Store
 from reports import figures, load
-from reports.catalog import RESULTS, Tables
+from reports.catalog import RESULTS, tables_of
 from reports.page import headline, write_report
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
@@ -99,14 +99,14 @@ def test_several_runs_are_told_apart(run: Path) -> None:
 
 
 def test_the_data_free_table_has_means_deviations_and_the_gain(run: Path) -> None:
-    ((_, table),) = RESULTS["data-free-table"].make(Tables(load(run), load(run, "epochs")))
+    ((_, table),) = RESULTS["data-free-table"].make(tables_of(run))
     assert isinstance(table, Table)
     assert table.head[-3:] == ["conventional", "intra-fusion", "Intra-Fusion gain"]
     assert table.rows == [["net", "whole-data", "l1", "0", "50", "61.00 ± 1.41", "81.00 ± 1.41", "+20.00"]]
 
 
 def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
-    ((name, figure),) = RESULTS["data-free-figure"].make(Tables(load(run), load(run, "epochs")))
+    ((name, figure),) = RESULTS["data-free-figure"].make(tables_of(run))
     assert name == "data-free-net"
     assert isinstance(figure, Figure)
     (axis,) = figure.axes
@@ -133,7 +133,7 @@ def test_pipelines_and_criteria_are_not_mixed(run: Path) -> None:
     store = Store(run)
     store.write_rows("evaluations", "fap", rows)
     plan(store, ROWS + rows)
-    tables = Tables(load(run), load(run, "epochs"))
+    tables = tables_of(run)
     ((_, table),) = RESULTS["data-free-table"].make(tables)
     assert isinstance(table, Table)
     assert [row[1:2] + row[-1:] for row in table.rows] == [["FaP", "+0.00"], ["whole-data", "+20.00"]]
@@ -148,7 +148,7 @@ def test_the_mean_over_groups_keeps_the_deviation_over_seeds(run: Path) -> None:
     store = Store(run)
     store.write_rows("evaluations", "more", rows)
     plan(store, ROWS + rows)
-    ((_, table),) = RESULTS["data-free-mean"].make(Tables(load(run), load(run, "epochs")))
+    ((_, table),) = RESULTS["data-free-mean"].make(tables_of(run))
     assert isinstance(table, Table)
     assert table.rows == [["net", "whole-data", "l1", "50", "65.00 ± 1.41", "85.00 ± 1.41"]]
 
@@ -158,7 +158,7 @@ def test_whole_networks_have_their_own_table_and_figure(run: Path) -> None:
     store = Store(run)
     store.write_rows("evaluations", "whole", rows)
     plan(store, ROWS + rows)
-    tables = Tables(load(run), load(run, "epochs"))
+    tables = tables_of(run)
     ((_, table),) = RESULTS["whole-network-table"].make(tables)
     assert isinstance(table, Table)
     assert table.rows == [["net", "whole-data", "l1", "50", "30.00 ± 0.00", "30.00 ± 0.00"]]
@@ -175,6 +175,7 @@ def test_what_lacks_data_is_named_and_not_drawn(run: Path, tmp_path: Path) -> No
         "whole-network-table",
         "pipelines-figure",
         "pipelines-table",
+        "splits-figure",
     }
     assert not list((tmp_path / "out").glob("pipelines*"))
     assert (
@@ -188,7 +189,7 @@ def test_a_run_that_has_just_begun_can_be_reported(tmp_path: Path) -> None:
     store.write_rows("plan", "plan", [{"cell": "a"}])
     report = write_report(tmp_path / "run", tmp_path / "out")
     assert set(report.lacking) == set(RESULTS)
-    assert headline(Tables(load(tmp_path / "run"), load(tmp_path / "run", "epochs"))) == []
+    assert headline(tables_of(tmp_path / "run")) == []
 
 
 def test_over_seeds() -> None:
@@ -210,3 +211,26 @@ def test_tables_escape_what_their_format_means() -> None:
 def test_numbers() -> None:
     assert (number(91.254), number(91.254, 0.31), number(float("nan"))) == ("91.25", "91.25 ± 0.31", "–")
     assert (signed(1.2), signed(-0.35), signed(float("nan"))) == ("+1.20", "−0.35", "–")
+
+
+def test_the_cuts_of_the_training_set_are_drawn(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = [
+        evaluation(f"{number}{seed}", seed=seed, training_data=f"subset-{number + 1}", split="unions", folds=4)
+        for number in range(6)
+        for seed in (0, 1)
+    ]
+    plan(store, rows)
+    columns = set(SCHEMAS["splits"].names)
+    spans = [(0.0, 0.25), (0.5, 0.75)]
+    cuts = [
+        {**{k: v for k, v in row.items() if k in columns}, "part": part, "start": start, "end": end, "samples": [1, 2]}
+        for row in rows
+        for part, (start, end) in enumerate(spans)
+    ]
+    store.write_rows("splits", "all", cuts)
+    ((name, figure),) = RESULTS["splits-figure"].make(tables_of(tmp_path))
+    assert name == "splits-unions-4"
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()][-1] == "subset-1"
+    assert len(axis.collections) == 12

@@ -106,6 +106,16 @@ def test_split_models_and_their_epochs_are_recorded(finished: Path) -> None:
     assert timings["node"].notna().all()
 
 
+def test_splits_are_written_down(finished: Path) -> None:
+    splits = load(finished, "splits").sort_values("training_data")
+    assert splits[["training_data", "part", "start", "end"]].values.tolist() == [
+        ["subset-1", 0, 0.0, 0.5],
+        ["subset-2", 0, 0.5, 1.0],
+    ]
+    assert [sum(samples) for samples in splits["samples"]] == [100, 100]
+    assert set(splits["split"]) == {"unions"}
+
+
 def test_a_data_free_cell_is_what_the_library_computes_by_hand(finished: Path) -> None:
     """From the stored model to the reported accuracy, without the orchestrator."""
     from workloads.config import DatasetConfig

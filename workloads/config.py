@@ -103,6 +103,30 @@ class FineTuningConfig(TrainingConfig):
     """Epochs after each pruning step."""
 
 
+class SplitsConfig(Config):
+    """How the training set is cut for the split models."""
+
+    mode: Literal["unions", "separate", "overlapping"] = "unions"
+    """`unions` trains a model on every union of half of the folds (2 models for 2 folds, 6 for 4), `separate` one on
+    each fold, `overlapping` as many as folds on stretches that overlap."""
+    folds: Annotated[int, Field(ge=2, le=12)] = 2
+    """k disjoint parts, even for unions; of overlapping stretches, their number."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the training set in each overlapping stretch, such as 0.6; null for other modes."""
+    stratified: bool = True
+    """Whether every part has the classes in the same proportion."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SplitsConfig":
+        if self.mode == "unions" and self.folds % 2:
+            raise ValueError(f"folds is {self.folds}: it must be even, a split model sees half of the folds")
+        if (self.share is None) == (self.mode == "overlapping"):
+            raise ValueError(
+                f"mode is {self.mode} and share {self.share}: overlapping stretches need a share, others none"
+            )
+        return self
+
+
 class FusionConfig(Config):
     """How the split models become one (section 6)."""
 
