@@ -200,6 +200,7 @@ def shared_context(experiment: Experiment, facts: Facts, store: Store) -> dict[s
             for m in experiment.models
             if m.checkpoint
         },
+        "snapshot_every": experiment.resources.snapshot_every,
         "import_paths": (os.getcwd(), *(path for path in sys.path if path)),
     }
 

@@ -120,6 +120,8 @@ class ResourcesConfig(Config):
     """Reading and measuring a checkpoint; a quarter of a GPU by default."""
     window: Positive | None = None
     """Tasks submitted at a time; null is four for each CPU core of the cluster, at least 16."""
+    snapshot_every: Count = 10
+    """Epochs after which a training leaves a snapshot in the run, to go on from if its worker dies; 0 leaves none."""
     retries: Count = 3
     """Times that Ray starts a task again whose worker or node died."""
 

@@ -1,5 +1,6 @@
 """What one stage does: read its inputs from the store, call workloads, write results. Runs inside a Ray task."""
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -36,9 +37,10 @@ from workloads.fusion import fuse
 from workloads.groups import Pairings
 from workloads.models import build
 from workloads.samples import Dataset
+from workloads.snapshots import Epoch, Snapshot
 from workloads.splits import Part, samples_of, subsets
 from workloads.tracing import trace
-from workloads.training import Epoch, train
+from workloads.training import train
 
 CRITERION_BATCHES = 5
 CRITERION_BATCH_SIZE = 128
@@ -75,6 +77,7 @@ class Context:
         checkpoints: path of the checkpoint file by its digest.
         threads: CPU threads of the task.
         import_paths: folders where the user's own modules are found.
+        snapshot_every: epochs between two snapshots of a training.
     """
 
     store: str
@@ -82,6 +85,7 @@ class Context:
     checkpoints: Mapping[str, str]
     threads: int
     import_paths: tuple[str, ...] = ()
+    snapshot_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ class Worker:
             parts = subsets(labels, SplitsConfig(**settings["splits"]), settings["seed"])[settings["subset"]]
             pool = pool[samples_of(parts)]
         training = TrainingConfig(**settings["training"])
-        history = train(model, self.dataset, training, seed=seed, indices=pool, augmentation=self.augmentation)
+        history = self.learn(work, model, training, pool)
         output = self.trained(model, self.describe(model, config), history, work)
         output.splits = [
             {
@@ -255,6 +259,25 @@ class Worker:
             for number, part in enumerate(parts)
         ]
         return output
+
+    def learn(self, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor) -> list[Epoch]:
+        """Train a network in place, from the snapshot on that a lost worker left."""
+        store, place = Store(self.context.store), snapshot_place(work.key)
+        start = None
+        if store.exists(*place):
+            with contextlib.suppress(ValueError):
+                start = Snapshot.loads(store.read(*place))
+        return train(
+            model,
+            self.dataset,
+            config,
+            seed=stage_seed(work.key),
+            indices=pool,
+            augmentation=self.augmentation,
+            start=start,
+            snapshot_every=self.context.snapshot_every,
+            on_snapshot=lambda snapshot: store.write(snapshot.dumps(), *place),
+        )
 
     def load(self, work: Work) -> Output:
         """A published network from its checkpoint file."""
@@ -281,7 +304,7 @@ class Worker:
         model, description = stored_network(self.context.store, work.inputs[0])
         model = copy.deepcopy(model)
         config = FineTuningConfig(**work.parameters["training"])
-        history = train(model, self.dataset, config, seed=stage_seed(work.key), augmentation=self.augmentation)
+        history = self.learn(work, model, config, self.dataset.train_pool)
         return self.trained(model, description, history, work)
 
     def compress(self, work: Work) -> Output:
@@ -320,6 +343,11 @@ class Worker:
 def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Model settings from a key, less the digest of the user's own code."""
     return {name: value for name, value in settings.items() if name != "code"}
+
+
+def snapshot_place(key: str) -> tuple[str, str]:
+    """Where the snapshot of a stage's training lies in the store."""
+    return "snapshots", f"{key}.safetensors"
 
 
 def stage_seed(key: str) -> int:
@@ -368,6 +396,7 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     for outcome in outcomes:
         if outcome.error is None:
             store.delete("results", "failures", f"{outcome.key}.parquet")
+            store.delete(*snapshot_place(outcome.key))
     return outcomes
 
 

@@ -306,6 +306,41 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert killed == calm
 
 
+def test_a_training_goes_on_where_its_worker_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the third epoch; a snapshot is left after each."""
+    (tmp_path / "fragile.py").write_text(
+        "import os, signal, torch\n"
+        "class Net(torch.nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        f"        log = {str(tmp_path / 'steps')!r}\n"
+        "        if self.training and os.environ.get('FRAGILE', '1') == '1':\n"
+        "            with open(log, 'a') as file: file.write('.')\n"
+        "            if os.path.getsize(log) == 10: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().forward(x)\n"
+        "def net(*, in_channels, num_classes):\n"
+        "    nn = torch.nn\n"
+        "    layers = [nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]\n"
+        "    return Net(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(128, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = {
+        "model": {"name": "fragile:net"},
+        "training": {**TINY["training"], "epochs": 4},
+        "pruning": {"groups": [0], "sparsities": [0.5], "methods": ["conventional"]},
+        "resources": {"snapshot_every": 1},
+    }
+    assert start(changed(**settings), tmp_path / "killed").complete
+    # 4 steps an epoch: 10 in the first life; epochs 3 and 4 again in the second.
+    assert (tmp_path / "steps").read_text() == "." * 18
+    assert not list((tmp_path / "killed" / "snapshots").iterdir())
+    assert start(changed(**settings), tmp_path / "calm").complete
+    columns = ["stage", "epoch", "train_loss", "test_loss", "test_accuracy"]
+    killed, calm = (load(tmp_path / name, "epochs")[columns] for name in ("killed", "calm"))
+    pd.testing.assert_frame_equal(killed, calm)
+    killed, calm = (load(tmp_path / name)["accuracy"].tolist() for name in ("killed", "calm"))
+    assert killed == calm
+
+
 def test_a_checkpoint_takes_the_place_of_training(finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

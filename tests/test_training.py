@@ -10,6 +10,7 @@ from workloads.groups import Pairings, apply, merge_batch_norm
 from workloads.methods import maps
 from workloads.models import build
 from workloads.samples import Dataset
+from workloads.snapshots import Snapshot
 from workloads.tracing import trace
 from workloads.training import learning_rate, train
 
@@ -75,6 +76,38 @@ def test_divergence_is_an_error_with_the_epoch(digits: Dataset) -> None:
     config = TrainingConfig(epochs=3, batch_size=50, learning_rate=1e9, schedule="constant", precision="float32")
     with pytest.raises(FloatingPointError, match=r"training diverged in epoch \d"):
         train(build(MODEL, channels=1, classes=10), digits, config, seed=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_that_goes_on_from_a_snapshot_ends_the_same(digits: Dataset, precision: str) -> None:
+    def network() -> nn.Module:
+        layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(128, 10))
+
+    config = TrainingConfig(epochs=4, batch_size=50, schedule="one-cycle", precision=precision, nesterov=True)
+    calm, resumed, snapshots = network(), network(), []
+    undisturbed = train(calm, digits, config, seed=3, snapshot_every=1, on_snapshot=snapshots.append)
+    assert [len(snapshot.history) for snapshot in snapshots] == [1, 2, 3]
+    with torch.random.fork_rng():
+        torch.manual_seed(77)
+        later = train(resumed, digits, config, seed=3, start=Snapshot.loads(snapshots[1].dumps()))
+    for name, tensor in calm.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert [(e.epoch, e.train_loss, e.test.loss) for e in later] == [
+        (e.epoch, e.train_loss, e.test.loss) for e in undisturbed
+    ]
+
+
+def test_a_damaged_snapshot_is_told(digits: Dataset) -> None:
+    snapshots: list[Snapshot] = []
+    config = TrainingConfig(epochs=2, batch_size=50)
+    train(build(MODEL, channels=1, classes=10), digits, config, seed=0, snapshot_every=1, on_snapshot=snapshots.append)
+    content = snapshots[0].dumps()
+    for broken in (b"", content[: len(content) // 2], b"x" * 100):
+        with pytest.raises(ValueError, match="not the snapshot of a training, or it is damaged"):
+            Snapshot.loads(broken)
 
 
 def test_accuracy_is_over_all_samples(digits: Dataset) -> None:

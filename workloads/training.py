@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,29 +11,9 @@ from torch.nn import functional as F
 
 from workloads.augmentation import augment
 from workloads.config import TrainingConfig
-from workloads.evaluation import Measurement, evaluate
+from workloads.evaluation import evaluate
 from workloads.samples import Dataset
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training images.
-
-    Attributes:
-        epoch: 1, 2, ….
-        learning_rate: at the end of the epoch.
-        train_loss: mean cross entropy of the augmented images while they were learnt.
-        train_accuracy: percent top-1, likewise.
-        test: the measurement after the epoch, or None where none was due.
-        seconds: wall clock of the training alone.
-    """
-
-    epoch: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    test: Measurement | None
-    seconds: float
+from workloads.snapshots import Epoch, Snapshot
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
@@ -55,9 +34,13 @@ def train(
     seed: int,
     indices: Tensor | None = None,
     augmentation: tuple[str, ...] = ("flip", "crop"),
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    start: Snapshot | None = None,
+    snapshot_every: int = 0,
+    on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
 ) -> list[Epoch]:
     """Train a network in place, on the device of its weights.
+
+    A training that goes on from a snapshot ends with the weights of an undisturbed one on the same hardware.
 
     Args:
         model: any classifier of (B, C, H, W) images.
@@ -66,7 +49,9 @@ def train(
         seed: of the order of the images and their augmentation.
         indices: numbers of the training samples to use; None is the whole pool.
         augmentation: names in `workloads.augmentation.AUGMENTATIONS`.
-        on_epoch: called after every epoch.
+        start: an earlier training of the same network with the same settings, to go on from.
+        snapshot_every: epochs between two snapshots; 0 takes none.
+        on_snapshot: gets them.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; names the epoch.
@@ -75,7 +60,7 @@ def train(
     pool = dataset.train_pool if indices is None else indices
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # for layers that draw, such as dropout
-        return _train(model, dataset, config, seed, pool, augmentation, on_epoch)
+        return _train(model, dataset, config, seed, pool, augmentation, start, snapshot_every, on_snapshot)
 
 
 def _train(
@@ -85,7 +70,9 @@ def _train(
     seed: int,
     pool: Tensor,
     augmentation: tuple[str, ...],
-    on_epoch: Callable[[Epoch], None],
+    start: Snapshot | None,
+    snapshot_every: int,
+    on_snapshot: Callable[[Snapshot], None],
 ) -> list[Epoch]:
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -98,8 +85,8 @@ def _train(
         nesterov=config.nesterov,
     )
     steps_per_epoch = math.ceil(len(pool) / config.batch_size)
-    history = []
-    for epoch in range(1, config.epochs + 1):
+    history = start.restore(model, optimizer, generator) if start else []
+    for epoch in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
         model.train()
         order = pool[torch.randperm(len(pool), generator=generator)]
@@ -129,7 +116,8 @@ def _train(
         test = evaluate(model, dataset) if due else None
         rate = optimizer.param_groups[0]["lr"]
         history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
-        on_epoch(history[-1])
+        if snapshot_every and epoch % snapshot_every == 0 and epoch < config.epochs:
+            on_snapshot(Snapshot.take(model, optimizer, generator, history))
     model.eval()
     return history
 
