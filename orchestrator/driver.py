@@ -19,7 +19,8 @@ from orchestrator import progress as progress_views
 from orchestrator.experiment import Experiment, TaskConfig, make_importable
 from orchestrator.facts import Facts, gather
 from orchestrator.plan import Plan, Stage, make_plan
-from orchestrator.stages import Context, Outcome, Work, execute, failure, first_line
+from orchestrator.records import failure, first_line
+from orchestrator.stages import Context, Outcome, Work, execute
 from orchestrator.store import Store
 from workloads.config import DatasetConfig
 

@@ -14,7 +14,8 @@ from orchestrator.experiment import Experiment, make_importable
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.progress import duration
-from orchestrator.stages import Context, Work, Worker, first_line
+from orchestrator.records import first_line
+from orchestrator.stages import Context, Work, Worker
 from orchestrator.store import Store
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description

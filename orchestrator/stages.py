@@ -5,20 +5,18 @@ import copy
 import functools
 import hashlib
 import json
-import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import ray
 import torch
 from torch import Tensor, nn
 
 from orchestrator.environment import environment
+from orchestrator.records import failure, first_line, recorded_environment, timing
 from orchestrator.store import Store
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
@@ -398,43 +396,3 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
             store.delete("results", "failures", f"{outcome.key}.parquet")
             store.delete(*snapshot_place(outcome.key))
     return outcomes
-
-
-@functools.cache
-def recorded_environment(uri: str) -> str:
-    """The key of this worker's environment, after its row is in the store."""
-    row = environment()
-    Store(uri).write_rows("environments", row["environment"], [row])
-    return row["environment"]
-
-
-def first_line(error: BaseException) -> str:
-    """Type and message of an exception on one line."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def failure(kind: str, error: BaseException) -> dict[str, Any]:
-    """The columns of `failures` that an exception fills."""
-    return {
-        "kind": kind,
-        "error": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "failed": datetime.now(UTC),
-        "final": False,
-    }
-
-
-def timing(kind: str, started: datetime, seconds: float, threads: int) -> dict[str, Any]:
-    """The columns of `timings` that a finished stage fills."""
-    connected = ray.is_initialized()
-    return {
-        "kind": kind,
-        "started": started,
-        "finished": datetime.now(UTC),
-        "seconds": seconds,
-        "node": ray.get_runtime_context().get_node_id() if connected else None,
-        "worker": os.getpid(),
-        "gpus": ",".join(str(gpu) for gpu in ray.get_gpu_ids()) if connected else "",
-        "threads": threads,
-    }

@@ -1,0 +1,52 @@
+"""The rows that tell of a stage besides its results: when and where it ran, why it failed, in which environment."""
+
+import functools
+import os
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from orchestrator.environment import environment
+from orchestrator.store import Store
+
+
+@functools.cache
+def recorded_environment(uri: str) -> str:
+    """The key of this worker's environment, after its row is in the store."""
+    row = environment()
+    Store(uri).write_rows("environments", row["environment"], [row])
+    return row["environment"]
+
+
+def first_line(error: BaseException) -> str:
+    """Type and message of an exception on one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def failure(kind: str, error: BaseException) -> dict[str, Any]:
+    """The columns of `failures` that an exception fills."""
+    return {
+        "kind": kind,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "failed": datetime.now(UTC),
+        "final": False,
+    }
+
+
+def timing(kind: str, started: datetime, seconds: float, threads: int) -> dict[str, Any]:
+    """The columns of `timings` that a finished stage fills."""
+    connected = ray.is_initialized()
+    return {
+        "kind": kind,
+        "started": started,
+        "finished": datetime.now(UTC),
+        "seconds": seconds,
+        "node": ray.get_runtime_context().get_node_id() if connected else None,
+        "worker": os.getpid(),
+        "gpus": ",".join(str(gpu) for gpu in ray.get_gpu_ids()) if connected else "",
+        "threads": threads,
+    }
