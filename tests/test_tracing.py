@@ -151,6 +151,18 @@ REFUSED = {
         8,
         "does not run without some of its",
     ),
+    "a roll by a fixed number": (
+        lambda net, x: x.roll(3, 1),
+        8,
+        "the network gives other outputs without its channels",
+    ),
+    "the number of channels": (
+        lambda net, x: x / x.shape[1],
+        8,
+        "the network gives other outputs without its channels",
+    ),
+    "a channel that is special": (lambda net, x: x + x[0, 0, 0, 0].item(), 8, "takes values out of it"),
+    "pooling over channels": (lambda net, x: F.avg_pool3d(x[:, None], (2, 1, 1))[:, 0], 4, "mixes its channels"),
     "one channel on all": (spread, 8, "spreads it over other channels"),
     "positions as channels": (lambda net, x: x.flatten(2).transpose(1, 2)[..., None], 16, "differ from place to place"),
 }
@@ -231,6 +243,50 @@ def test_a_weight_of_two_layers_stays_as_it_is() -> None:
     structure = trace(tied, torch.randn(1, 1, 2, 2))
     assert [group.layers for group in structure.groups] == [("3",)]
     assert structure.kept[0] == ("2", "layer '2' shares its weight")
+
+
+def test_batch_norms_of_shared_layers_and_over_tokens_are_not_merged() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm, self.mix = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.mix(self.norm(self.embed(x[:, 0]))).relu().mean(1))
+
+    structure = trace(Tokens(), torch.randn(1, 1, 6, 5))
+    assert structure.normalised == ()
+    assert [group.layers for group in structure.groups] == [("mix",)]
+
+    layers = [nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    tied = nn.Sequential(*layers, nn.Conv2d(4, 6, 1), nn.Flatten(), nn.Linear(24, 2))
+    tied[3].weight = tied[1].weight
+    assert trace(tied, torch.randn(1, 1, 2, 2)).normalised == ()
+
+
+def test_tracing_leaves_everything_as_it_was(resnet: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
+    state = torch.get_rng_state()
+    example = torch.zeros(1, 1, 32, 32)
+    trace(resnet, example)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not example.any()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in resnet.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in resnet.modules())
+    resnet(torch.randn(2, 1, 32, 32)).sum().backward()
+
+
+def test_a_layer_that_is_called_on_two_activations_ties_them() -> None:
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.both, self.head = (nn.Conv2d(n, m, 1) for n, m in ((1, 8), (1, 8), (8, 6), (6, 2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.both(self.a(x).relu()) + self.both(self.b(x).relu())).mean((2, 3))
+
+    assert [group.layers for group in trace(Siamese(), torch.randn(1, 1, 2, 2)).groups] == [("both",), ("a", "b")]
 
 
 def test_channels_that_are_added_in_two_orders_go_together() -> None:

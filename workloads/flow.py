@@ -3,7 +3,7 @@
 Every activation carries labels of its own shape that say which channel a value belongs to. What moves values moves
 their labels; what combines two activations value by value ties their labels; a layer with weights reads some and makes
 new ones. Whatever else touches an activation fixes its channels, so that a network is pruned only where it is
-understood. Channels that went through an operation with sizes of its own (a view, a split) are noted as suspect.
+understood.
 """
 
 from collections.abc import Iterable, Sequence
@@ -73,33 +73,36 @@ class Flow(TorchDispatchMode):
     pairings: Partition = field(default_factory=Partition)
     layers: Partition = field(default_factory=Partition)
     fixed: dict[int, str] = field(default_factory=dict)
-    suspect: set[int] = field(default_factory=set)
+    grouped: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
         self.paused = False
         self.stack: list[str] = []
         self.called: dict[str, int] = {}
-        owners: dict[nn.Parameter, list[str]] = {}
+        owners: dict[Tensor, list[str]] = {}
         for name, module in self.model.named_modules():
             if is_known(module):
-                for parameter in module.parameters():
-                    owners.setdefault(parameter, []).append(name)
-        self.parameters = owners
+                for tensor in (*module.parameters(), *module.buffers()):
+                    owners.setdefault(tensor, []).append(name)
+        self.weights = owners
         self.misused = {name: "shares its weight" for names in owners.values() if len(names) > 1 for name in names}
 
     def run(self, example: Tensor) -> Any:
         """The network's output for the example, whose flow is then known."""
         handles = []
-        for name, module in self.model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
         try:
+            for name, module in self.model.named_modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+                    handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True, prepend=True))
             with torch.no_grad(), self:
-                output = self.model(example)
+                output = self.model(example.clone())
         finally:
             for handle in handles:
                 handle.remove()
+        for name, read, _ in self.grouped:
+            self.check_order(name, read)
         if not isinstance(output, Tensor):
             raise ValueError(f"the network returns {type(output).__name__}, not a tensor of logits")
         if output in self.outputs:
@@ -149,10 +152,16 @@ class Flow(TorchDispatchMode):
             else:
                 channels = found
         if isinstance(module, BATCH_NORMS):
-            self.calls.append(Call(name, NORM, channels))
+            self.read(name, NORM, channels)
             self.labels[output] = spread(channels, output, dim)
-            if source in self.outputs and module.affine and module.track_running_stats:
-                self.outputs[source].norm = name
+            made = self.outputs.get(source)
+            if (
+                made
+                and module.affine
+                and module.track_running_stats
+                and torch.equal(channels, self.made_by[made.layer])
+            ):
+                made.norm = name
             return
         if name not in self.made_by:
             start = len(self.owners)
@@ -170,18 +179,34 @@ class Flow(TorchDispatchMode):
         if getattr(module, "groups", 1) > 1:
             self.through(name, channels.view(module.groups, -1), self.made_by[name].view(module.groups, -1))
         else:
-            self.calls.append(Call(name, CONSUMER, channels))
+            self.read(name, CONSUMER, channels)
+
+    def read(self, name: str, side: str, channels: Tensor) -> None:
+        """A layer reads these channels; where it is called again, those of both calls go together."""
+        for call in self.calls:
+            if (call.layer, call.side) == (name, side):
+                self.tie(call.channels, channels)
+                break
+        self.calls.append(Call(name, side, channels))
 
     def through(self, name: str, read: Tensor, made: Tensor) -> None:
         """A grouped convolution ties all channels that each of its groups reads and makes."""
-        roots = torch.tensor([[self.channels.find(c) if c >= 0 else -1 for c in row] for row in read.tolist()])
-        if bool((roots < 0).any()) or bool((roots.diff(dim=1) <= 0).any()):
-            self.fix([read, made], f"the groups of layer '{name}' read channels that are not followed, or out of order")
+        self.grouped.append((name, read, made))
+        if bool((read < 0).any()):
+            self.fix([read, made], f"the groups of layer '{name}' read channels that are not followed")
         for row in torch.cat([read, made], 1).tolist():
             followed = [channel for channel in row if channel >= 0]
             for channel in followed[1:]:
                 self.pairings.join(followed[0], channel)
                 self.layers.join(self.owners[followed[0]], self.owners[channel])
+
+    def check_order(self, name: str, read: Tensor) -> None:
+        """Fix what a grouped convolution reads in another order than it was made in."""
+        roots = torch.tensor(
+            [[self.channels.find(label) if label >= 0 else -1 for label in row] for row in read.tolist()]
+        )
+        if bool((roots.diff(dim=1) <= 0).any()):
+            self.fix([read], f"the groups of layer '{name}' read channels out of order")
 
     # What operations do
 
@@ -191,13 +216,16 @@ class Flow(TorchDispatchMode):
         for tensor in tensors:
             if tensor in self.outputs:
                 self.outputs[tensor].readers += 1
-            for layer in self.parameters.get(tensor, []) if isinstance(tensor, nn.Parameter) else []:
+            for layer in self.weights.get(tensor, []):
                 self.misused[layer] = "has a weight that is used elsewhere"
         labelled = [self.labels[tensor] for tensor in tensors if tensor in self.labels]
         if not labelled:
             return
         name = func.overloadpacket.__name__
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not made or "out" in kwargs:
+            self.fix(labelled, f"{self.place()} takes values out of it ({name})")
+            return
         if name in SAME or (name == "as_strided_" and is_vector(made[0], labelled[0])):
             labels: Sequence[Tensor | None] = [labelled[0]] * len(made)
         elif name in REORDERING | RESHAPING | CUTTING:
@@ -206,7 +234,7 @@ class Flow(TorchDispatchMode):
             labels = [self.combined(tensors, made[0].shape)] * len(made)
         elif name in REDUCING and len(made) == 1:
             labels = [self.reduced(labelled[0], args, made[0])]
-        elif any(part in name for part in POOLING):
+        elif any(part in name for part in POOLING) and is_spatial(name, args, labelled[0]):
             labels = [self.pooled(labelled[0], tensor) for tensor in made]
         else:
             labels = [None] * len(made)
@@ -233,11 +261,9 @@ class Flow(TorchDispatchMode):
             moved = [shadow(args[0]).reshape(made[0].shape)]
         else:
             moved = [leaf for leaf in tree_leaves(func(*tree_map(shadow, args), **kwargs)) if isinstance(leaf, Tensor)]
-        if name in RESHAPING | CUTTING:
-            self.suspect.update(self.owners[label] for label in distinct(shadow(args[0])) if label >= 0)
         return [folded(labels) for labels in moved]
 
-    def combined(self, tensors: list[Tensor], shape: torch.Size) -> Tensor:
+    def combined(self, tensors: list[Tensor], shape: torch.Size) -> Tensor | None:
         """Labels after an operation value by value: those of its operands are tied."""
         labelled = [self.labels[tensor] for tensor in tensors if tensor in self.labels]
         changing = {dim for labels in labelled for dim in range(-labels.ndim, 0) if varies(labels, dim)}
@@ -252,7 +278,7 @@ class Flow(TorchDispatchMode):
                 self.fix(labelled, f"{self.place()} combines it with a tensor of fixed size")
         for other in tied[1:]:
             self.tie(tied[0], other)
-        return tied[0]
+        return tied[0] if tied else None
 
     def tie(self, one: Tensor, other: Tensor) -> None:
         """Make the channels at equal places of two activations depend on each other."""
@@ -292,6 +318,18 @@ class Flow(TorchDispatchMode):
 
 def is_known(module: nn.Module) -> bool:
     """Whether a module computes what its class promises on weights of its own: a convolution, linear or batch-norm."""
-    kinds = (*WEIGHTED, *BATCH_NORMS)
-    plain = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
-    return plain and "weight" in module._parameters and not getattr(module, "transposed", False)
+    methods = ("forward", "_conv_forward")
+    plain = any(
+        isinstance(module, kind)
+        and all(getattr(type(module), method, None) is getattr(kind, method, None) for method in methods)
+        for kind in (*WEIGHTED, *BATCH_NORMS)
+    )
+    return plain and not set(methods) & vars(module).keys() and {"weight", "bias"} <= module._parameters.keys()
+
+
+def is_spatial(name: str, args: tuple, labels: Tensor) -> bool:
+    """Whether an operation on positions leaves the channels, dimension 1, alone."""
+    positions = labels.ndim - 2
+    if name == "constant_pad_nd":
+        return len(args[1]) // 2 <= positions
+    return f"{positions}d" in name and "unpool" not in name

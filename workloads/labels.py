@@ -70,7 +70,7 @@ def varies(labels: Tensor, dim: int) -> bool:
 
 def along(labels: Tensor, dim: int) -> Tensor | None:
     """(channels,) labels along one dimension; None where they change along another."""
-    parts = essential(labels.movedim(dim, 0)).flatten(1)
+    parts = essential(labels.movedim(dim, 0)).unsqueeze(-1).flatten(1)
     if not bool((parts == parts[:, :1]).all()):
         return None
     return parts[:, 0].expand(labels.shape[dim]).clone()

@@ -1,7 +1,8 @@
 """Finding the groups of a network: the channels that belong together, and those that must stay as they are."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,32 +21,36 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
         ValueError: the network does not return a tensor, or none of its groups can be pruned.
     """
     flow = Flow(model.eval())
-    flow.run(example)
-    groups: list[Group] = []
+    with torch.random.fork_rng(devices=[]):  # for layers that draw in evaluation mode too
+        flow.run(example)
+    found: list[tuple[str, Group]] = []
     kept: list[tuple[str, str]] = []
     covered: set[int] = set()
     for name, _ in reversed(list(model.named_modules())):
         if name not in flow.made_by or (root := flow.layers.find(flow.owners[int(flow.made_by[name][0])])) in covered:
             continue
         covered.add(root)
-        found = members(flow, root)
-        reason = obstacle(flow, root, found)
-        if not reason and isinstance(found, tuple) and any(member.side == CONSUMER for member in found):
-            group = Group(len(groups), len(found[0].index), found)
-            reason = misfit(model, group, example) if suspicious(flow, root) else None
-            if reason is None:
-                groups.append(group)
+        sides = members(flow, root)
+        reason = obstacle(flow, root, sides)
         if reason:
             kept.append((name, reason))
+        elif reason is None and isinstance(sides, tuple) and any(member.side == CONSUMER for member in sides):
+            found.append((name, Group(len(found), len(sides[0].index), sides)))
+    groups, refused = fitting(model, found, example)
+    kept += refused
     if not groups:
         reasons = "; ".join(f"'{name}': {reason}" for name, reason in kept[:3])
         raise ValueError(f"none of its layers can be pruned{f' ({reasons})' if reasons else ''}")
-    normalised = tuple(
-        (output.layer, output.norm)
-        for output in flow.made
-        if output.norm and output.readers == 1 and flow.called[output.layer] == flow.called[output.norm] == 1
-    )
-    return Structure(tuple(groups), normalised, tuple(kept))
+    return Structure(tuple(groups), tuple(normalised(flow)), tuple(kept))
+
+
+def normalised(flow: Flow) -> Iterator[tuple[str, str]]:
+    """Layers with the batch-norms that alone read their outputs."""
+    for output in flow.made:
+        if output.norm is None or {output.layer, output.norm} & flow.misused.keys():
+            continue
+        if output.readers == 1 and flow.called[output.layer] == flow.called[output.norm] == 1:
+            yield output.layer, output.norm
 
 
 def members(flow: Flow, root: int) -> tuple[Member, ...] | str:
@@ -88,28 +93,64 @@ def obstacle(flow: Flow, root: int, found: tuple[Member, ...] | str) -> str | No
     return next((f"layer '{m.layer}' {flow.misused[m.layer]}" for m in found if m.layer in flow.misused), None)
 
 
-def suspicious(flow: Flow, root: int) -> bool:
-    """Whether channels of a group went through an operation that may have sizes of its own."""
-    return any(owner in flow.suspect for owner in owners_of(flow, root))
+def fitting(
+    model: nn.Module, found: Sequence[tuple[str, Group]], example: Tensor
+) -> tuple[list[Group], list[tuple[str, str]]]:
+    """The groups that the network can do without, alone and together; and the others with the reason."""
+    groups = [group for _, group in found]
+    if not groups or misfit(model, groups, example) is None:
+        return groups, []
+    good: list[Group] = []
+    refused = []
+    for name, group in found:
+        candidate = replace(group, number=len(good))
+        reason = misfit(model, [*good, candidate], example)
+        if reason is None:
+            good.append(candidate)
+        else:
+            refused.append((name, reason))
+    return good, refused
 
 
 @torch.no_grad()
-def misfit(model: nn.Module, group: Group, example: Tensor) -> str | None:
-    """Why removing pairings is not the same as ignoring them, tried on an odd number of them; None where it is."""
-    generator = torch.Generator().manual_seed(0)
-    m = max(1, group.size // 2 - 1 + group.size // 2 % 2)
-    selection = torch.eye(group.size)[torch.randperm(group.size, generator=generator)[:m].sort().values]
-    ignoring, removing = (copy.deepcopy(model).double() for _ in range(2))
-    for member in group.on(CONSUMER):
-        gone = member.index[selection.sum(0) == 0].flatten()
-        get_layer(ignoring, member.layer).weight[:, gone] = 0
-    apply(removing, group, Maps(selection, selection))
-    images = torch.randn(example.shape, generator=generator).to(example.device).double()
-    expected = ignoring(images)
-    try:
-        logits = removing(images)
-    except Exception as error:
-        return f"the network does not run without some of its channels ({str(error).partition(chr(10))[0]})"
-    if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-6, atol=1e-8):
-        return "the network gives other outputs without its channels than when they are not read"
+def misfit(model: nn.Module, groups: Sequence[Group], example: Tensor) -> str | None:
+    """Why removing pairings of all groups is not the same as ignoring them; None where it is.
+
+    Tried without the first pairing of each group, and without a random half, so that an odd number stays.
+    """
+    for trial in range(2):
+        generator = torch.Generator().manual_seed(trial)
+        ignoring = copy.deepcopy(model).double()
+        for parameter in ignoring.parameters():
+            if not parameter.any():  # as in a fresh classifier, behind which nothing would show
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 10)
+        removing = copy.deepcopy(ignoring)
+        structure = Structure(tuple(groups), ())
+        for group in groups:
+            if group.size == 1:
+                continue
+            stay = torch.arange(1, group.size) if trial == 0 else odd_half(group.size, generator)
+            selection = torch.eye(group.size)[stay]
+            for member in group.on(CONSUMER):
+                gone = member.index[selection.sum(0) == 0].flatten()
+                get_layer(ignoring, member.layer).weight[:, gone] = 0
+            apply(removing, structure.groups[group.number], Maps(selection, selection))
+            structure = structure.narrowed(group.number, len(stay))
+        images = torch.randn(example.shape, generator=generator).to(example.device).double()
+        try:
+            expected = ignoring(images.clone())
+        except Exception as error:
+            return f"the network does not run in double precision ({str(error).partition(chr(10))[0]})"
+        try:
+            logits = removing(images)
+        except Exception as error:
+            return f"the network does not run without some of its channels ({str(error).partition(chr(10))[0]})"
+        if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= 1e-9 * expected.abs().max()):
+            return "the network gives other outputs without its channels than when they are not read"
     return None
+
+
+def odd_half(size: int, generator: torch.Generator) -> Tensor:
+    """About half of the numbers below `size`, in order, an odd number of them."""
+    count = max(1, size // 2 - 1 + size // 2 % 2)
+    return torch.randperm(size, generator=generator)[:count].sort().values
