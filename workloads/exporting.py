@@ -63,7 +63,7 @@ def export(model: nn.Module, description: Description, shape: tuple[int, int, in
     """Write a network so that `path` holds a file that was run and gave the network's logits, or what it held before.
 
     Args:
-        model: moved to the CPU as a copy.
+        model: copied to the CPU, in PyTorch's usual layout, which torch.export can store.
         description: what the network is, for our own format.
         shape: (C, H, W) of its images; the number of images stays free.
         name: a format of `FORMATS`.
@@ -78,7 +78,7 @@ def export(model: nn.Module, description: Description, shape: tuple[int, int, in
         ExportError: the format cannot express the network, or logits differ by more than `TOLERANCE` of the largest.
     """
     chosen = format_named(name)
-    model = copy.deepcopy(model).cpu().eval()
+    model = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
     with whole_file(path) as temporary:
         try:
             content = chosen.write(model, description, torch.zeros(2, *shape))
