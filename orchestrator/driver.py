@@ -27,7 +27,8 @@ from workloads.config import DatasetConfig
 BATCH_STAGES = 64
 BATCH_SECONDS = 30.0
 POLL_SECONDS = 1.0
-DEFAULT_GPUS = {"train": 1.0, "fine-tune": 1.0, "fuse": 0.25, "compress": 0.25, "load": 0.25}
+WHOLE_GPUS = ("train", "fine-tune")
+SHARE_OF_GPU = 0.25
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ class Driver:
     def reserved(self, kind: str) -> dict[str, float]:
         """What a task of this kind takes of the cluster."""
         task = task_config(self.experiment, kind)
-        default = DEFAULT_GPUS[kind] if self.gpus else 0.0
+        default = (1.0 if kind in WHOLE_GPUS else SHARE_OF_GPU) if self.gpus else 0.0
         return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
 
     def submit(self) -> None:

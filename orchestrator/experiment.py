@@ -17,6 +17,7 @@ from workloads.config import (
     DatasetConfig,
     FineTuningConfig,
     FusionConfig,
+    LandscapeConfig,
     ModelConfig,
     Positive,
     Repair,
@@ -65,7 +66,10 @@ def _groups(value: Any) -> Any:
 
 
 def _several(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, (str, Mapping, Config)) else value
+
+
+Fusions = Annotated[tuple[FusionConfig, ...], Field(min_length=1), BeforeValidator(_several)]
 
 
 class PruningConfig(ScopeConfig):
@@ -75,6 +79,8 @@ class PruningConfig(ScopeConfig):
     """`data-free` measures right after pruning; `fine-tuned` prunes in steps with training in between."""
     pipelines: tuple[Pipeline, ...] | None = None
     """Pipelines of this grid; null is the experiment's."""
+    fusion: Fusions | None = None
+    """Fusions of this grid's FaP and PaF; null is the experiment's."""
     groups: Annotated[Literal["each", "all"] | tuple[int, ...], BeforeValidator(_groups)] = "each"
     """`each` group alone, `all` in sequence from the output backwards, or these groups, each alone."""
     sparsities: tuple[Sparsity, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -88,11 +94,18 @@ class PruningConfig(ScopeConfig):
     alone), data (on 512 training images)."""
     steps: Positive = 4
     """Pruning steps to the target when fine-tuned; data-free pruning is always one step."""
+    output_distances: bool = False
+    """Whether the distances of the outputs to those before pruning are kept for every test image (not for PaF)."""
+    landscape: LandscapeConfig | None = None
+    """Accuracy over the planes through the unpruned network and those of the first and of each further method;
+    data-free grids of whole-data and FaP."""
 
     @model_validator(mode="after")
     def _one_threshold_needs_all_groups(self) -> "PruningConfig":
         if self.allocation == "global" and self.groups != "all":
             raise ValueError("allocation is global, one threshold over the network: set groups to all")
+        if self.landscape and (self.mode != "data-free" or len(self.methods) < 2):
+            raise ValueError("a landscape is a plane through two methods' networks: give two, and mode data-free")
         return self
 
 
@@ -118,6 +131,10 @@ class ResourcesConfig(Config):
     """Pruning and measuring; a quarter of a GPU by default."""
     load: TaskConfig = TaskConfig()
     """Reading and measuring a checkpoint; a quarter of a GPU by default."""
+    distances: TaskConfig = TaskConfig()
+    """Output distances; a quarter of a GPU by default."""
+    landscape: TaskConfig = TaskConfig()
+    """Rows of landscapes; a quarter of a GPU by default."""
     window: Positive | None = None
     """Tasks submitted at a time; null is four for each CPU core of the cluster, at least 16."""
     snapshot_every: Count = 10
@@ -152,9 +169,9 @@ class Experiment(Config):
     """How the training set is cut for FaP and PaF."""
     pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)] = ("whole-data",)
     """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse."""
-    fusion: FusionConfig = FusionConfig()
-    """How split models are fused."""
-    pruning: Annotated[tuple[PruningConfig, ...], Field(min_length=1)] = (PruningConfig(),)
+    fusion: Fusions = (FusionConfig(),)
+    """How split models are fused: a mapping, or a list of them, with each of which FaP and PaF are run."""
+    pruning: Annotated[tuple[PruningConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (PruningConfig(),)
     """Grids of pruning: a mapping, or a list of them."""
     fine_tuning: FineTuningConfig = FineTuningConfig()
     """How models are retrained after pruning or fusion."""
@@ -173,8 +190,6 @@ class Experiment(Config):
             if "models" in value:
                 raise ValueError("give either model or models, not both")
             value["models"] = [value.pop("model")]
-        if isinstance(value.get("pruning"), (Mapping, PruningConfig)):
-            value["pruning"] = [value["pruning"]]
         return value
 
     @model_validator(mode="after")
@@ -196,11 +211,12 @@ class Experiment(Config):
                         f"pruning.{part} has two different functions named '{choice.label}': results could not tell "
                         f"them apart"
                     )
-        labels = [model.label for model in self.models]
-        if len(set(labels)) < len(labels):
-            raise ValueError(
-                f"models has the same network twice ({', '.join(labels)}): results could not tell them apart"
-            )
+        for part, labels in (
+            ("models", [model.label for model in self.models]),
+            ("fusion", [fusion.label for fusion in self.fusion]),
+        ):
+            if len(set(labels)) < len(labels):
+                raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart")
         return self
 
     @classmethod
@@ -330,12 +346,7 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
     location = [
         part for part in problem["loc"] if isinstance(part, int) or not str(part).startswith(("literal[", "tuple["))
     ]
-    shown = list(location)
-    if shown[:2] == ["pruning", 0] and not isinstance(settings.get("pruning"), list):
-        del shown[1]
-    if shown[:2] == ["models", 0] and "model" in settings:
-        shown[:2] = ["model"]
-    key = ".".join(str(part) for part in shown)
+    key = ".".join(_as_written(location, settings))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         allowed = _fields(Experiment, location[:-1])
@@ -348,6 +359,20 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:
     if isinstance(problem["input"], Mapping):
         return f"'{key}': {reason}{more}"
     return f"'{key}' is {json.dumps(problem['input'], default=str, ensure_ascii=False)}: it {reason}{more}"
+
+
+def _as_written(location: list[Any], settings: Any) -> Iterator[str]:
+    """A place in the validated experiment as the user wrote it, without the number of an only item."""
+    for part in location:
+        if part == "models" and isinstance(settings, Mapping) and "model" in settings:
+            part = "model"
+        if isinstance(part, int) and not isinstance(settings, list):
+            continue
+        try:
+            settings = settings[part]
+        except (KeyError, IndexError, TypeError):
+            settings = None
+        yield str(part)
 
 
 def _fields(model: type[BaseModel], location: list[Any]) -> list[str]:

@@ -152,7 +152,8 @@ def made_again(
         raise ExportError(f"the network of cell '{key}' cannot be made again ({first_line(error)})") from error
     finally:
         torch.set_num_threads(before)
-    accuracy = output.evaluations[-1]["accuracy"]
+    assert output.network is not None
+    accuracy = output.rows["evaluations"][-1]["accuracy"]
     if accuracy != row["accuracy"]:
         tell(f"Made again here, its accuracy is {accuracy:.2f} %, not the {row['accuracy']:.2f} % of the results.")
-    return output.model, output.description
+    return output.network

@@ -14,12 +14,12 @@ from typing import Any
 
 from orchestrator.experiment import ChoiceConfig, Experiment, PruningConfig
 from orchestrator.facts import Facts
-from workloads.config import Config, ModelConfig, Repair, ScopeConfig
+from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig
 from workloads.splits import subset_count, subset_share
 
 KEY_SCHEMA = 1
 # Raise a kind's number when its code changes what it computes: old results are then made again.
-CODE_VERSIONS = {"train": 2, "load": 1, "fuse": 2, "compress": 2, "fine-tune": 1}
+CODE_VERSIONS = {"train": 2, "load": 1, "fuse": 2, "compress": 2, "fine-tune": 1, "distances": 1, "landscape": 1}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Stage:
     """One piece of work with one output.
 
     Attributes:
-        kind: train, load, fuse, compress or fine-tune.
+        kind: train, load, fuse, compress, fine-tune, distances or landscape.
         parameters: JSON values that determine the output, defaults left out.
         inputs: keys of the stages whose networks it reads.
         labels: coordinates that its rows get; not in the key.
@@ -49,7 +49,11 @@ class Stage:
 
     @property
     def batch(self) -> tuple[Any, ...]:
-        """Stages with equal values run in one task: they share a network, a group and a criterion."""
+        """Stages with equal values run in one task: they share networks, a group and a criterion."""
+        if self.kind == "landscape":
+            return self.kind, self.inputs
+        if self.kind == "distances":
+            return self.kind, self.inputs[0]
         if self.kind != "compress":
             return (self.key,)
         criterion = json.dumps(self.parameters["criterion"], sort_keys=True)
@@ -186,9 +190,9 @@ class _Builder:
         cost = epochs * self.seconds(self.facts.train, self.facts.test / config.evaluate_every)
         return self.plan.add("fine-tune", parameters, (key,), labels, cost)
 
-    def fuse(self, keys: list[str], labels: dict[str, Any], final: bool = False) -> str:
-        parameters = {"dataset": self.data, "fusion": changed(self.experiment.fusion), "seed": self.seed}
-        labels = {**labels, "stage": "fused", "final": final}
+    def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
+        parameters = {"dataset": self.data, "fusion": changed(fusion), "seed": self.seed}
+        labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
 
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
@@ -217,42 +221,71 @@ class _Builder:
 
     def add(self, grid: PruningConfig, pipeline: str) -> None:
         """Add the stages of one grid in one pipeline."""
-        tuned = grid.mode == "fine-tuned"
-        epochs = self.experiment.fine_tuning.epochs if tuned else 0
-        shared = {**self.labels, "pipeline": pipeline}
         if pipeline == "whole-data":
-            base = self.whole()
-        else:
-            shared |= {"folds": self.experiment.splits.folds, "split": self.experiment.splits.mode}
-            models = self.splits()
+            self.add_from(self.whole(), grid, {**self.labels, "pipeline": pipeline})
+            return
+        splits = self.experiment.splits
+        shared = {**self.labels, "pipeline": pipeline, "folds": splits.folds, "split": splits.mode}
+        models = self.splits()
+        for fusion in grid.fusion or self.experiment.fusion:
             if pipeline == "fap":
-                base = self.fine_tune(self.fuse(models, shared), epochs, shared)
-        for cell in _cells(grid, len(self.of_model.widths)):
-            labels = {**shared, **cell.labels}
-            if pipeline == "paf":
-                self.add_paf(models, cell, grid, labels)
-            elif tuned:
-                reached = {**labels, "neuron_sparsity": cell.reached(cell.sparsity)}
-                pruned = self.in_steps(base, cell, grid.steps, labels)
-                self.fine_tune(pruned, epochs * (2 if pipeline == "whole-data" else 1), reached, final=True)
+                fused = self.fuse(models, fusion, shared)
+                labels = {**shared, "fusion": fusion.label}
+                self.add_from(self.fine_tune(fused, self.epochs(grid), labels), grid, labels)
             else:
-                self.compress(base, cell, cell.sparsity, labels, final=True)
+                self.add_paf(models, fusion, grid, shared)
 
-    def add_paf(self, models: list[str], cell: "_Cell", grid: PruningConfig, labels: dict[str, Any]) -> None:
-        """Prune each split model, then fuse."""
-        reached = {**labels, "neuron_sparsity": cell.reached(cell.sparsity)}
-        tuned = grid.mode == "fine-tuned"
-        epochs = self.experiment.fine_tuning.epochs if tuned else 0
-        parents = []
-        for number, model in enumerate(models, start=1):
-            subset = {"training_data": f"subset-{number}"}
-            if tuned:
-                pruned = self.in_steps(model, cell, grid.steps, labels | subset)
+    def epochs(self, grid: PruningConfig) -> int:
+        """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
+        return self.experiment.fine_tuning.epochs if grid.mode == "fine-tuned" else 0
+
+    def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
+        """The cells of a grid, each with the labels of what ends it."""
+        for cell in _cells(grid, len(self.of_model.widths)):
+            yield cell, {**labels, **cell.labels, "neuron_sparsity": cell.reached(cell.sparsity)}
+
+    def add_from(self, base: str, grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Prune one network, with what training is still due, and compare what comes out."""
+        epochs = self.epochs(grid) * (2 if labels["pipeline"] == "whole-data" else 1)
+        first: dict[tuple[Any, ...], tuple[str, str]] = {}
+        for cell, reached in self.cells(grid, labels):
+            if grid.mode == "fine-tuned":
+                key = self.in_steps(base, cell, grid.steps, reached)
+                key = self.fine_tune(key, epochs, reached, final=True)
             else:
-                pruned = self.compress(model, cell, cell.sparsity, labels | subset)
-            parents.append(self.fine_tune(pruned, epochs, reached | subset))
-        fused = self.fuse(parents, reached, final=epochs == 0)
-        self.fine_tune(fused, epochs, reached, final=True)
+                key = self.compress(base, cell, cell.sparsity, reached, final=True)
+            if grid.output_distances:
+                parameters = {"dataset": self.data}
+                cost = self.seconds(0, 2 * self.facts.test)
+                self.plan.add("distances", parameters, (base, key), {**reached, "stage": "compared"}, cost)
+            if grid.landscape and cell.sparsity:
+                point = cell.group, cell.criterion.label, cell.sparsity
+                against, reference = first.setdefault(point, (cell.variant, key))
+                if reference != key:
+                    landscape = {**reached, "stage": "compared", "against": against}
+                    self.add_landscape(grid.landscape, (base, reference, key), landscape)
+
+    def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
+        """Measure a plane row by row."""
+        images = min(config.samples or self.facts.test, self.facts.test)
+        for row in range(config.size):
+            parameters = {"dataset": self.data, "landscape": changed(config), "row": row}
+            self.plan.add("landscape", parameters, keys, labels, self.seconds(0, config.size * images))
+
+    def add_paf(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Prune each split model, then fuse."""
+        epochs = self.epochs(grid)
+        for cell, reached in self.cells(grid, labels):
+            parents = []
+            for number, model in enumerate(models, start=1):
+                subset = {**reached, "training_data": f"subset-{number}"}
+                if grid.mode == "fine-tuned":
+                    pruned = self.in_steps(model, cell, grid.steps, subset)
+                else:
+                    pruned = self.compress(model, cell, cell.sparsity, subset)
+                parents.append(self.fine_tune(pruned, epochs, subset))
+            fused = self.fuse(parents, fusion, reached, final=epochs == 0)
+            self.fine_tune(fused, epochs, {**reached, "fusion": fusion.label}, final=True)
 
 
 @dataclass(frozen=True)
@@ -276,6 +309,11 @@ class _Cell:
             "repair": self.repair,
             **self.scope.model_dump(),
         }
+
+    @property
+    def variant(self) -> str:
+        """The method, with its repair."""
+        return self.method.label if self.repair == "none" else f"{self.method.label}, {self.repair} repair"
 
     def reached(self, sparsity: float) -> float | None:
         """The neuron sparsity on the way to the target; None where only the pruned network tells."""

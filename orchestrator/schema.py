@@ -20,9 +20,11 @@ COORDINATES = [
     field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
     field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
     field("split", pa.string(), "how it was cut: unions, separate or overlapping; null for whole-data"),
+    field("fusion", pa.string(), "how split models were fused, with its settings; null where none were"),
     field("seed", pa.int64(), "seed of the experiment"),
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
+    field("against", pa.string(), "method that a landscape compares with; null elsewhere"),
     field("group", pa.int32(), "pruned group, 0 nearest to the output; null is all groups, or none yet"),
     field("neuron_sparsity", pa.float64(), "share of pairings removed so far", "1"),
     field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),
@@ -44,7 +46,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress or fine-tune"),
+            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, distances or landscape"),
             field("inputs", pa.list_(pa.string()), "keys of the stages whose networks it reads"),
             field("schema_version", pa.int32(), "version of these columns"),
         ]
@@ -71,6 +73,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             *COORDINATES,
             field("epoch", pa.int32(), "1, 2, …"),
             field("learning_rate", pa.float64(), "at the end of the epoch"),
+            field("precision", pa.string(), "of products while learning: float32, tf32 or bfloat16"),
             field("train_loss", pa.float64(), "mean cross entropy while learning", "nat"),
             field("train_accuracy", pa.float64(), "top-1 while learning", "percent"),
             field("test_loss", pa.float64(), "mean cross entropy over all test images", "nat"),
@@ -89,10 +92,33 @@ SCHEMAS: dict[str, pa.Schema] = {
             *PROVENANCE,
         ]
     ),
+    "output_distances": pa.schema(
+        [
+            *COORDINATES,
+            field("mean", pa.float64(), "of the distances"),
+            field(
+                "distances",
+                pa.list_(pa.float32()),
+                "l2 distance of each test image's logits to those of the network before pruning",
+            ),
+            *PROVENANCE,
+        ]
+    ),
+    "landscapes": pa.schema(
+        [
+            *COORDINATES,
+            field("corner", pa.string(), "original, against or method where one of the networks lies; null elsewhere"),
+            field("x", pa.float64(), "l2 distance from the original towards the method compared with"),
+            field("y", pa.float64(), "l2 distance across, towards the method"),
+            field("accuracy", pa.float64(), "top-1 over the test images of the landscape", "percent"),
+            field("loss", pa.float64(), "mean cross entropy, likewise", "nat"),
+            *PROVENANCE,
+        ]
+    ),
     "timings": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress or fine-tune"),
+            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, distances or landscape"),
             field("started", pa.timestamp("us", "UTC"), "when the stage began"),
             field("finished", pa.timestamp("us", "UTC"), "when its output was stored"),
             field("seconds", pa.float64(), "wall clock of the stage", "s"),
@@ -106,7 +132,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "failures": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress or fine-tune"),
+            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, distances or landscape"),
             field("error", pa.string(), "type of the exception"),
             field("message", pa.string(), "its message"),
             field("traceback", pa.string(), "where it was raised"),

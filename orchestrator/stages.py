@@ -8,14 +8,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.environment import environment
+from orchestrator.measurements import distance_row, epoch_row, evaluation_row, landscape_rows, split_rows
 from orchestrator.records import failure, first_line, recorded_environment, timing
 from orchestrator.store import Store
 from workloads import checkpoints, datasets
@@ -26,14 +26,17 @@ from workloads.config import (
     DatasetConfig,
     FineTuningConfig,
     FusionConfig,
+    LandscapeConfig,
     ModelConfig,
     SplitsConfig,
     TrainingConfig,
 )
-from workloads.evaluation import Measurement, accuracy, evaluate, latency, mac_count, parameter_count
+from workloads.evaluation import accuracy, evaluate, logits, parameter_count
 from workloads.fusion import fuse
 from workloads.groups import Pairings
+from workloads.landscape import Plane, embedded
 from workloads.models import build
+from workloads.precision import resolved
 from workloads.samples import Dataset
 from workloads.snapshots import Epoch, Snapshot
 from workloads.splits import Part, samples_of, subsets
@@ -43,7 +46,6 @@ from workloads.training import train
 CRITERION_BATCHES = 5
 CRITERION_BATCH_SIZE = 128
 CALIBRATION_IMAGES = 512
-LATENCY_BATCHES = (1, 64)
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,12 @@ class Outcome:
     error: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Output:
-    """What a stage made: a network, and rows by table."""
+    """What a stage made: rows by table, and a network unless it only compares others."""
 
-    model: nn.Module
-    description: Description
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    splits: list[dict[str, Any]] = field(default_factory=list)
+    network: tuple[nn.Module, Description] | None
+    rows: dict[str, list[dict[str, Any]]]
 
 
 @functools.lru_cache(maxsize=4)
@@ -121,19 +120,24 @@ def merged_network(uri: str, key: str, shape: tuple[int, int, int]) -> tuple[Net
     return Network.prepared(model, torch.zeros(1, *shape, device=device())), description
 
 
+@functools.lru_cache(maxsize=1)
+def stored_plane(uri: str, keys: tuple[str, ...], shape: tuple[int, int, int]) -> Plane:
+    """The plane through a network from the store and two that were pruned from it."""
+    original, *pruned = (merged_network(uri, key, shape) for key in keys)
+    models = [
+        embedded(network, original[0], {int(number): chosen for number, chosen in description.places.items()})
+        for network, description in pruned
+    ]
+    return Plane([original[0].model, *models])
+
+
 def device() -> torch.device:
     """The GPU that Ray assigned, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Worker:
-    """Runs the stages of one task.
-
-    Attributes:
-        latencies: columns of measured time by the shape of a network, for all tasks of the process.
-    """
-
-    latencies: ClassVar[dict[tuple[Any, ...], dict[str, float]]] = {}
+    """Runs the stages of one task."""
 
     def __init__(self, context: Context):
         self.context = context
@@ -141,6 +145,7 @@ class Worker:
         self.dataset: Dataset = datasets.load(config)
         self.augmentation = config.augmentation
         self.scored: dict[tuple[Any, ...], tuple[Pairings, Tensor]] = {}
+        self.outputs: dict[str, Tensor] = {}
 
     def run(self, work: Work) -> Output:
         """The output of one stage."""
@@ -150,6 +155,8 @@ class Worker:
             "fuse": self.fuse,
             "compress": self.compress,
             "fine-tune": self.fine_tune,
+            "distances": self.distances,
+            "landscape": self.landscape,
         }
         return kinds[work.kind](work)
 
@@ -160,65 +167,19 @@ class Worker:
         chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
         return list(self.dataset.batches("train", size, device(), chosen))
 
-    def evaluation(
-        self, model: nn.Module, description: Description, test: Measurement, epoch: int, work: Work
-    ) -> dict[str, Any]:
-        """The columns of `evaluations` that a measured network fills."""
-        parameters = parameter_count(model)
-        planned = work.labels["neuron_sparsity"]
-        return {
-            "epoch": epoch,
-            "neuron_sparsity": self.neuron_sparsity(model, description, work) if planned is None else planned,
-            "weight_sparsity": 1 - parameters / description.parameters,
-            "parameters": parameters,
-            "macs": mac_count(model, self.dataset.shape),
-            "accuracy": test.accuracy,
-            "accuracy_top5": test.accuracy_top5,
-            "loss": test.loss,
-            "seconds": test.seconds,
-            **self.latency(model, description),
-            "device": environment()["gpu"] or environment()["processor"],
-        }
-
-    def neuron_sparsity(self, model: nn.Module, description: Description, work: Work) -> float:
-        """The share of pairings that were removed from the pruned group, or from all."""
-        widths = [group.size for group in trace(model, torch.zeros(1, *self.dataset.shape, device=device())).groups]
-        group = work.labels["group"]
-        pruned = slice(None) if group is None else slice(group, group + 1)
-        return 1 - sum(widths[pruned]) / sum(description.widths[pruned])
-
-    def latency(self, model: nn.Module, description: Description) -> dict[str, float]:
-        """The columns of measured time; networks of equal layers and widths share one measurement."""
-        widths = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
-        settings = json.dumps(description.model, sort_keys=True)
-        shape = settings, widths, self.dataset.shape, torch.get_num_threads()
-        if shape not in self.latencies:
-            self.latencies[shape] = {f"latency_{n}": latency(model, self.dataset.shape, n) for n in LATENCY_BATCHES}
-        return self.latencies[shape]
-
     def measured(self, model: nn.Module, description: Description, work: Work) -> Output:
         """A network and its measurement before any epoch."""
-        row = self.evaluation(model, description, evaluate(model, self.dataset), 0, work)
-        return Output(model, description, [row])
+        row = evaluation_row(model, description, self.dataset, evaluate(model, self.dataset), 0, work.labels)
+        return Output((model, description), {"evaluations": [row]})
 
     def trained(self, model: nn.Module, description: Description, history: list[Epoch], work: Work) -> Output:
         """A network and the rows of its training."""
-        output = Output(model, description)
-        for epoch in history:
-            row = {
-                "epoch": epoch.epoch,
-                "learning_rate": epoch.learning_rate,
-                "train_loss": epoch.train_loss,
-                "train_accuracy": epoch.train_accuracy,
-                "seconds": epoch.seconds,
-            }
-            if epoch.test:
-                row |= {"test_loss": epoch.test.loss, "test_accuracy": epoch.test.accuracy}
-            output.epochs.append(row)
-        last = history[-1].test if history else evaluate(model, self.dataset)
-        assert last is not None
-        output.evaluations.append(self.evaluation(model, description, last, len(history), work))
-        return output
+        precision = resolved(work.parameters["training"].get("precision", "auto"), device())
+        test = history[-1].test if history else evaluate(model, self.dataset)
+        assert test is not None
+        row = evaluation_row(model, description, self.dataset, test, len(history), work.labels)
+        epochs = [epoch_row(epoch, precision) | {"final": False} for epoch in history]
+        return Output((model, description), {"evaluations": [row], "epochs": epochs})
 
     def describe(self, model: nn.Module, config: ModelConfig) -> Description:
         """What is remembered of a network before any pruning."""
@@ -247,15 +208,7 @@ class Worker:
         training = TrainingConfig(**settings["training"])
         history = self.learn(work, model, training, pool)
         output = self.trained(model, self.describe(model, config), history, work)
-        output.splits = [
-            {
-                "part": number,
-                "start": part.start,
-                "end": part.end,
-                "samples": labels[part.samples].bincount(minlength=len(self.dataset.classes)).tolist(),
-            }
-            for number, part in enumerate(parts)
-        ]
+        output.rows["splits"] = split_rows(parts, labels, len(self.dataset.classes))
         return output
 
     def learn(self, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor) -> list[Epoch]:
@@ -295,7 +248,7 @@ class Worker:
         accuracies = [accuracy(model, batches) for model in models]
         images = [images for images, _ in batches]
         fused = fuse(models, [network.structure for network, _ in parents], images, config, accuracies)
-        return self.measured(fused, parents[0][1], work)
+        return self.measured(fused, replace(parents[0][1], places={}), work)
 
     def fine_tune(self, work: Work) -> Output:
         """A network after more epochs on all data."""
@@ -330,7 +283,22 @@ class Worker:
         pruned = compress(
             base, config, sources, originals=description.widths, parameters=description.parameters, scored=scored
         )
-        return self.measured(pruned.model, description, work)
+        places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
+        return self.measured(pruned.model, replace(description, places=places), work)
+
+    def distances(self, work: Work) -> Output:
+        """How far the outputs of a network are from those of the one that it came from."""
+        base, other = work.inputs
+        if base not in self.outputs:
+            self.outputs[base] = logits(stored_network(self.context.store, base)[0], self.dataset)
+        row = distance_row(self.outputs[base], logits(stored_network(self.context.store, other)[0], self.dataset))
+        return Output(None, {"output_distances": [row]})
+
+    def landscape(self, work: Work) -> Output:
+        """One row of the plane through a network and two that were pruned from it."""
+        plane = stored_plane(self.context.store, work.inputs, self.dataset.shape)
+        config = LandscapeConfig(**work.parameters["landscape"])
+        return Output(None, {"landscapes": landscape_rows(plane, config, work.parameters["row"], self.dataset)})
 
     def calibration_images(self, work: Work) -> list[Tensor]:
         """Unlabelled training images, the same for every stage with the same seed."""
@@ -364,7 +332,8 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     torch.set_num_threads(context.threads)
     store = Store(context.store)
     provenance = {"environment": recorded_environment(context.store)}
-    rows: dict[str, list[dict[str, Any]]] = {"evaluations": [], "epochs": [], "splits": [], "timings": []}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    timings: list[dict[str, Any]] = []
     outcomes = []
     worker = None
     for work in batch:
@@ -373,8 +342,8 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
         try:
             worker = worker or Worker(context)
             output = worker.run(work)
-            if work.keep:
-                store.write_network(work.key, checkpoints.dumps(output.model, output.description))
+            if work.keep and output.network:
+                store.write_network(work.key, checkpoints.dumps(*output.network))
         except Exception as error:
             outcomes.append(Outcome(work.key, time.perf_counter() - clock, first_line(error)))
             store.write_rows("failures", work.key, [{**labels, **failure(work.kind, error)}])
@@ -383,14 +352,14 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
         outcomes.append(Outcome(work.key, seconds))
         if not work.record:
             continue
-        rows["evaluations"] += [{**labels, **row} for row in output.evaluations]
-        rows["epochs"] += [{**labels, **row, "final": False} for row in output.epochs]
-        rows["splits"] += [{**labels, **row} for row in output.splits]
-        rows["timings"].append({**labels, **timing(work.kind, started, seconds, context.threads)})
-    shard = hashlib.sha256(" ".join(row["cell"] for row in rows["timings"]).encode()).hexdigest()[:20]
-    for table, written in rows.items():
-        if written:
-            store.write_rows(table, shard, written)
+        for table, made in output.rows.items():
+            rows.setdefault(table, []).extend({**labels, **row} for row in made)
+        timings.append({**labels, **timing(work.kind, started, seconds, context.threads)})
+    if timings:
+        shard = hashlib.sha256(" ".join(row["cell"] for row in timings).encode()).hexdigest()[:20]
+        for table, written in (*rows.items(), ("timings", timings)):
+            if written:
+                store.write_rows(table, shard, written)
     for outcome in outcomes:
         if outcome.error is None:
             store.delete("results", "failures", f"{outcome.key}.parquet")

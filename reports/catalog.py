@@ -25,8 +25,9 @@ class Tables:
 
 
 def tables_of(run: str | Path) -> Tables:
-    """The tables of a run, methods told apart by every setting of their grids."""
-    return Tables(with_settings(load(run)), load(run, "epochs"), load(run, "splits"))
+    """The tables of a run; methods are told apart by every setting of their grids, pipelines by their fusions."""
+    evaluations = with_fusions(with_settings(load(run)))
+    return Tables(evaluations, load(run, "epochs"), load(run, "splits"))
 
 
 Item = tuple[str, Figure | Table]
@@ -65,6 +66,20 @@ def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(method=pd.Series(names, frame.index, dtype=frame["method"].dtype))
 
 
+def with_fusions(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their pipelines as they are written, with the fusion where there are several."""
+    pipeline = frame["pipeline"].replace(PIPELINES)
+    if frame["fusion"].nunique() > 1:
+        pipeline = pipeline.where(frame["fusion"].isna(), pipeline + ", " + frame["fusion"])
+    return frame.assign(pipeline=pipeline)
+
+
+def pipelines_of(frame: pd.DataFrame) -> list[str]:
+    """The pipelines of some rows in the paper's order."""
+    order = list(PIPELINES.values())
+    return sorted(frame["pipeline"].dropna().unique(), key=lambda name: (order.index(name.partition(",")[0]), name))
+
+
 def data_free_rows(tables: Tables) -> pd.DataFrame:
     """Final rows measured without fine-tuning after pruning one group."""
     frame = untuned(tables)
@@ -99,7 +114,7 @@ def variants(frame: pd.DataFrame, *further: str) -> pd.Series:
     names = frame["method"]
     for column in ("criterion", *further):
         if frame[column].nunique() > 1:
-            names = names + " · " + frame[column].replace(PIPELINES)
+            names = names + " · " + frame[column]
     return names
 
 
@@ -177,7 +192,7 @@ def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, ga
     body = []
     for key, cells in means.groupby(by, sort=True):
         found = cells.set_index("method").reindex(methods)
-        row = [PIPELINES.get(str(part), str(part)) for part in key[:-1]] + [f"{100 * key[-1]:g}"]
+        row = [*map(str, key[:-1]), f"{100 * key[-1]:g}"]
         row += [number(found.at[method, "mean"], found.at[method, "std"]) for method in methods]
         if gain:
             row.append(signed(found.at["intra-fusion", "mean"] - found.at["conventional", "mean"]))
@@ -192,14 +207,14 @@ def pipelines_figure(tables: Tables) -> Iterator[Item]:
     for model, frame in rows.assign(variant=variants(rows)).groupby("model", sort=False):
         names = sorted(frame["variant"].unique())
         figure, axes = figures.panels(names, columns=2)
-        looks = figures.style([name for name in PIPELINES if name in set(frame["pipeline"])])
+        looks = figures.style(pipelines_of(frame))
         for axis, name in zip(axes, names, strict=True):
             means = over_seeds(frame[frame["variant"] == name], ["pipeline", "weight_sparsity"])
             for pipeline, look in looks.items():
                 figures.curve(axis, means[means["pipeline"] == pipeline], "weight_sparsity", look)
         figure.supxlabel("weight sparsity (%)", fontsize=8)
         figure.supylabel("test accuracy (%)", fontsize=8)
-        figures.legend(figure, {PIPELINES[pipeline]: look for pipeline, look in looks.items()})
+        figures.legend(figure, looks)
         yield f"pipelines-{model}", figure
 
 
@@ -209,7 +224,7 @@ def pipelines_table(tables: Tables) -> Iterator[Item]:
     if rows.empty:
         return
     by = ["model", "criterion", "method", "target_sparsity"]
-    pipelines = [name for name in PIPELINES if name in set(rows["pipeline"])]
+    pipelines = pipelines_of(rows)
     means = over_seeds(rows, [*by, "pipeline"])
     shares = rows.groupby(by)["weight_sparsity"].mean()
     body = []
@@ -218,8 +233,7 @@ def pipelines_table(tables: Tables) -> Iterator[Item]:
         found = cells.set_index("pipeline")
         row = [str(model), str(criterion), str(method), f"{100 * sparsity:g}", f"{100 * shares.loc[key]:.1f}"]
         body.append(row + [number(found["mean"].get(p, float("nan")), found["std"].get(p)) for p in pipelines])
-    names = [PIPELINES[pipeline] for pipeline in pipelines]
-    head = ["model", "criterion", "method", "sparsity (%)", "weight sparsity (%)", *names]
+    head = ["model", "criterion", "method", "sparsity (%)", "weight sparsity (%)", *pipelines]
     yield "pipelines", Table("Test accuracy (%) after pruning all groups and fine-tuning.", head, body, 3)
 
 
@@ -229,7 +243,7 @@ def models_table(tables: Tables) -> Iterator[Item]:
     rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
     if rows.empty:
         return
-    named = rows.assign(training_data=rows["training_data"].fillna("fused, before fine-tuning"))
+    named = rows.assign(training_data=rows["training_data"].fillna("subsets, fused by " + rows["fusion"]))
     means = over_seeds(named, ["model", "training_data", "parameters", "macs"])
     body = [
         [row.model, row.training_data, f"{row.parameters:,}", f"{row.macs / 1e6:.2f}", number(row.mean, row.std)]

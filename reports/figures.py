@@ -19,8 +19,8 @@ COLOURS = {
     "neuron-merging": "#009E73",
     "reconstruction": "#CC79A7",
     "whole-data": "#000000",
-    "fap": "#D55E00",
-    "paf": "#009E73",
+    "FaP": "#D55E00",
+    "PaF": "#009E73",
 }
 FURTHER_COLOURS = ("#56B4E9", "#F0E442", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

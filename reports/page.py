@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures
-from reports.catalog import PIPELINES, RESULTS, Tables, data_free_rows, pipeline_rows, tables_of, whole_network_rows
+from reports.catalog import RESULTS, Tables, data_free_rows, pipeline_rows, tables_of, whole_network_rows
 from reports.statistics import mean_by_method
 from reports.tables import Table, number
 
@@ -98,7 +98,7 @@ def headline(tables: Tables) -> list[str]:
     if not tuned.empty:
         for model, frame in tuned.groupby("model", sort=False):
             means = frame.groupby("pipeline")["accuracy"].mean().sort_values(ascending=False)
-            shown = ", ".join(f"{PIPELINES[pipeline]} {number(mean, digits=1)} %" for pipeline, mean in means.items())
+            shown = ", ".join(f"{pipeline} {number(mean, digits=1)} %" for pipeline, mean in means.items())
             sentences.append(f"{model}, all groups pruned and fine-tuned, mean over {cells(frame)} cells: {shown}.")
     return sentences
 

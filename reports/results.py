@@ -16,8 +16,7 @@ def load(
 
     Args:
         run: folder or URI, or a list of them; with several, the column `run` tells them apart.
-        table: `evaluations` (a row a measured model), `epochs`, `splits`, `timings`, `failures`, `environments`,
-            `plan`.
+        table: `evaluations` (a row a measured model), or another one of `orchestrator.schema.SCHEMAS`.
         everything: also rows of earlier settings that the run's present experiment does not ask for.
 
     Returns:
@@ -52,5 +51,5 @@ def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
             order, measured = list(frame.columns), frame["neuron_sparsity"]
             frame = frame.drop(columns=names).join(plan, on="cell")[order]
             frame["neuron_sparsity"] = frame["neuron_sparsity"].fillna(measured)
-    identity = [column for column in ("cell", "epoch", "part") if column in frame]
+    identity = [column for column in ("cell", "epoch", "part", "corner", "x", "y") if column in frame]
     return frame.drop_duplicates(identity).reset_index(drop=True)

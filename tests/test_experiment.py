@@ -62,6 +62,10 @@ def test_an_override_without_a_number_goes_to_every_grid_and_model() -> None:
         ("allocation: global", r"allocation is global, one threshold over the network: set groups to all"),
         ("round_to: 0", r"'pruning.round_to' is 0: it should be greater than 0"),
         ("sparsity_of: weight", r"'pruning.sparsity_of' is \"weight\": it should be 'neurons' or 'weights'"),
+        ("landscape: {size: 1}", r"'pruning.landscape.size' is 1: it should be greater than or equal to 2"),
+        ("{landscape: {}, methods: [conventional]}", "a landscape is a plane through two methods' networks"),
+        ("fusion: {alignment: weight}", r"'pruning.fusion.alignment' is \"weight\": it should be 'activations'"),
+        ("fusion: [{samples: 0}]", r"'pruning.fusion.0.samples' is 0: it should be greater than 0"),
         ("pipelines: [whole]", r"'pruning.pipelines.0' is \"whole\": it should be 'whole-data', 'fap' or 'paf'"),
     ],
 )
@@ -92,13 +96,15 @@ def test_bad_pruning_is_one_clear_sentence(write, text: str, message: str) -> No
         (MINIMAL.replace("11_bn", "11_bn, checkpoint: a") + "pipelines: [fap]", "model.checkpoint replaces training"),
         (
             MINIMAL.replace("model: {name: vgg11_bn}", "models: [{name: resnet18}, {name: resnet18}]"),
-            "models has the same network twice",
+            "models has the same twice",
         ),
         (MINIMAL + 'pruning: {criteria: [l1, "mine:l1"]}', "two different functions named 'l1'"),
         (
             MINIMAL + "splits: {share: 0.7}",
             "mode is unions and share 0.7: overlapping stretches need a share, others none",
         ),
+        (MINIMAL + "fusion: [{}, {samples: 200}]", r"fusion has the same twice \(activations, activations\)"),
+        (MINIMAL + "fusion: {weihgts: equal}", r"unknown key 'fusion.weihgts'; did you mean 'weights'"),
         (MINIMAL + "splits: {folds: 26}", "'splits.folds' is 26: it should be less than or equal to 12"),
     ],
 )

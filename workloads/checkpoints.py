@@ -29,6 +29,7 @@ class Description:
         classes: number of labels.
         parameters: count before any pruning; weight sparsity refers to it.
         widths: pairings of each group before any pruning; neuron sparsity refers to them.
+        places: by number of a group, the pairings that its own were before the last pruning; none for fused networks.
     """
 
     model: dict[str, Any]
@@ -36,6 +37,7 @@ class Description:
     classes: int
     parameters: int
     widths: tuple[int, ...] = field(default=())
+    places: dict[str, list[int]] = field(default_factory=dict)
 
 
 def load(path: str | Path) -> nn.Module:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -30,11 +31,13 @@ class Network(NamedTuple):
         model: in evaluation mode, batch-norm merged.
         structure: its groups.
         statistics: of its layers' outputs, as far as batch-norms knew them.
+        places: by number of a narrowed group, the (m,) pairings whose places its pairings have taken.
     """
 
     model: nn.Module
     structure: Structure
     statistics: Statistics
+    places: Mapping[int, Tensor] = MappingProxyType({})
 
     @classmethod
     def prepared(cls, model: nn.Module, example: Tensor) -> "Network":
@@ -158,7 +161,7 @@ class _Compression:
 
     def narrow(self, number: int, m: int) -> None:
         """Bring one group to m pairings."""
-        config, (model, structure, statistics) = self.config, self.network
+        config, (model, structure, statistics, places) = self.config, self.network
         group = structure.groups[number]
         if config.allocation == "global" or structure is self.base.structure:
             pairings, scores = self.scored(number)
@@ -183,4 +186,9 @@ class _Compression:
             pair = with_corrected_variance(model, group, statistics, pair)
         apply(model, group, pair)
         self.wanted = narrowed_statistics(self.wanted, group, pair)
-        self.network = Network(model, structure.narrowed(number, m), narrowed_statistics(statistics, group, pair))
+        self.network = Network(
+            model,
+            structure.narrowed(number, m),
+            narrowed_statistics(statistics, group, pair),
+            {**places, number: pair.places},
+        )

@@ -86,8 +86,9 @@ class TrainingConfig(Config):
     """Nesterov's form of the momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 autocast where the hardware multiplies it natively, float32 elsewhere."""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 autocast where the hardware multiplies it natively, float32 elsewhere; `tf32` lets a GPU
+    round the factors of float32 products to 10 bits."""
     evaluate_every: Positive = 1
     """Epochs between two measurements on the test images; the last epoch is always measured."""
 
@@ -146,6 +147,13 @@ class FusionConfig(Config):
     repair: bool = True
     """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023)."""
 
+    @property
+    def label(self) -> str:
+        """The alignment and every other setting that is not the default, as they stand in results."""
+        others = self.model_dump(exclude_defaults=True, exclude={"alignment"})
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+        return f"{self.alignment}({settings})" if settings else self.alignment
+
 
 class ScopeConfig(Config):
     """What a sparsity refers to, and how it is spread over the network."""
@@ -158,6 +166,17 @@ class ScopeConfig(Config):
     """Which groups come first when all are pruned, each in the network that the ones before have left."""
     round_to: Positive = 1
     """Groups keep a multiple of this many neurons, rounded up; hardware likes 8 or 32."""
+
+
+class LandscapeConfig(Config):
+    """The accuracy over a plane through the original and two pruned networks (Fig. 6)."""
+
+    size: Annotated[int, Field(ge=2)] = 25
+    """Points along each side of the slice."""
+    margin: Annotated[float, Field(ge=0)] = 0.25
+    """How far it reaches beyond the three networks, as a share of their extent."""
+    samples: Positive | None = None
+    """Test images that each point is measured on; null is all."""
 
 
 Repair = Literal["none", "data-free", "data"]

@@ -19,7 +19,17 @@ from torch import Tensor
 
 from workloads.config import IMAGENET_MEAN, IMAGENET_STD, DatasetConfig
 from workloads.registry import lookup
-from workloads.samples import Dataset, Samples, Source, StreamedSamples, decode, in_memory, memory_mapped, resize
+from workloads.samples import (
+    Dataset,
+    Samples,
+    Source,
+    StreamedSamples,
+    decode,
+    first_shuffled,
+    in_memory,
+    memory_mapped,
+    resize,
+)
 
 PARTS = ("train", "test")
 FINGERPRINTED_FILES, FINGERPRINTED_BYTES = 256, 1 << 20
@@ -252,6 +262,5 @@ def load(config: DatasetConfig) -> Dataset:
         count = len(getattr(source, part))
         if wanted is not None and wanted > count:
             raise ValueError(f"dataset.{part}_samples is {wanted}, but '{config.name}' has {count} {part} images")
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        pools.append(torch.arange(count) if wanted is None else order[:wanted].sort().values)
+        pools.append(torch.arange(count) if wanted is None else first_shuffled(count, wanted))
     return Dataset(source.train, source.test, source.classes, source.fingerprint, mean, std, pools[0], pools[1])

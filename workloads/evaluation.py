@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from workloads.precision import float32_products
 from workloads.samples import Dataset
 
 LATENCY_RUNS = (3, 20)
@@ -42,7 +43,7 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measu
     model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
     totals = torch.zeros(3, dtype=torch.float64)
-    with torch.inference_mode():
+    with torch.inference_mode(), float32_products():
         for images, labels in dataset.batches("test", batch_size, device):
             logits = model(images.contiguous(memory_format=torch.channels_last))
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices
@@ -51,6 +52,14 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measu
             totals += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
     top1, top5, loss_sum = (totals / len(dataset.test_pool)).tolist()
     return Measurement(100 * top1, 100 * top5, loss_sum, time.perf_counter() - started)
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Tensor:
+    """(N, classes) float32 on the CPU: what the network says of every test image, in evaluation mode and float32."""
+    device = next(model.parameters()).device
+    with float32_products():
+        return torch.cat([model.eval()(images).cpu() for images, _ in dataset.batches("test", batch_size, device)])
 
 
 @torch.inference_mode()

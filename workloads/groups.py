@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 PRODUCER, CONSUMER, THROUGH, NORM = "producer", "consumer", "through", "norm"
@@ -113,6 +114,14 @@ class Maps:
         averaged by these.
         """
         return self.P.abs() / self.P.abs().sum(1, keepdim=True).clamp(min=torch.finfo(self.P.dtype).tiny)
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """(m,) an old pairing for each new one, all different: as far as possible the one with the largest share."""
+        largest = self.shares.argmax(1).cpu()
+        if len(largest.unique()) == len(largest):
+            return largest
+        return torch.from_numpy(linear_sum_assignment(self.shares.cpu().numpy(), maximize=True)[1])
 
     def for_producer(self, member: Member) -> Tensor:
         """What multiplies the rows of a producing layer."""

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,14 @@ class Dataset(Source):
         """(C, H, W)."""
         return self.train.shape
 
+    def with_test_samples(self, count: int | None) -> "Dataset":
+        """The same with at most this many of its test samples, the first after a fixed shuffle; None is all."""
+        return (
+            self
+            if count is None
+            else replace(self, test_pool=self.test_pool[first_shuffled(len(self.test_pool), count)])
+        )
+
     def batches(
         self, part: str, batch_size: int, device: torch.device | str = "cpu", indices: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -112,6 +120,11 @@ class Dataset(Source):
         chosen = pool if indices is None else indices
         for images, labels in samples.batches(chosen.split(batch_size)):
             yield normalise(images.to(device), self.mean, self.std), labels.to(device)
+
+
+def first_shuffled(count: int, wanted: int) -> Tensor:
+    """The first `wanted` of the numbers below `count` after a fixed shuffle, in ascending order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
 
 
 def in_memory(

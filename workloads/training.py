@@ -1,6 +1,5 @@
 """Training and fine-tuning by stochastic gradient descent."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from workloads.augmentation import augment
 from workloads.config import TrainingConfig
 from workloads.evaluation import evaluate
+from workloads.precision import float32_products, resolved
 from workloads.samples import Dataset
 from workloads.snapshots import Epoch, Snapshot
 
@@ -58,15 +58,20 @@ def train(
     """
     device = next(model.parameters()).device
     pool = dataset.train_pool if indices is None else indices
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    precision = resolved(config.precision, device)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        float32_products(tf32=precision == "tf32"),
+    ):
         torch.manual_seed(seed)  # for layers that draw, such as dropout
-        return _train(model, dataset, config, seed, pool, augmentation, start, snapshot_every, on_snapshot)
+        return _train(model, dataset, config, precision, seed, pool, augmentation, start, snapshot_every, on_snapshot)
 
 
 def _train(
     model: nn.Module,
     dataset: Dataset,
     config: TrainingConfig,
+    precision: str,
     seed: int,
     pool: Tensor,
     augmentation: tuple[str, ...],
@@ -97,7 +102,7 @@ def _train(
         for images, labels in dataset.batches("train", config.batch_size, device, order):
             optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps_per_epoch)
             images = augment(images, augmentation, generator).contiguous(memory_format=torch.channels_last)
-            with autocast(device, config.precision):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = model(images)
             loss = F.cross_entropy(logits.float(), labels)
             optimizer.zero_grad(set_to_none=True)
@@ -120,17 +125,3 @@ def _train(
             on_snapshot(Snapshot.take(model, optimizer, generator, history))
     model.eval()
     return history
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision: `auto` is bfloat16 where the hardware multiplies it natively, float32 elsewhere."""
-    if precision == "auto":
-        precision = "bfloat16" if has_bfloat16_units(device) else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether the device has instructions that multiply bfloat16 (CUDA from Ampere on; AMX or AVX-512 BF16)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
