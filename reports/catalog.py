@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import figures
+from reports import comparisons, figures, runtime
 from reports.results import load
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
+COMPARED = {"distances": "output_distances", "landscapes": "landscapes"}
 PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
 
 
@@ -22,12 +23,18 @@ class Tables:
     evaluations: pd.DataFrame
     epochs: pd.DataFrame
     splits: pd.DataFrame
+    plan: pd.DataFrame
+    timings: pd.DataFrame
+    distances: pd.DataFrame
+    landscapes: pd.DataFrame
 
 
 def tables_of(run: str | Path) -> Tables:
     """The tables of a run; methods are told apart by every setting of their grids, pipelines by their fusions."""
     evaluations = with_fusions(with_settings(load(run)))
-    return Tables(evaluations, load(run, "epochs"), load(run, "splits"))
+    others = {name: load(run, name) for name in ("epochs", "splits", "plan", "timings")}
+    compared = {name: with_fusions(with_settings(load(run, table))) for name, table in COMPARED.items()}
+    return Tables(evaluations, **others, **compared)
 
 
 Item = tuple[str, Figure | Table]
@@ -290,4 +297,49 @@ RESULTS: dict[str, Result] = {
         "whole-data, FaP and PaF against weight sparsity", "a fine-tuned grid", pipelines_figure
     ),
     "pipelines-table": Result("the same as a table", "a fine-tuned grid", pipelines_table),
+    "figure-5": Result(
+        "distances of the outputs to those before pruning",
+        "a grid with output_distances: true",
+        lambda tables: comparisons.distance_figures(tables.distances),
+    ),
+    "output-distances": Result(
+        "the means of these distances",
+        "a grid with output_distances: true",
+        lambda tables: comparisons.distance_table(tables.distances),
+    ),
+    "figure-6": Result(
+        "accuracy over the plane through the original and two pruned networks",
+        "a grid with landscape: {}",
+        lambda tables: comparisons.landscape_figures(tables.landscapes),
+    ),
+    "table-4": Result(
+        "accuracy of Intra-Fusion by source and target distribution",
+        "a data-free grid with Intra-Fusion's marginals, several seeds",
+        lambda tables: comparisons.distributions_table(data_free_rows(tables)),
+    ),
+    "figure-19": Result(
+        "Kruskal-Wallis p-values between these distributions",
+        "a data-free grid with Intra-Fusion's marginals, several seeds",
+        lambda tables: comparisons.distributions_figure(data_free_rows(tables)),
+    ),
+    "figure-20": Result(
+        "test accuracy by epoch of the whole-data and the split models",
+        "trainings of more than an epoch",
+        lambda tables: runtime.training_figure(tables.epochs),
+    ),
+    "figure-22": Result(
+        "the stages of whole-data, FaP and PaF in time",
+        "a fine-tuned grid",
+        lambda tables: runtime.runtime_figure(pipeline_rows(tables), tables.plan, tables.timings),
+    ),
+    "runtime": Result(
+        "seconds and speed-ups of the pipelines",
+        "a fine-tuned grid",
+        lambda tables: runtime.runtime_table(pipeline_rows(tables), tables.plan, tables.timings),
+    ),
+    "split-training": Result(
+        "how many split models were trained at a time",
+        "pipelines fap or paf",
+        lambda tables: runtime.overlap_table(tables.timings),
+    ),
 }

@@ -7,8 +7,10 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 # Okabe & Ito's palette: told apart with any colour vision, and by brightness in grey.
 COLOURS = {
@@ -58,14 +60,14 @@ def style(names: Sequence[str]) -> dict[str, Look]:
     }
 
 
-def panels(titles: Sequence[str], columns: int = 4) -> tuple[Figure, list[Axes]]:
-    """A figure of text width with one small axis for each title, sharing both scales."""
+def panels(titles: Sequence[str], columns: int = 4, share: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of text width with one small axis for each title, sharing both scales unless told otherwise."""
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     width = TEXT_WIDTH if columns > 1 else TEXT_WIDTH * 0.6
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 1.45 * rows + 0.75 if columns > 1 else 2.6), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        grid = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False)
         axes = list(grid.flat)
         for axis, title in zip(axes, titles, strict=False):
             axis.set_title(title)
@@ -89,6 +91,14 @@ def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look) -> None:
     with matplotlib.rc_context(STYLE):
         bars = ordered["std"] if ordered["std"].notna().any() else None
         axis.errorbar(100 * ordered[x], ordered["mean"], yerr=bars, capsize=2, **look)
+
+
+def colourbar(figure: Figure, shown: ScalarMappable, axes: Sequence[Axes], label: str) -> None:
+    """The scale of what is shown in colours, beside the panels."""
+    with matplotlib.rc_context(STYLE):
+        bar = figure.colorbar(shown, ax=axes, label=label)
+        bar.ax.grid(visible=False)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def legend(figure: Figure, looks: dict[str, Look]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from orchestrator import Experiment, run
 from orchestrator.progress import NoProgress
 from reports import load
+from reports.page import write_report
 from tests.conftest import TINY
 
 
@@ -66,3 +67,28 @@ def test_timings_tell_all_kinds(compared: Path) -> None:
     kinds: pd.Series = load(compared, "timings").groupby("kind").size()
     assert kinds.to_dict()["landscape"] == 9
     assert kinds.to_dict()["distances"] == len(load(compared, "output_distances"))
+
+
+def test_the_report_draws_them(compared: Path, tmp_path: Path) -> None:
+    report = write_report(compared, tmp_path, only=["figure-5", "output-distances", "figure-6", "models"])
+    assert not report.lacking
+    names = [name for name in report.files if name.endswith(".png")]
+    runs = ["whole-data", "FaP-weights", "FaP-none-repair-False"]
+    assert {name for name in names if name.startswith("landscape")} == {
+        f"landscape-vgg11_bn-w0.0625-{run}-0-l1-group-0-intra-fusion.png" for run in runs
+    }
+    assert len([name for name in names if name.startswith("output-distances")]) == 3
+    assert "subsets, fused by none(repair=False)" in (tmp_path / "models.md").read_text()
+
+
+def test_distributions_are_compared_over_seeds(tmp_path: Path) -> None:
+    marginals = [{"name": "intra-fusion"}, {"name": "intra-fusion", "source_marginal": "importance"}]
+    grid = {"groups": [0, 1], "sparsities": [0.5], "methods": marginals}
+    experiment = Experiment.model_validate({**TINY, "seeds": [0, 1], "pruning": grid})
+    assert run(experiment, out=tmp_path / "run", progress=NoProgress()).complete
+    report = write_report(tmp_path / "run", tmp_path / "report", only=["table-4", "figure-19"])
+    assert {"distributions.csv", "distributions-vgg11_bn-w0.0625.png"} <= set(report.files)
+    head, *body = (tmp_path / "report" / "distributions.csv").read_text().splitlines()
+    assert head == "model,criterion,group,sparsity (%),uTuS,uTiS,p"
+    assert all(0 <= float(line.rpartition(",")[2]) <= 1 for line in body)
+    assert len(body) == 2

@@ -1,0 +1,173 @@
+"""How long the pipelines take, from the measured seconds of their stages (Fig. 22), and how training went (Fig. 20)."""
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from reports import figures
+from reports.statistics import over_seeds
+from reports.tables import Table, number
+
+KINDS = {"train": "#0072B2", "fine-tune": "#56B4E9", "compress": "#D55E00", "fuse": "#009E73"}
+PIPELINES = ("whole-data", "FaP", "PaF")
+SAME_WORK = ["model", "seed", "criterion", "method", "target_sparsity"]
+
+
+class Durations:
+    """Wall clock of chains of stages, if every network has a device of its own."""
+
+    def __init__(self, plan: pd.DataFrame, timings: pd.DataFrame):
+        """Take the stages of a run with their inputs, and their timings."""
+        self.inputs: Mapping[str, list[str]] = dict(zip(plan["cell"], plan["inputs"], strict=True))
+        self.stages = timings.set_index("cell")
+        self.seconds: Mapping[str, float] = self.stages["seconds"].to_dict()
+        self.finish: dict[str, float] = {}
+
+    def finished(self, cell: str) -> float:
+        """Seconds after which a stage ends; NaN where one before it was not timed."""
+        if cell not in self.finish:
+            start = max((self.finished(read) for read in self.inputs[cell]), default=0.0)
+            self.finish[cell] = start + self.seconds.get(cell, float("nan"))
+        return self.finish[cell]
+
+    def before(self, cell: str) -> set[str]:
+        """A stage and all that it needs."""
+        return {cell}.union(*(self.before(read) for read in self.inputs[cell]))
+
+    def trained(self, cell: str) -> float:
+        """Seconds until the last of the models that a stage needs has been trained from scratch."""
+        return max(self.finished(one) for one in self.before(cell) if not len(self.inputs[one]))
+
+
+def pipeline_durations(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:
+    """For each result of a pipeline, the seconds of training and of everything, and whole-data's over them."""
+    durations = Durations(plan, timings)
+    frame = ends.assign(
+        training=[durations.trained(cell) for cell in ends["cell"]],
+        overall=[durations.finished(cell) for cell in ends["cell"]],
+    ).dropna(subset=["training", "overall"])
+    whole = frame[frame["pipeline"] == "whole-data"].drop_duplicates(SAME_WORK).set_index(SAME_WORK)
+    frame = frame.join(whole[["training", "overall"]].add_suffix("_whole"), on=SAME_WORK)
+    return frame.assign(
+        training_gain=frame["training_whole"] / frame["training"],
+        overall_gain=frame["overall_whole"] / frame["overall"],
+    )
+
+
+def runtime_table(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+    """Seconds and speed-ups of the pipelines, with one device a split model."""
+    if ends.empty:
+        return
+    frame = pipeline_durations(ends, plan, timings)
+    body = []
+    for (model, pipeline), cells in frame.groupby(["model", "pipeline"], sort=True):
+        means = cells[["training", "overall", "training_gain", "overall_gain"]].mean()
+        body.append([str(model), str(pipeline), str(len(cells)), *(number(value) for value in means)])
+    caption = (
+        "Seconds until the models are trained and until the pipeline ends, if each split model has a device of its "
+        "own: the longest chain of stages as measured, mean over the cells; and how many times faster than whole-data."
+    )
+    head = ["model", "pipeline", "cells", "training (s)", "overall (s)", "training speed-up", "overall speed-up"]
+    yield "runtime", Table(caption, head, body, 2)
+
+
+def runtime_figure(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """The stages of each pipeline in time, a lane a network, for one cell that all pipelines have."""
+    durations = Durations(plan, timings)
+    for model, frame in ends.groupby("model", sort=True):
+        counts = frame.groupby(SAME_WORK)["pipeline"].nunique()
+        work = counts[counts == counts.max()].index[-1]
+        cells = frame.set_index(SAME_WORK).loc[[work]]
+        cells = cells.assign(pipeline=cells["pipeline"].str.partition(",")[0]).drop_duplicates("pipeline")
+        chains = [chain(durations, row.cell).assign(pipeline=row.pipeline) for row in cells.itertuples()]
+        bars = pd.concat(chains).dropna(subset="finish")
+        if not bars.empty:
+            yield f"runtime-{model}", timeline(bars, f"{100 * work[-1]:g} % sparsity, {work[-2]}, seed {work[1]}")
+
+
+def timeline(bars: pd.DataFrame, title: str) -> Figure:
+    """Bars in time by kind of stage, a lane a network; columns pipeline, lane, kind, start and finish (seconds)."""
+    found = set(bars[["pipeline", "lane"]].itertuples(index=False, name=None))
+    lanes = sorted(found, key=lambda lane: (PIPELINES.index(lane[0]), lane[1]), reverse=True)
+    figure, (axis,) = figures.panels([title], columns=1)
+    figure.set_figwidth(figures.TEXT_WIDTH)
+    unit, seconds = ("min", 60) if bars["finish"].max() > 180 else ("s", 1)
+    for bar in bars.itertuples():
+        span = [(bar.start / seconds, (bar.finish - bar.start) / seconds)]
+        height = lanes.index((bar.pipeline, bar.lane)) - 0.4
+        axis.broken_barh(span, (height, 0.8), color=KINDS[bar.kind], edgecolor="white")
+    names = [f"{pipeline}, model {lane}" if (pipeline, 2) in found else pipeline for pipeline, lane in lanes]
+    axis.set_yticks(range(len(lanes)), names)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(f"wall clock with one device a network ({unit})", fontsize=8)
+    figures.legend(figure, {kind: {"color": colour, "linewidth": 6} for kind, colour in KINDS.items()})
+    return figure
+
+
+def chain(durations: Durations, cell: str) -> pd.DataFrame:
+    """Kind, start, finish and lane (1 for everything but the further split models) of what a result needs."""
+    rows = []
+    for one in durations.before(cell):
+        if one not in durations.stages.index:
+            continue
+        stage, finish = durations.stages.loc[one], durations.finished(one)
+        subset = str(stage["training_data"])
+        lane = int(subset.removeprefix("subset-")) if subset.startswith("subset-") else 1
+        rows.append({"kind": stage["kind"], "start": finish - stage["seconds"], "finish": finish, "lane": lane})
+    return pd.DataFrame(rows, columns=["kind", "start", "finish", "lane"])
+
+
+def overlap_table(timings: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+    """How many of the split models really were trained at a time, from when their trainings began and ended."""
+    training = timings[(timings["kind"] == "train") & timings["split"].notna()]
+    if training.empty:
+        return
+    body = []
+    for (model, seed), stages in training.groupby(["model", "seed"], sort=True):
+        work = (stages["finished"] - stages["started"]).dt.total_seconds().sum()
+        wall = covered(stages)
+        row = [
+            len(stages),
+            len(stages[["node", "worker"]].drop_duplicates()),
+            number(work, digits=1),
+            number(wall, digits=1),
+        ]
+        body.append([str(model), *map(str, (seed, *row)), number(work / wall)])
+    caption = (
+        "Training of the split models: seconds of all together, seconds of wall clock in which at least one of them "
+        "was trained, and their ratio, the mean number trained at a time."
+    )
+    head = ["model", "seed", "models", "workers", "training (s)", "wall clock (s)", "at a time"]
+    yield "split-training", Table(caption, head, body, 1)
+
+
+def covered(stages: pd.DataFrame) -> float:
+    """Seconds in which at least one of the stages ran."""
+    total, end = pd.Timedelta(0), None
+    for start, finish in stages.sort_values("started")[["started", "finished"]].itertuples(index=False):
+        begin = start if end is None else max(start, end)
+        total += max(finish - begin, pd.Timedelta(0))
+        end = finish if end is None else max(finish, end)
+    return total.total_seconds()
+
+
+def training_figure(epochs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Test accuracy by epoch of the models trained from scratch, a panel a model."""
+    rows = epochs[(epochs["stage"] == "baseline") & epochs["test_accuracy"].notna()]
+    if rows.empty:
+        return
+    rows = rows.assign(training_data=rows["training_data"].replace("whole", "whole-data"))
+    panels = {str(model): frame for model, frame in rows.groupby("model", sort=True)}
+    figure, axes = figures.panels(list(panels), columns=2)
+    looks = figures.style(sorted(rows["training_data"].unique(), key=lambda name: (name != "whole-data", name)))
+    for axis, frame in zip(axes, panels.values(), strict=True):
+        for name, curve in over_seeds(frame, ["training_data", "epoch"], "test_accuracy").groupby("training_data"):
+            ordered = curve.sort_values("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.errorbar(ordered["epoch"], ordered["mean"], ordered["std"].fillna(0), capsize=0, **looks[str(name)])
+    figure.supxlabel("epoch", fontsize=8)
+    figure.supylabel("test accuracy (%)", fontsize=8)
+    figures.legend(figure, looks)
+    yield "training", figure

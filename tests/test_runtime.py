@@ -1,0 +1,86 @@
+"""Durations of pipelines and the overlap of trainings, from stages whose times are made up."""
+
+import pandas as pd
+import pytest
+
+from reports import runtime
+from reports.statistics import kruskal_wallis
+
+# (cell, kind, inputs, seconds, training_data)
+STAGES = [
+    ("whole", "train", [], 100.0, "whole"),
+    ("end", "fine-tune", ["whole"], 30.0, None),
+    ("a", "train", [], 50.0, "subset-1"),
+    ("b", "train", [], 60.0, "subset-2"),
+    ("fused", "fuse", ["a", "b"], 5.0, None),
+    ("fused-end", "fine-tune", ["fused"], 20.0, None),
+]
+PLAN = pd.DataFrame([{"cell": cell, "inputs": inputs} for cell, _, inputs, _, _ in STAGES])
+BEGIN = pd.Timestamp("2026-01-01", tz="UTC")
+
+
+def timings(**started: float) -> pd.DataFrame:
+    rows = [
+        {
+            "cell": cell,
+            "kind": kind,
+            "seconds": seconds,
+            "training_data": data,
+            "model": "net",
+            "seed": 0,
+            "split": "unions" if data != "whole" else None,
+            "node": "n",
+            "worker": number,
+            "started": BEGIN + pd.Timedelta(seconds=started.get(cell, 0.0)),
+            "finished": BEGIN + pd.Timedelta(seconds=started.get(cell, 0.0) + seconds),
+        }
+        for number, (cell, kind, _, seconds, data) in enumerate(STAGES)
+    ]
+    return pd.DataFrame(rows)
+
+
+def ends() -> pd.DataFrame:
+    shared = {"model": "net", "seed": 0, "criterion": "l1", "method": "intra-fusion", "target_sparsity": 0.5}
+    return pd.DataFrame([
+        {**shared, "pipeline": "whole-data", "cell": "end"},
+        {**shared, "pipeline": "FaP", "cell": "fused-end"},
+    ])  # fmt: skip
+
+
+def test_a_pipeline_lasts_as_long_as_its_longest_chain() -> None:
+    frame = runtime.pipeline_durations(ends(), PLAN, timings()).set_index("pipeline")
+    assert frame.loc["whole-data", ["training", "overall"]].tolist() == [100.0, 130.0]
+    assert frame.loc["FaP", ["training", "overall"]].tolist() == [60.0, 85.0]
+    assert frame.loc["FaP", "training_gain"] == pytest.approx(100 / 60)
+    assert frame.loc["FaP", "overall_gain"] == pytest.approx(130 / 85)
+
+
+def test_a_pipeline_that_is_not_through_has_no_duration() -> None:
+    frame = runtime.pipeline_durations(ends(), PLAN, timings().query("cell != 'fused'"))
+    assert frame["pipeline"].tolist() == ["whole-data"]
+
+
+def test_the_figure_has_a_lane_for_each_network() -> None:
+    ((name, figure),) = runtime.runtime_figure(ends(), PLAN, timings())
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert (name, labels) == ("runtime-net", ["FaP, model 2", "FaP, model 1", "whole-data"])
+    assert len(figure.axes[0].collections) == len(STAGES)
+
+
+@pytest.mark.parametrize(("second", "at_a_time"), [(0.0, "1.83"), (50.0, "1.00"), (80.0, "1.00"), (40.0, "1.10")])
+def test_overlap_is_work_over_wall_clock(second: float, at_a_time: str) -> None:
+    ((_, table),) = runtime.overlap_table(timings(b=second))
+    assert table.rows[0][-1] == at_a_time
+    assert table.rows[0][2:4] == ["2", "2"]
+
+
+def test_kruskal_wallis_tells_alike_from_different() -> None:
+    frame = pd.DataFrame({
+        "group": [0] * 6 + [1] * 6 + [2] * 2,
+        "between": ["a", "a", "a", "b", "b", "b"] * 2 + ["a", "b"],
+        "accuracy": [1.0, 2.0, 3.0, 11.0, 12.0, 13.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0],
+    })  # fmt: skip
+    p = kruskal_wallis(frame, ["group"], "between")
+    assert p[0] == pytest.approx(0.0495, abs=1e-4)  # H = 3.857 with one degree of freedom
+    assert p[1] == 1.0
+    assert pd.isna(p[2])
