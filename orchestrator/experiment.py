@@ -165,8 +165,8 @@ class Experiment(Config):
     """Everything is repeated for each seed: initial weights, splits, order of images."""
     training: TrainingConfig = TrainingConfig()
     """How models are trained from scratch."""
-    splits: SplitsConfig = SplitsConfig()
-    """How the training set is cut for FaP and PaF."""
+    splits: Annotated[tuple[SplitsConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (SplitsConfig(),)
+    """How the training set is cut for FaP and PaF: a mapping, or a list of them, with each of which these are run."""
     pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)] = ("whole-data",)
     """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse."""
     fusion: Fusions = (FusionConfig(),)
@@ -213,6 +213,7 @@ class Experiment(Config):
                     )
         for part, labels in (
             ("models", [model.label for model in self.models]),
+            ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
             ("fusion", [fusion.label for fusion in self.fusion]),
         ):
             if len(set(labels)) < len(labels):

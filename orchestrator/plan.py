@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.experiment import ChoiceConfig, Experiment, PruningConfig
 from orchestrator.facts import Facts
-from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig
+from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig, SplitsConfig
 from workloads.splits import subset_count, subset_share
 
 KEY_SCHEMA = 1
@@ -153,10 +153,9 @@ class _Builder:
             return self.plan.add("load", parameters, (), labels, self.seconds(0, self.facts.test))
         return self.train({}, 1.0, labels)
 
-    def splits(self) -> list[str]:
+    def split_models(self, splits: SplitsConfig) -> list[str]:
         """The models trained on parts of the training set."""
-        splits = self.experiment.splits
-        labels = {**self.labels, "folds": splits.folds, "split": splits.mode, "stage": "baseline"}
+        labels = {**self.labels, "folds": splits.folds, "split": splits.label, "stage": "baseline"}
         share = subset_share(splits)
         return [
             self.train(
@@ -224,16 +223,12 @@ class _Builder:
         if pipeline == "whole-data":
             self.add_from(self.whole(), grid, {**self.labels, "pipeline": pipeline})
             return
-        splits = self.experiment.splits
-        shared = {**self.labels, "pipeline": pipeline, "folds": splits.folds, "split": splits.mode}
-        models = self.splits()
-        for fusion in grid.fusion or self.experiment.fusion:
-            if pipeline == "fap":
-                fused = self.fuse(models, fusion, shared)
-                labels = {**shared, "fusion": fusion.label}
-                self.add_from(self.fine_tune(fused, self.epochs(grid), labels), grid, labels)
-            else:
-                self.add_paf(models, fusion, grid, shared)
+        for splits in self.experiment.splits:
+            models = self.split_models(splits)
+            labels = {**self.labels, "pipeline": pipeline, "folds": splits.folds, "split": splits.label}
+            for fusion in grid.fusion or self.experiment.fusion:
+                add = self.add_fap if pipeline == "fap" else self.add_paf
+                add(models, fusion, grid, labels)
 
     def epochs(self, grid: PruningConfig) -> int:
         """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
@@ -271,6 +266,12 @@ class _Builder:
         for row in range(config.size):
             parameters = {"dataset": self.data, "landscape": changed(config), "row": row}
             self.plan.add("landscape", parameters, keys, labels, self.seconds(0, config.size * images))
+
+    def add_fap(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Fuse the split models, then prune."""
+        fused = self.fuse(models, fusion, labels)
+        labels = {**labels, "fusion": fusion.label}
+        self.add_from(self.fine_tune(fused, self.epochs(grid), labels), grid, labels)
 
     def add_paf(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune each split model, then fuse."""

@@ -19,7 +19,9 @@ COORDINATES = [
     field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
     field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
     field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
-    field("split", pa.string(), "how it was cut: unions, separate or overlapping; null for whole-data"),
+    field(
+        "split", pa.string(), "how it was cut: unions, separate or overlapping, with its settings; null for whole-data"
+    ),
     field("fusion", pa.string(), "how split models were fused, with its settings; null where none were"),
     field("seed", pa.int64(), "seed of the experiment"),
     field("method", pa.string(), "compression method with its options; null before compression"),

@@ -31,9 +31,9 @@ class Tables:
 
 def tables_of(run: str | Path) -> Tables:
     """The tables of a run; methods are told apart by every setting of their grids, pipelines by their fusions."""
-    evaluations = with_fusions(with_settings(load(run)))
+    evaluations = with_branches(with_settings(load(run)))
     others = {name: load(run, name) for name in ("epochs", "splits", "plan", "timings")}
-    compared = {name: with_fusions(with_settings(load(run, table))) for name, table in COMPARED.items()}
+    compared = {name: with_branches(with_settings(load(run, table))) for name, table in COMPARED.items()}
     return Tables(evaluations, **others, **compared)
 
 
@@ -73,11 +73,13 @@ def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(method=pd.Series(names, frame.index, dtype=frame["method"].dtype))
 
 
-def with_fusions(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, their pipelines as they are written, with the fusion where there are several."""
+def with_branches(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their pipelines as they are written, with what tells them apart: folds, splits and fusions."""
     pipeline = frame["pipeline"].replace(PIPELINES)
-    if frame["fusion"].nunique() > 1:
-        pipeline = pipeline.where(frame["fusion"].isna(), pipeline + ", " + frame["fusion"])
+    folds = frame["folds"].map("{:g} folds".format, na_action="ignore")
+    for told in (folds, frame["split"], frame["fusion"]):
+        if told.nunique() > 1:
+            pipeline = pipeline.where(told.isna(), pipeline + ", " + told)
     return frame.assign(pipeline=pipeline)
 
 
@@ -250,14 +252,23 @@ def models_table(tables: Tables) -> Iterator[Item]:
     rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
     if rows.empty:
         return
-    named = rows.assign(training_data=rows["training_data"].fillna("subsets, fused by " + rows["fusion"]))
-    means = over_seeds(named, ["model", "training_data", "parameters", "macs"])
+    fused = rows["fusion"].map("subsets, fused by {}".format, na_action="ignore")
+    cuts = [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in rows.itertuples()]
+    named = rows.assign(training_data=rows["training_data"].fillna(fused), cut=cuts)
+    by = ["model", "cut", "training_data", "parameters", "macs"]
     body = [
-        [row.model, row.training_data, f"{row.parameters:,}", f"{row.macs / 1e6:.2f}", number(row.mean, row.std)]
-        for row in means.sort_values(["model", "training_data"]).itertuples()
+        [
+            row.model,
+            row.cut,
+            row.training_data,
+            f"{row.parameters:,}",
+            f"{row.macs / 1e6:.2f}",
+            number(row.mean, row.std),
+        ]
+        for row in over_seeds(named, by).sort_values(by).itertuples()
     ]
-    head = ["model", "trained on", "parameters", "million MACs", "accuracy"]
-    yield "models", Table("Test accuracy (%) of the unpruned models.", head, body, 2)
+    head = ["model", "folds", "trained on", "parameters", "million MACs", "accuracy"]
+    yield "models", Table("Test accuracy (%) of the unpruned models.", head, body, 3)
 
 
 def splits_figure(tables: Tables) -> Iterator[Item]:
@@ -272,7 +283,7 @@ def splits_figure(tables: Tables) -> Iterator[Item]:
         axis.set_yticks(range(len(names)), names)
         axis.set_xlabel("shuffled training set (%)")
         axis.set_xlim(0, 100)
-        yield f"splits-{split}-{folds:g}", figure
+        yield comparisons.stem("splits", split, f"{folds:g}"), figure
 
 
 RESULTS: dict[str, Result] = {

@@ -93,6 +93,41 @@ def test_four_folds_make_six_models() -> None:
     assert len(next(s for s in plan.stages.values() if s.kind == "fuse").inputs) == 6
 
 
+def test_every_way_of_cutting_is_run_with_every_fusion() -> None:
+    cuts = [{"folds": 2}, {"mode": "overlapping", "folds": 3, "share": 0.6}]
+    fusions = [{"alignment": "weights"}, {"alignment": "none"}]
+    grid = {"groups": [0], "sparsities": [0.5], "methods": ["conventional"]}
+    plan = planned(pipelines=["whole-data", "fap", "paf"], splits=cuts, fusion=fusions, pruning=grid)
+    assert plan.count() == {"train": 1 + 2 + 3, "compress": 1 + 4 + 2 + 3, "fuse": 4 + 4}
+    final = [stage.labels for stage in plan.stages.values() if stage.labels["final"]]
+    told = {(labels["pipeline"], labels.get("split"), labels.get("fusion")) for labels in final}
+    assert len(told) == len(final) == 1 + 4 + 4
+    assert ("fap", "overlapping(share=0.6)", "none") in told
+
+
+def test_a_grid_may_have_its_own_fusion() -> None:
+    grids = [
+        {"groups": [0], "sparsities": [0.5], "fusion": {"alignment": alignment}} for alignment in ("weights", "none")
+    ]
+    plan = planned(pipelines=["fap"], pruning=grids)
+    assert {stage.labels["fusion"] for stage in plan.stages.values() if stage.labels["final"]} == {"weights", "none"}
+
+
+def test_landscapes_are_rows_between_the_first_and_each_further_method() -> None:
+    grid = {"groups": [0], "sparsities": [0.0, 0.5], "methods": ["conventional", "intra-fusion", "folding"]}
+    plain = planned(pruning=grid)
+    plan = planned(pruning={**grid, "landscape": {"size": 5}, "output_distances": True})
+    assert set(plain.stages) < set(plan.stages)
+    rows = [stage for stage in plan.stages.values() if stage.kind == "landscape"]
+    assert len(rows) == 2 * 5
+    assert {(row.labels["against"], row.labels["method"]) for row in rows} == {
+        ("conventional", "intra-fusion"),
+        ("conventional", "folding"),
+    }
+    assert plan.count()["distances"] == 6
+    assert plan.cells == plain.cells
+
+
 def test_keys_ignore_names_places_and_defaults_written_out() -> None:
     keys = set(planned().stages)
     assert set(planned(name="other").stages) == keys

@@ -17,6 +17,13 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def labelled(config: Config, first: str, without: str = "") -> str:
+    """`first(a=1, b=2)`: the value of one setting, and every other that is not its default."""
+    others = config.model_dump(exclude_defaults=True, exclude={first, without})
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+    return f"{getattr(config, first)}({settings})" if settings else str(getattr(config, first))
+
+
 class DatasetConfig(Config):
     """A data set of labelled images, already cut into a training and a test part."""
 
@@ -127,6 +134,11 @@ class SplitsConfig(Config):
             )
         return self
 
+    @property
+    def label(self) -> str:
+        """The mode and every other setting but the number of parts that is not the default, as in results."""
+        return labelled(self, "mode", without="folds")
+
 
 class FusionConfig(Config):
     """How the split models become one (section 6)."""
@@ -150,9 +162,7 @@ class FusionConfig(Config):
     @property
     def label(self) -> str:
         """The alignment and every other setting that is not the default, as they stand in results."""
-        others = self.model_dump(exclude_defaults=True, exclude={"alignment"})
-        settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
-        return f"{self.alignment}({settings})" if settings else self.alignment
+        return labelled(self, "alignment")
 
 
 class ScopeConfig(Config):
