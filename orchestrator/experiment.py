@@ -96,6 +96,8 @@ class PruningConfig(ScopeConfig):
     """Pruning steps to the target when fine-tuned; data-free pruning is always one step."""
     output_distances: bool = False
     """Whether the distances of the outputs to those before pruning are kept for every test image (not for PaF)."""
+    importances: bool = False
+    """Whether the scores of every neuron before pruning are kept, for grids of single groups."""
     landscape: LandscapeConfig | None = None
     """Accuracy over the planes through the unpruned network and those of the first and of each further method;
     data-free grids of whole-data and FaP."""
@@ -131,6 +133,8 @@ class ResourcesConfig(Config):
     """Pruning and measuring; a quarter of a GPU by default."""
     load: TaskConfig = TaskConfig()
     """Reading and measuring a checkpoint; a quarter of a GPU by default."""
+    importances: TaskConfig = TaskConfig()
+    """Importances; a quarter of a GPU by default."""
     distances: TaskConfig = TaskConfig()
     """Output distances; a quarter of a GPU by default."""
     landscape: TaskConfig = TaskConfig()
@@ -243,8 +247,11 @@ class Experiment(Config):
             ValueError: as `load` does.
         """
         settings = _settings(text, origin)
-        for override in overrides:
-            _override(settings, override)
+        changes = [_change(override) for override in overrides]
+        _scale(settings, dict(changes).get("scale"), origin)
+        for key, value in changes:
+            if key != "scale":
+                _set(settings, key, value, f"--set {key}")
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -303,41 +310,59 @@ def _settings(text: str, origin: str) -> dict[str, Any]:
     return settings
 
 
-def _override(settings: dict[str, Any], override: str) -> None:
+def _change(override: str) -> tuple[str, Any]:
+    """Key and value of `key=value`."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"--set {override}: write key=value, for instance --set training.epochs=10")
     try:
-        value = yaml.safe_load(text)
+        return key.strip(), yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {override}: the value is not valid YAML") from error
-    path = key.strip().split(".")
+
+
+def _scale(settings: dict[str, Any], scale: Any, origin: str) -> None:
+    """Make the changes that the file lists under `scales` for this scale; none for None."""
+    scales = settings.pop("scales", {})
+    if not isinstance(scales, Mapping) or not all(isinstance(changes, Mapping) for changes in scales.values()):
+        raise ValueError(f"{origin}: 'scales' maps names such as small to changes, keys with dots as for --set")
+    if scale is None:
+        return
+    if scale not in scales:
+        raise ValueError(f"{origin} has no scale '{scale}'{nearest(str(scale), scales)} It has: {', '.join(scales)}")
+    settings["name"] = f"{settings.get('name')}-{scale}"
+    for key, value in scales[scale].items():
+        _set(settings, str(key), value, f"{origin}: scales.{scale}.{key}")
+
+
+def _set(settings: dict[str, Any], key: str, value: Any, place: str) -> None:
+    path = key.split(".")
     if path[0] in ("model", "models") and path[0] not in settings and {"model", "models"} & settings.keys():
         path[0] = "models" if path[0] == "model" else "model"
-    _assign(settings, path, value, override)
+    _assign(settings, path, value, place)
 
 
-def _assign(target: Any, path: list[str], value: Any, override: str) -> None:
+def _assign(target: Any, path: list[str], value: Any, place: str) -> None:
     first, rest = path[0], path[1:]
     if isinstance(target, list):
         if not first.isdigit():
             for item in target:
-                _assign(item, path, value, override)
+                _assign(item, path, value, place)
         elif int(first) >= len(target):
-            raise ValueError(f"--set {override}: the list has {len(target)} items, numbered from 0")
+            raise ValueError(f"{place}: the list has {len(target)} items, numbered from 0")
         elif rest:
-            _assign(target[int(first)], rest, value, override)
+            _assign(target[int(first)], rest, value, place)
         else:
             target[int(first)] = value
     elif isinstance(target, dict):
         if rest:
             if target.get(first) is None:
                 target[first] = {}
-            _assign(target[first], rest, value, override)
+            _assign(target[first], rest, value, place)
         else:
             target[first] = value
     else:
-        raise ValueError(f"--set {override}: '{target}' has no setting '{first}'")
+        raise ValueError(f"{place}: '{target}' has no setting '{first}'")
 
 
 def _sentence(error: ValidationError, settings: Mapping[str, Any]) -> str:

@@ -19,7 +19,16 @@ from workloads.splits import subset_count, subset_share
 
 KEY_SCHEMA = 1
 # Raise a kind's number when its code changes what it computes: old results are then made again.
-CODE_VERSIONS = {"train": 2, "load": 1, "fuse": 2, "compress": 2, "fine-tune": 1, "distances": 1, "landscape": 1}
+CODE_VERSIONS = {
+    "train": 2,
+    "load": 1,
+    "fuse": 2,
+    "compress": 2,
+    "fine-tune": 1,
+    "importances": 1,
+    "distances": 1,
+    "landscape": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Stage:
     """One piece of work with one output.
 
     Attributes:
-        kind: train, load, fuse, compress, fine-tune, distances or landscape.
+        kind: train, load, fuse, compress, fine-tune, importances, distances or landscape.
         parameters: JSON values that determine the output, defaults left out.
         inputs: keys of the stages whose networks it reads.
         labels: coordinates that its rows get; not in the key.
@@ -52,7 +61,7 @@ class Stage:
         """Stages with equal values run in one task: they share networks, a group and a criterion."""
         if self.kind == "landscape":
             return self.kind, self.inputs
-        if self.kind == "distances":
+        if self.kind in ("importances", "distances"):
             return self.kind, self.inputs[0]
         if self.kind != "compress":
             return (self.key,)
@@ -194,12 +203,16 @@ class _Builder:
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
 
+    def criterion(self, cell: "_Cell") -> dict[str, Any]:
+        """A cell's criterion, for a key."""
+        return changed(cell.criterion) | self.code(cell.criterion.name)
+
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
         draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair == "data"
         parameters = {
             "dataset": self.data,
             "sparsity": sparsity,
-            "criterion": changed(cell.criterion) | self.code(cell.criterion.name),
+            "criterion": self.criterion(cell),
             "method": changed(cell.method) | self.code(cell.method.name),
             **({"seed": self.seed} if draws else {}),
             **({} if cell.group is None else {"group": cell.group}),
@@ -250,15 +263,24 @@ class _Builder:
             else:
                 key = self.compress(base, cell, cell.sparsity, reached, final=True)
             if grid.output_distances:
-                parameters = {"dataset": self.data}
-                cost = self.seconds(0, 2 * self.facts.test)
-                self.plan.add("distances", parameters, (base, key), {**reached, "stage": "compared"}, cost)
+                self.add_distances((base, key), reached)
+            if grid.importances and cell.group is not None:
+                self.add_importances(base, cell, labels)
             if grid.landscape and cell.sparsity:
                 point = cell.group, cell.criterion.label, cell.sparsity
                 against, reference = first.setdefault(point, (cell.variant, key))
                 if reference != key:
                     landscape = {**reached, "stage": "compared", "against": against}
                     self.add_landscape(grid.landscape, (base, reference, key), landscape)
+
+    def add_distances(self, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
+        cost = self.seconds(0, 2 * self.facts.test)
+        self.plan.add("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
+
+    def add_importances(self, key: str, cell: "_Cell", labels: dict[str, Any]) -> None:
+        parameters = {"dataset": self.data, "criterion": self.criterion(cell), "group": cell.group, "seed": self.seed}
+        told = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
+        self.plan.add("importances", parameters, (key,), {**labels, **told}, self.seconds(1000, 0))
 
     def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
         """Measure a plane row by row."""

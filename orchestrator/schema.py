@@ -48,7 +48,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, distances or landscape"),
+            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
             field("inputs", pa.list_(pa.string()), "keys of the stages whose networks it reads"),
             field("schema_version", pa.int32(), "version of these columns"),
         ]
@@ -94,6 +94,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             *PROVENANCE,
         ]
     ),
+    "importances": pa.schema(
+        [
+            *COORDINATES,
+            field("scores", pa.list_(pa.float64()), "importance of each neuron of the group before pruning"),
+            *PROVENANCE,
+        ]
+    ),
     "output_distances": pa.schema(
         [
             *COORDINATES,
@@ -120,7 +127,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "timings": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, distances or landscape"),
+            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
             field("started", pa.timestamp("us", "UTC"), "when the stage began"),
             field("finished", pa.timestamp("us", "UTC"), "when its output was stored"),
             field("seconds", pa.float64(), "wall clock of the stage", "s"),
@@ -134,7 +141,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "failures": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, distances or landscape"),
+            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
             field("error", pa.string(), "type of the exception"),
             field("message", pa.string(), "its message"),
             field("traceback", pa.string(), "where it was raised"),

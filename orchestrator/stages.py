@@ -155,6 +155,7 @@ class Worker:
             "fuse": self.fuse,
             "compress": self.compress,
             "fine-tune": self.fine_tune,
+            "importances": self.importances,
             "distances": self.distances,
             "landscape": self.landscape,
         }
@@ -263,13 +264,7 @@ class Worker:
         base, description = merged_network(self.context.store, work.inputs[0], self.dataset.shape)
         settings = {name: work.parameters[name] for name in CompressionConfig.model_fields if name in work.parameters}
         config = CompressionConfig(**settings)
-        sources = Sources(
-            example=torch.zeros(1, *self.dataset.shape, device=device()),
-            batches=lambda: self.training_batches(work, CRITERION_BATCHES, CRITERION_BATCH_SIZE),
-            images=lambda: self.calibration_images(work),
-            seed=work.parameters.get("seed", 0),
-            method_seed=stage_seed(work.key),
-        )
+        sources = self.sources(work)
 
         def scored(number: int) -> tuple[Pairings, Tensor]:
             criterion = json.dumps(config.criterion, sort_keys=True)
@@ -285,6 +280,22 @@ class Worker:
         )
         places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
         return self.measured(pruned.model, replace(description, places=places), work)
+
+    def importances(self, work: Work) -> Output:
+        """The scores of a group's neurons."""
+        base, _ = merged_network(self.context.store, work.inputs[0], self.dataset.shape)
+        _, scores = score(base, work.parameters["group"], work.parameters["criterion"], self.sources(work))
+        return Output(None, {"importances": [{"scores": scores.tolist()}]})
+
+    def sources(self, work: Work) -> Sources:
+        """What the criterion and the method of a stage may look at."""
+        return Sources(
+            example=torch.zeros(1, *self.dataset.shape, device=device()),
+            batches=lambda: self.training_batches(work, CRITERION_BATCHES, CRITERION_BATCH_SIZE),
+            images=lambda: self.calibration_images(work),
+            seed=work.parameters.get("seed", 0),
+            method_seed=stage_seed(work.key),
+        )
 
     def distances(self, work: Work) -> Output:
         """How far the outputs of a network are from those of the one that it came from."""

@@ -16,7 +16,13 @@ from tests.conftest import TINY
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of whole-data and FaP by two fusions, with distances and landscapes."""
     folder = tmp_path_factory.mktemp("compared")
-    grid = {"groups": [0], "sparsities": [0.0, 0.5], "output_distances": True, "landscape": {"size": 3}}
+    grid = {
+        "groups": [0],
+        "sparsities": [0.0, 0.5],
+        "importances": True,
+        "output_distances": True,
+        "landscape": {"size": 3},
+    }
     settings = {
         **TINY,
         "pipelines": ["whole-data", "fap"],
@@ -38,6 +44,13 @@ def test_distances_are_kept_for_every_test_image(compared: Path) -> None:
     assert frame["distances"].map(lambda values: sum(values) / len(values)).tolist() == pytest.approx(
         frame["mean"].tolist(), rel=1e-4, abs=1e-6
     )
+
+
+def test_importances_are_kept_once_for_each_network_group_and_criterion(compared: Path) -> None:
+    frame = load(compared, "importances")
+    assert list(frame["pipeline"].sort_values()) == ["fap", "fap", "whole-data"]
+    assert frame["scores"].map(len).tolist() == [32] * 3
+    assert frame["scores"].map(min).min() > 0
 
 
 def test_the_corners_of_a_landscape_are_the_measured_networks(compared: Path) -> None:

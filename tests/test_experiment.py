@@ -49,6 +49,30 @@ def test_an_override_without_a_number_goes_to_every_grid_and_model() -> None:
     assert experiment.pruning[1].steps == 3
 
 
+SCALES = """
+scales:
+  small:
+    dataset: {name: digits, size: 32}
+    model.width: 0.25
+    training.epochs: 3
+  tiny: {seeds: [1]}
+"""
+
+
+def test_a_scale_changes_what_it_lists_and_the_name(write) -> None:
+    plain = Experiment.load(write(MINIMAL))
+    path = write(MINIMAL + SCALES)
+    assert Experiment.load(path) == plain
+    small = Experiment.load(path, ["scale=small", "training.epochs=5"])
+    assert (small.name, small.models[0].width, small.training.epochs) == ("mine-small", 0.25, 5)
+    assert small.dataset.size == 32
+    assert Experiment.load(path, ["name=other", "scale=tiny"]).name == "other"
+    with pytest.raises(ValueError, match=r"has no scale 'smal'; did you mean 'small'\? It has: small, tiny"):
+        Experiment.load(path, ["scale=smal"])
+    with pytest.raises(ValueError, match="'scales' maps names such as small to changes"):
+        Experiment.load(write(MINIMAL + "scales: [small]\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
