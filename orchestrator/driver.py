@@ -1,14 +1,15 @@
 """Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
 
+import contextlib
 import functools
-import heapq
-import itertools
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ import ray
 from orchestrator import progress as progress_views
 from orchestrator.experiment import Experiment, TaskConfig, make_importable
 from orchestrator.facts import Facts, gather
+from orchestrator.frontier import Frontier
+from orchestrator.lease import Lease
 from orchestrator.plan import Plan, Stage, make_plan
 from orchestrator.records import failure, first_line
-from orchestrator.stages import Context, Outcome, Work, execute
-from orchestrator.store import Store
+from orchestrator.stages import Context, Work
+from orchestrator.store import StorageError, Store
+from orchestrator.tasks import Outcome, execute
 from workloads.config import DatasetConfig
 
-BATCH_STAGES = 64
-BATCH_SECONDS = 30.0
+Body = Callable[[Sequence[Work], Context], list[Outcome]]
 POLL_SECONDS = 1.0
 WHOLE_GPUS = ("train", "fine-tune")
 SHARE_OF_GPU = 0.25
@@ -41,6 +44,7 @@ class Result:
         before: done when the run began.
         done: stages done in this run.
         failed: first line of the error by stage key.
+        failed_before: stages that failed in an earlier run and were not tried again.
         blocked: stages that wait for a failed one.
     """
 
@@ -49,6 +53,7 @@ class Result:
     before: int
     done: int
     failed: dict[str, str] = field(default_factory=dict)
+    failed_before: int = 0
     blocked: int = 0
 
     @property
@@ -64,6 +69,7 @@ def run(
     address: str | None = None,
     progress: progress_views.Progress | None = None,
     overrides: Iterable[str] = (),
+    retry_failed: bool = False,
 ) -> Result:
     """Run what is missing of an experiment; what is done stays as it is.
 
@@ -73,15 +79,19 @@ def run(
         address: `local` starts Ray here, `auto` or `HOST:PORT` joins a cluster; None is `RAY_ADDRESS` or `local`.
         progress: where to tell how far it is; None is the terminal.
         overrides: `key=value` settings, where `experiment` is a name or path.
+        retry_failed: also run stages that failed in an earlier run.
 
     Raises:
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
+        BusyError: another process drives the run.
+        StorageError: the run cannot be written to; what is done is kept.
     """
     if not isinstance(experiment, Experiment):
         make_importable(experiment)
         experiment = Experiment.load(experiment, overrides)
     facts = gather(experiment)
-    return run_plan(experiment, facts, make_plan(experiment, facts), out=out, address=address, progress=progress)
+    plan = make_plan(experiment, facts)
+    return run_plan(experiment, facts, plan, out=out, address=address, progress=progress, retry_failed=retry_failed)
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
@@ -98,32 +108,53 @@ def run_plan(
     out: str | Path | None = None,
     address: str | None = None,
     progress: progress_views.Progress | None = None,
+    retry_failed: bool = False,
+    body: Body = execute,
 ) -> Result:
-    """Run what is missing of a plan; see `run`."""
+    """Run what is missing of a plan, with `body` as what a task does; see `run`."""
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
     before = len(plan.stages) - len(pending)
-    if not pending:
+    failed = set() if retry_failed else store.failed() & pending
+    frontier = Frontier(plan, pending, failed)
+    if not frontier:
         write_plan(store, experiment, plan)
-        return Result(store.uri, len(plan.stages), before, 0)
+        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
+    lease = Lease(store)
+    lease.check()
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
         if started_here:
             check_fits(experiment, plan)
+        lease.renew({}, now=True)
         write_plan(store, experiment, plan)
-        driver = Driver(experiment, facts, plan, store, pending, view)
+        driver = Driver(experiment, facts, plan, store, frontier, view, lease, body)
         todo = [plan.stages[key] for key in pending]
         view.start(plan.count(), plan.count() - Counter(s.kind for s in todo), sum(s.cost for s in todo))
         try:
-            driver.loop()
+            with terminable():
+                driver.loop()
         finally:
             view.stop()
     finally:
         if started_here:
             ray.shutdown()
-    blocked = len(pending) - driver.done - len(driver.failed)
-    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, blocked)
+        lease.release()
+    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, len(failed), len(frontier.waiting))
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def missing(plan: Plan, store: Store) -> set[str]:
@@ -239,48 +270,41 @@ class Driver:
         facts: Facts,
         plan: Plan,
         store: Store,
-        pending: set[str],
+        frontier: Frontier,
         view: progress_views.Progress,
+        lease: Lease,
+        body: Body,
     ):
-        self.experiment, self.plan, self.store, self.view = experiment, plan, store, view
+        self.experiment, self.plan, self.store, self.frontier = experiment, plan, store, frontier
+        self.view, self.lease, self.body = view, lease, body
         self.done = 0
         self.failed: dict[str, str] = {}
-        self.priorities = plan.priorities()
-        self.waits_for = {key: set(plan.stages[key].inputs) & pending for key in plan.stages if key in pending}
-        self.readers: dict[str, list[str]] = {}
-        for key, inputs in self.waits_for.items():
-            for read in inputs:
-                self.readers.setdefault(read, []).append(key)
-        self.recorded = store.done()
+        self.recorded, self.failures = store.done(), store.failed()
         self.read = {key for stage in plan.stages.values() for key in stage.inputs}
-        self.ready: dict[tuple, list[str]] = {}
-        self.queue: list[tuple[float, int, tuple]] = []
-        self.order = itertools.count()
         self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
-        for key, inputs in self.waits_for.items():
-            if not inputs:
-                self.make_ready(plan.stages[key])
+        self.making_again: set[str] = set()
+        self.made_again: set[str] = set()
+        self.waited: set[tuple[str, str]] = set()
         cluster = ray.cluster_resources()
         self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
         self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
         self.context = shared_context(experiment, facts, store)
 
-    def make_ready(self, stage: Stage) -> None:
-        """Queue a stage whose inputs are there, together with others of its batch."""
-        if stage.batch not in self.ready:
-            self.ready[stage.batch] = []
-            heapq.heappush(self.queue, (-self.priorities[stage.key], next(self.order), stage.batch))
-        self.ready[stage.batch].append(stage.key)
-
     def loop(self) -> None:
-        """Submit and collect until nothing is ready or running."""
-        while self.queue or self.in_flight:
-            while self.queue and len(self.in_flight) < self.window:
-                self.submit()
-            self.view.running(self.running())
-            finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
-            for reference in finished:
-                self.collect(reference)
+        """Submit and collect until nothing is ready or running; nothing is left running where that is cut short."""
+        try:
+            while self.frontier or self.in_flight:
+                while self.frontier and len(self.in_flight) < self.window:
+                    self.submit(self.frontier.pop())
+                running = self.running()
+                self.view.running(running)
+                self.lease.renew(running)
+                finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
+                for reference in finished:
+                    self.collect(reference)
+        finally:
+            for reference in self.in_flight:
+                ray.cancel(reference, force=True)
 
     def running(self) -> Counter[str]:
         """Stages that workers are busy with, by kind: of the oldest tasks in flight, as many as fit the cluster."""
@@ -299,21 +323,16 @@ class Driver:
         default = (1.0 if kind in WHOLE_GPUS else SHARE_OF_GPU) if self.gpus else 0.0
         return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
 
-    def submit(self) -> None:
-        """Send the most urgent batch to Ray."""
-        _, _, name = heapq.heappop(self.queue)
-        stages = [self.plan.stages[key] for key in self.ready.pop(name)]
-        sums = itertools.accumulate(stage.cost for stage in stages)
-        size = max(1, min(BATCH_STAGES, sum(seconds <= BATCH_SECONDS for seconds in sums)))
-        batch = stages[:size]
-        for stage in stages[size:]:
-            self.make_ready(stage)
+    def submit(self, batch: list[Stage]) -> None:
+        """Send stages of one kind to Ray as one task."""
         kind = batch[0].kind
         work = [
             Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read, s.key not in self.recorded)
             for s in batch
         ]
-        context = Context(**self.context, threads=max(1, int(self.reserved(kind)["num_cpus"])))
+        threads = max(1, int(self.reserved(kind)["num_cpus"]))
+        limit = task_config(self.experiment, kind).time_limit
+        context = Context(**self.context, threads=threads, time_limit=limit)
         task = self.task(kind).options(name=f"{kind} {batch[0].key}")
         self.in_flight[task.remote(work, context)] = batch
 
@@ -326,7 +345,7 @@ class Driver:
         """
         options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
         options["max_calls"] = 1 if options["num_gpus"] else 0
-        return ray.remote(**options)(execute)
+        return ray.remote(**options)(self.body)
 
     def collect(self, reference: ray.ObjectRef) -> None:
         """Take note of what a task reports; a task that died for good counts as failed."""
@@ -334,18 +353,43 @@ class Driver:
         try:
             outcomes: list[Outcome] = ray.get(reference)
         except ray.exceptions.RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), StorageError):
+                raise cause from None
             outcomes = [Outcome(stage.key, 0.0, first_line(error)) for stage in batch]
             for stage in batch:
                 row = {**stage.labels, "cell": stage.key, **failure(stage.kind, error)}
                 self.store.write_rows("failures", stage.key, [row])
-        for outcome in outcomes:
-            stage = self.plan.stages[outcome.key]
-            self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
-            if outcome.error is not None:
+        for stage, outcome in zip(batch, outcomes, strict=True):
+            self.note(stage, outcome)
+
+    def note(self, stage: Stage, outcome: Outcome) -> None:
+        """Take note of how one stage ended."""
+        if outcome.error is not None:
+            self.failures.add(stage.key)
+            if not (outcome.lost and self.make_again(outcome.lost, stage)):
                 self.failed[stage.key] = outcome.error
-                continue
+                self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
+            return
+        if stage.key in self.failures:
+            self.store.delete("results", "failures", f"{stage.key}.parquet")
+            self.failures.remove(stage.key)
+        if stage.key in self.making_again:
+            self.making_again.remove(stage.key)
+        else:
             self.done += 1
-            for reader in self.readers.get(stage.key, ()):
-                self.waits_for[reader].discard(stage.key)
-                if not self.waits_for[reader]:
-                    self.make_ready(self.plan.stages[reader])
+            self.view.finished(stage.kind, stage.key, stage.cost, None)
+        self.recorded.add(stage.key)
+        self.frontier.finish(stage.key)
+
+    def make_again(self, lost: str, reader: Stage) -> bool:
+        """Run a stage again whose network is gone or damaged, then its reader; False where that was tried before."""
+        if (lost, reader.key) in self.waited or lost in self.failed:
+            return False
+        self.waited.add((lost, reader.key))
+        if lost not in self.made_again:
+            self.view.note(f"the network of {lost}, which {reader.kind} {reader.key} reads, is lost: making it again")
+            self.made_again.add(lost)
+            self.making_again.add(lost)
+            self.frontier.wait(lost, ())
+        self.frontier.wait(reader.key, [lost] if lost in self.making_again else [])
+        return True

@@ -18,6 +18,10 @@ from pyarrow import fs
 from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 
 
+class StorageError(OSError):
+    """The run cannot be written to, for instance because the disk is full."""
+
+
 class Store:
     """The files of one run.
 
@@ -52,8 +56,17 @@ class Store:
         return self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
 
     def write(self, content: bytes, *parts: str) -> None:
-        """Write a file so that it is there whole or not at all."""
-        target = self.path(*parts)
+        """Write a file so that it is there whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            self._write(content, self.path(*parts))
+        except OSError as error:
+            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}") from error
+
+    def _write(self, content: bytes, target: str) -> None:
         folder, _, name = target.rpartition("/")
         if not isinstance(self.files, fs.LocalFileSystem):
             with self.files.open_output_stream(target) as stream:
@@ -128,6 +141,10 @@ class Store:
             return pads.dataset(files, schema=schema, filesystem=self.files).to_table(columns=columns)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise ValueError(f"table '{table}' of run '{self.uri}' cannot be read: {error}") from error
+
+    def failed(self) -> set[str]:
+        """Keys of the stages with a row in `failures`."""
+        return {name.removesuffix(".parquet") for name in self.names("results", "failures")}
 
     def done(self) -> set[str]:
         """Keys of the stages whose results are complete."""
