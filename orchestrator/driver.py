@@ -1,7 +1,6 @@
 """Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
 
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -9,7 +8,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,16 @@ from typing import Any
 import ray
 
 from orchestrator import progress as progress_views
-from orchestrator.experiment import Experiment, TaskConfig, make_importable
+from orchestrator.compaction import TABLES, compact
+from orchestrator.dispatch import Body, Dispatcher, task_config
+from orchestrator.experiment import Experiment, make_importable
 from orchestrator.facts import Facts, gather
 from orchestrator.frontier import Frontier
 from orchestrator.lease import Lease
-from orchestrator.plan import Plan, Stage, make_plan
-from orchestrator.records import failure, first_line
-from orchestrator.stages import Context, Work
-from orchestrator.store import StorageError, Store
-from orchestrator.tasks import Outcome, execute
+from orchestrator.plan import Plan, make_plan
+from orchestrator.store import Store
+from orchestrator.tasks import execute
 from workloads.config import DatasetConfig
-
-Body = Callable[[Sequence[Work], Context], list[Outcome]]
-POLL_SECONDS = 1.0
-WHOLE_GPUS = ("train", "fine-tune")
-SHARE_OF_GPU = 0.25
 
 
 @dataclass(frozen=True)
@@ -129,12 +123,16 @@ def run_plan(
             check_fits(experiment, plan)
         lease.renew({}, now=True)
         write_plan(store, experiment, plan)
-        driver = Driver(experiment, facts, plan, store, frontier, view, lease, body)
+        context = shared_context(experiment, facts, store)
+        driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
         todo = [plan.stages[key] for key in pending]
         view.start(plan.count(), plan.count() - Counter(s.kind for s in todo), sum(s.cost for s in todo))
         try:
             with terminable():
                 driver.loop()
+                for table in TABLES:
+                    lease.renew({})
+                    compact(store, table)
         finally:
             view.stop()
     finally:
@@ -184,6 +182,7 @@ def connect(address: str | None) -> bool:
     """
     if ray.is_initialized():
         return False
+    os.environ.setdefault("RAY_task_oom_retries", "0")  # Ray's default is without end; see Dispatcher.postponed
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if chosen != "local":
@@ -254,142 +253,3 @@ def check_fits(experiment: Experiment, plan: Plan) -> None:
             if wanted is not None and wanted > there:
                 setting = f"resources.{kind.replace('-', '_')}.{name}"
                 raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:g} {name[:-1].upper()}s")
-
-
-def task_config(experiment: Experiment, kind: str) -> TaskConfig:
-    """What the experiment says of the tasks of a kind."""
-    return getattr(experiment.resources, kind.replace("-", "_"))
-
-
-class Driver:
-    """Submits the stages of a plan as tasks and follows them until none can run any more."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        facts: Facts,
-        plan: Plan,
-        store: Store,
-        frontier: Frontier,
-        view: progress_views.Progress,
-        lease: Lease,
-        body: Body,
-    ):
-        self.experiment, self.plan, self.store, self.frontier = experiment, plan, store, frontier
-        self.view, self.lease, self.body = view, lease, body
-        self.done = 0
-        self.failed: dict[str, str] = {}
-        self.recorded, self.failures = store.done(), store.failed()
-        self.read = {key for stage in plan.stages.values() for key in stage.inputs}
-        self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
-        self.making_again: set[str] = set()
-        self.made_again: set[str] = set()
-        self.waited: set[tuple[str, str]] = set()
-        cluster = ray.cluster_resources()
-        self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-        self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
-        self.context = shared_context(experiment, facts, store)
-
-    def loop(self) -> None:
-        """Submit and collect until nothing is ready or running; nothing is left running where that is cut short."""
-        try:
-            while self.frontier or self.in_flight:
-                while self.frontier and len(self.in_flight) < self.window:
-                    self.submit(self.frontier.pop())
-                running = self.running()
-                self.view.running(running)
-                self.lease.renew(running)
-                finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
-                for reference in finished:
-                    self.collect(reference)
-        finally:
-            for reference in self.in_flight:
-                ray.cancel(reference, force=True)
-
-    def running(self) -> Counter[str]:
-        """Stages that workers are busy with, by kind: of the oldest tasks in flight, as many as fit the cluster."""
-        cpus, gpus, kinds = self.cpus, self.gpus, Counter[str]()
-        for batch in self.in_flight.values():
-            reserved = self.reserved(batch[0].kind)
-            cpus, gpus = cpus - reserved["num_cpus"], gpus - reserved["num_gpus"]
-            if cpus < 0 or gpus < 0:
-                break
-            kinds[batch[0].kind] += 1
-        return kinds
-
-    def reserved(self, kind: str) -> dict[str, float]:
-        """What a task of this kind takes of the cluster."""
-        task = task_config(self.experiment, kind)
-        default = (1.0 if kind in WHOLE_GPUS else SHARE_OF_GPU) if self.gpus else 0.0
-        return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
-
-    def submit(self, batch: list[Stage]) -> None:
-        """Send stages of one kind to Ray as one task."""
-        kind = batch[0].kind
-        work = [
-            Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read, s.key not in self.recorded)
-            for s in batch
-        ]
-        threads = max(1, int(self.reserved(kind)["num_cpus"]))
-        limit = task_config(self.experiment, kind).time_limit
-        context = Context(**self.context, threads=threads, time_limit=limit)
-        task = self.task(kind).options(name=f"{kind} {batch[0].key}")
-        self.in_flight[task.remote(work, context)] = batch
-
-    @functools.cache  # noqa: B019 - a driver lives as long as its run
-    def task(self, kind: str) -> Any:
-        """The remote function for stages of a kind.
-
-        A worker that has used a GPU ends with its task: CUDA stays on the first GPU that a process sees, whatever
-        Ray assigns to it later.
-        """
-        options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
-        options["max_calls"] = 1 if options["num_gpus"] else 0
-        return ray.remote(**options)(self.body)
-
-    def collect(self, reference: ray.ObjectRef) -> None:
-        """Take note of what a task reports; a task that died for good counts as failed."""
-        batch = self.in_flight.pop(reference)
-        try:
-            outcomes: list[Outcome] = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            if isinstance(cause := getattr(error, "cause", None), StorageError):
-                raise cause from None
-            outcomes = [Outcome(stage.key, 0.0, first_line(error)) for stage in batch]
-            for stage in batch:
-                row = {**stage.labels, "cell": stage.key, **failure(stage.kind, error)}
-                self.store.write_rows("failures", stage.key, [row])
-        for stage, outcome in zip(batch, outcomes, strict=True):
-            self.note(stage, outcome)
-
-    def note(self, stage: Stage, outcome: Outcome) -> None:
-        """Take note of how one stage ended."""
-        if outcome.error is not None:
-            self.failures.add(stage.key)
-            if not (outcome.lost and self.make_again(outcome.lost, stage)):
-                self.failed[stage.key] = outcome.error
-                self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
-            return
-        if stage.key in self.failures:
-            self.store.delete("results", "failures", f"{stage.key}.parquet")
-            self.failures.remove(stage.key)
-        if stage.key in self.making_again:
-            self.making_again.remove(stage.key)
-        else:
-            self.done += 1
-            self.view.finished(stage.kind, stage.key, stage.cost, None)
-        self.recorded.add(stage.key)
-        self.frontier.finish(stage.key)
-
-    def make_again(self, lost: str, reader: Stage) -> bool:
-        """Run a stage again whose network is gone or damaged, then its reader; False where that was tried before."""
-        if (lost, reader.key) in self.waited or lost in self.failed:
-            return False
-        self.waited.add((lost, reader.key))
-        if lost not in self.made_again:
-            self.view.note(f"the network of {lost}, which {reader.kind} {reader.key} reads, is lost: making it again")
-            self.made_again.add(lost)
-            self.making_again.add(lost)
-            self.frontier.wait(lost, ())
-        self.frontier.wait(reader.key, [lost] if lost in self.making_again else [])
-        return True

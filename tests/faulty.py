@@ -1,5 +1,6 @@
 """A network and a criterion that work as they should until a file orders a fault; workers import this module."""
 
+import contextlib
 import json
 import os
 import signal
@@ -61,6 +62,20 @@ def raise_error(order: dict) -> None:
 
 def hang(order: dict) -> None:
     time.sleep(600)
+
+
+def hog_memory(order: dict) -> None:
+    held = []
+    for _ in range(60):
+        held.append(b"x" * 100 * 2**20)
+        time.sleep(0.02)
+    time.sleep(60)
+
+
+def fill_disk(order: dict) -> None:
+    with contextlib.suppress(OSError), open(order["file"], "wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
 
 
 class Net(torch.nn.Sequential):

@@ -361,3 +361,65 @@ def test_a_stage_over_its_time_limit(half: Path, calm: Path, order: Callable) ->
     assert result.done == 7
     assert start(half, limited, retry_failed=True).complete
     assert_equal(half, calm)
+
+
+def memory() -> tuple[float, float]:
+    """Share of this machine's memory in use, and GiB in all."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    found = {name: int(words[0]) for name, *words in lines}
+    return 1 - found["MemAvailable:"] / found["MemTotal:"], found["MemTotal:"] / 2**20
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_task_that_runs_out_of_memory(
+    order: Callable, half: Path, calm: Path, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would start it again without end."""
+    used, total = memory()
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{min(used + 2.5 / total, 0.95):.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    order("hog_memory", "sweep", again=again)
+    process = driver(half)
+    _, stderr = process.communicate(timeout=180)
+    if not again:
+        assert process.returncode == 0, stderr
+        assert_equal(half, calm)
+        return
+    assert process.returncode == 1, stderr
+    assert "8 of 9 stages failed" in stderr
+    assert "OutOfMemoryError" in stderr
+    assert set(load(half, "failures")["error"]) == {"OutOfMemoryError"}
+    Path(os.environ["FAULT_ORDER"]).unlink()
+    assert start(half, retry_failed=True).complete
+    assert_equal(half, calm)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(("place", "after", "what"), [("train", 12, "artifacts"), ("sweep", 1, "results")])
+def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, after: int, what: str) -> None:
+    folder, filler = small_disk / "run", small_disk / "filler"
+    order("fill_disk", place, after=after, file=str(filler))
+    process = driver(folder)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith(f"metaprune: '{folder}/{what}/")
+    assert "No space left on device" in last
+    assert last.endswith("; what is done is kept, the same command goes on from there")
+    assert "Traceback" not in stderr
+    filler.unlink()
+    assert start(folder).complete
+    assert_equal(folder, calm)
