@@ -13,9 +13,8 @@ from orchestrator.frontier import Frontier
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan, Stage
 from orchestrator.records import failure, first_line
-from orchestrator.stages import Context, Work
 from orchestrator.store import StorageError, Store
-from orchestrator.tasks import Outcome
+from orchestrator.work import Context, Outcome, Work
 
 Body = Callable[[Sequence[Work], Context], list[Outcome]]
 POLL_SECONDS = 1.0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from orchestrator.measurements import distance_row, epoch_row, evaluation_row, landscape_rows, split_rows
 from orchestrator.store import Store
+from orchestrator.work import Context, Work
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
 from workloads.compression import Network, Sources, compress, score
@@ -41,48 +42,6 @@ from workloads.training import train
 CRITERION_BATCHES = 5
 CRITERION_BATCH_SIZE = 128
 CALIBRATION_IMAGES = 512
-
-
-@dataclass(frozen=True)
-class Work:
-    """A stage on its way to a worker.
-
-    Attributes:
-        kind, key, parameters, inputs, labels: of the stage.
-        keep: whether the network is stored, because another stage reads it.
-        record: whether rows are written; not where they are there and only the network has to be made again.
-    """
-
-    kind: str
-    key: str
-    parameters: Mapping[str, Any]
-    inputs: tuple[str, ...]
-    labels: Mapping[str, Any]
-    keep: bool
-    record: bool
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all tasks of a run share.
-
-    Attributes:
-        store: URI of the run.
-        dataset: settings of the data set, JSON.
-        checkpoints: path of the checkpoint file by its digest.
-        threads: CPU threads of the task.
-        import_paths: folders where the user's own modules are found.
-        snapshot_every: epochs between two snapshots of a training.
-        time_limit: seconds that a stage may take; None is no limit.
-    """
-
-    store: str
-    dataset: str
-    checkpoints: Mapping[str, str]
-    threads: int
-    import_paths: tuple[str, ...] = ()
-    snapshot_every: int = 0
-    time_limit: float | None = None
 
 
 class LostNetwork(Exception):

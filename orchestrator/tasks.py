@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -15,28 +14,12 @@ from typing import Any
 import torch
 
 from orchestrator.records import failure, first_line, recorded_environment, timing
-from orchestrator.stages import Context, LostNetwork, Work, Worker, snapshot_place
+from orchestrator.stages import LostNetwork, Worker, snapshot_place
 from orchestrator.store import StorageError, Store
+from orchestrator.work import Context, Outcome, Work
 from workloads import checkpoints
 
 Rows = dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a stage ended.
-
-    Attributes:
-        key: of the stage.
-        seconds: wall clock.
-        error: first line of what went wrong; None where it is done.
-        lost: key of the input whose network is gone or damaged, where that is what went wrong.
-    """
-
-    key: str
-    seconds: float
-    error: str | None = None
-    lost: str | None = None
 
 
 def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:

@@ -20,9 +20,9 @@ from orchestrator.cli import app
 from orchestrator.driver import shared_context, write_plan
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
-from orchestrator.stages import Context, Work
 from orchestrator.store import Store
 from orchestrator.tasks import execute
+from orchestrator.work import Context, Work
 from reports import load
 from tests.conftest import TINY
 from workloads import checkpoints, exporting

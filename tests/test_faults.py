@@ -22,9 +22,9 @@ from orchestrator.facts import gather
 from orchestrator.lease import BusyError, Lease, holder
 from orchestrator.plan import make_plan
 from orchestrator.progress import LogProgress, NoProgress
-from orchestrator.stages import Context, Work
 from orchestrator.store import Store
-from orchestrator.tasks import Outcome, execute
+from orchestrator.tasks import execute
+from orchestrator.work import Context, Outcome, Work
 from reports import load
 from tests.conftest import TINY
 from workloads import checkpoints
