@@ -65,11 +65,13 @@ def run(
         typer.Option(metavar="auto|local|HOST:PORT", help="Ray cluster; default RAY_ADDRESS, or local."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run what failed before.")] = False,
 ) -> None:
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings)
         from orchestrator.driver import missing, run_folder, run_plan
+        from orchestrator.lease import BusyError
         from orchestrator.store import Store
 
         folder = run_folder(loaded, out)
@@ -79,7 +81,10 @@ def run(
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
     try:
-        result = run_plan(loaded, facts, planned, out=out, address=address)
+        result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
+    except BusyError as error:
+        typer.echo(f"metaprune: {error}", err=True)
+        raise typer.Exit(2) from error
     except (ConnectionError, ValueError) as error:
         with refusing_bad_input():
             raise error
@@ -101,10 +106,12 @@ def conclude(result: "Result") -> None:
     else:
         console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
     write_report_of(result.run)
-    if result.failed:
+    failed = len(result.failed) + result.failed_before
+    if failed:
+        earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
         typer.echo(
-            f"metaprune: {len(result.failed)} of {result.stages} stages failed and {result.blocked} wait for them; "
-            f"the same command tries them again, `metaprune status {result.run}` shows why:",
+            f"metaprune: {failed} of {result.stages} stages failed{earlier} and {result.blocked} wait for them; "
+            f"--retry-failed tries them again, `metaprune status {result.run}` shows why:",
             err=True,
         )
         for key, error in list(result.failed.items())[:5]:
@@ -228,20 +235,26 @@ def export(
 
 @app.command()
 def status(folder: RunArgument) -> None:
-    """Show what of a run is done, failed and missing. Exit status 1 if something failed."""
+    """Show what of a run is done, running, failed and missing, and why. Exit status 1 if something failed."""
     with refusing_bad_input():
+        from orchestrator.lease import holder
+        from orchestrator.store import Store
         from reports import load
 
         planned, done, failures = (load(folder, table) for table in ("plan", "timings", "failures"))
+        driver = holder(Store(folder))
+    active = driver.running if driver else {}
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "done", "failed", "missing", "all"):
+    for column in ("stage", "done", "running", "failed", "missing", "all"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for kind, stages in planned.groupby("kind", sort=False):
         finished = stages["cell"].isin(done["cell"]).sum()
         failed = (stages["cell"].isin(failures["cell"]) & ~stages["cell"].isin(done["cell"])).sum()
-        counts = (finished, failed, len(stages) - finished - failed, len(stages))
+        running = min(active.get(str(kind), 0), len(stages) - finished - failed)
+        counts = (finished, running, failed, len(stages) - finished - failed - running, len(stages))
         table.add_row(str(kind), *(str(count) for count in counts))
     console.print(table)
+    console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
     open_failures = failures[~failures["cell"].isin(done["cell"])]
     for row in open_failures.itertuples():
         console.print(f"{row.cell} {row.kind}: {row.error}: {str(row.message).partition(chr(10))[0]}", markup=False)

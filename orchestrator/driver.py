@@ -1,14 +1,14 @@
 """Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
 
-import functools
-import heapq
-import itertools
+import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,16 @@ from typing import Any
 import ray
 
 from orchestrator import progress as progress_views
-from orchestrator.experiment import Experiment, TaskConfig, make_importable
+from orchestrator.compaction import TABLES, compact
+from orchestrator.dispatch import Body, Dispatcher, task_config
+from orchestrator.experiment import Experiment, make_importable
 from orchestrator.facts import Facts, gather
-from orchestrator.plan import Plan, Stage, make_plan
-from orchestrator.records import failure, first_line
-from orchestrator.stages import Context, Outcome, Work, execute
+from orchestrator.frontier import Frontier
+from orchestrator.lease import Lease
+from orchestrator.plan import Plan, make_plan
 from orchestrator.store import Store
+from orchestrator.tasks import execute
 from workloads.config import DatasetConfig
-
-BATCH_STAGES = 64
-BATCH_SECONDS = 30.0
-POLL_SECONDS = 1.0
-WHOLE_GPUS = ("train", "fine-tune")
-SHARE_OF_GPU = 0.25
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Result:
         before: done when the run began.
         done: stages done in this run.
         failed: first line of the error by stage key.
+        failed_before: stages that failed in an earlier run and were not tried again.
         blocked: stages that wait for a failed one.
     """
 
@@ -49,6 +47,7 @@ class Result:
     before: int
     done: int
     failed: dict[str, str] = field(default_factory=dict)
+    failed_before: int = 0
     blocked: int = 0
 
     @property
@@ -64,6 +63,7 @@ def run(
     address: str | None = None,
     progress: progress_views.Progress | None = None,
     overrides: Iterable[str] = (),
+    retry_failed: bool = False,
 ) -> Result:
     """Run what is missing of an experiment; what is done stays as it is.
 
@@ -73,15 +73,19 @@ def run(
         address: `local` starts Ray here, `auto` or `HOST:PORT` joins a cluster; None is `RAY_ADDRESS` or `local`.
         progress: where to tell how far it is; None is the terminal.
         overrides: `key=value` settings, where `experiment` is a name or path.
+        retry_failed: also run stages that failed in an earlier run.
 
     Raises:
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
+        BusyError: another process drives the run.
+        StorageError: the run cannot be written to; what is done is kept.
     """
     if not isinstance(experiment, Experiment):
         make_importable(experiment)
         experiment = Experiment.load(experiment, overrides)
     facts = gather(experiment)
-    return run_plan(experiment, facts, make_plan(experiment, facts), out=out, address=address, progress=progress)
+    plan = make_plan(experiment, facts)
+    return run_plan(experiment, facts, plan, out=out, address=address, progress=progress, retry_failed=retry_failed)
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
@@ -98,32 +102,57 @@ def run_plan(
     out: str | Path | None = None,
     address: str | None = None,
     progress: progress_views.Progress | None = None,
+    retry_failed: bool = False,
+    body: Body = execute,
 ) -> Result:
-    """Run what is missing of a plan; see `run`."""
+    """Run what is missing of a plan, with `body` as what a task does; see `run`."""
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
     before = len(plan.stages) - len(pending)
-    if not pending:
+    failed = set() if retry_failed else store.failed() & pending
+    frontier = Frontier(plan, pending, failed)
+    if not frontier:
         write_plan(store, experiment, plan)
-        return Result(store.uri, len(plan.stages), before, 0)
+        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
+    lease = Lease(store)
+    lease.check()
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
         if started_here:
             check_fits(experiment, plan)
+        lease.renew({}, now=True)
         write_plan(store, experiment, plan)
-        driver = Driver(experiment, facts, plan, store, pending, view)
+        context = shared_context(experiment, facts, store)
+        driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
         todo = [plan.stages[key] for key in pending]
         view.start(plan.count(), plan.count() - Counter(s.kind for s in todo), sum(s.cost for s in todo))
         try:
-            driver.loop()
+            with terminable():
+                driver.loop()
+                for table in TABLES:
+                    lease.renew({})
+                    compact(store, table)
         finally:
             view.stop()
     finally:
         if started_here:
             ray.shutdown()
-    blocked = len(pending) - driver.done - len(driver.failed)
-    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, blocked)
+        lease.release()
+    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, len(failed), len(frontier.waiting))
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def missing(plan: Plan, store: Store) -> set[str]:
@@ -153,6 +182,7 @@ def connect(address: str | None) -> bool:
     """
     if ray.is_initialized():
         return False
+    os.environ.setdefault("RAY_task_oom_retries", "0")  # Ray's default is without end; see Dispatcher.postponed
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if chosen != "local":
@@ -223,129 +253,3 @@ def check_fits(experiment: Experiment, plan: Plan) -> None:
             if wanted is not None and wanted > there:
                 setting = f"resources.{kind.replace('-', '_')}.{name}"
                 raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:g} {name[:-1].upper()}s")
-
-
-def task_config(experiment: Experiment, kind: str) -> TaskConfig:
-    """What the experiment says of the tasks of a kind."""
-    return getattr(experiment.resources, kind.replace("-", "_"))
-
-
-class Driver:
-    """Submits the stages of a plan as tasks and follows them until none can run any more."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        facts: Facts,
-        plan: Plan,
-        store: Store,
-        pending: set[str],
-        view: progress_views.Progress,
-    ):
-        self.experiment, self.plan, self.store, self.view = experiment, plan, store, view
-        self.done = 0
-        self.failed: dict[str, str] = {}
-        self.priorities = plan.priorities()
-        self.waits_for = {key: set(plan.stages[key].inputs) & pending for key in plan.stages if key in pending}
-        self.readers: dict[str, list[str]] = {}
-        for key, inputs in self.waits_for.items():
-            for read in inputs:
-                self.readers.setdefault(read, []).append(key)
-        self.recorded = store.done()
-        self.read = {key for stage in plan.stages.values() for key in stage.inputs}
-        self.ready: dict[tuple, list[str]] = {}
-        self.queue: list[tuple[float, int, tuple]] = []
-        self.order = itertools.count()
-        self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
-        for key, inputs in self.waits_for.items():
-            if not inputs:
-                self.make_ready(plan.stages[key])
-        cluster = ray.cluster_resources()
-        self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-        self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
-        self.context = shared_context(experiment, facts, store)
-
-    def make_ready(self, stage: Stage) -> None:
-        """Queue a stage whose inputs are there, together with others of its batch."""
-        if stage.batch not in self.ready:
-            self.ready[stage.batch] = []
-            heapq.heappush(self.queue, (-self.priorities[stage.key], next(self.order), stage.batch))
-        self.ready[stage.batch].append(stage.key)
-
-    def loop(self) -> None:
-        """Submit and collect until nothing is ready or running."""
-        while self.queue or self.in_flight:
-            while self.queue and len(self.in_flight) < self.window:
-                self.submit()
-            self.view.running(self.running())
-            finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
-            for reference in finished:
-                self.collect(reference)
-
-    def running(self) -> Counter[str]:
-        """Stages that workers are busy with, by kind: of the oldest tasks in flight, as many as fit the cluster."""
-        cpus, gpus, kinds = self.cpus, self.gpus, Counter[str]()
-        for batch in self.in_flight.values():
-            reserved = self.reserved(batch[0].kind)
-            cpus, gpus = cpus - reserved["num_cpus"], gpus - reserved["num_gpus"]
-            if cpus < 0 or gpus < 0:
-                break
-            kinds[batch[0].kind] += 1
-        return kinds
-
-    def reserved(self, kind: str) -> dict[str, float]:
-        """What a task of this kind takes of the cluster."""
-        task = task_config(self.experiment, kind)
-        default = (1.0 if kind in WHOLE_GPUS else SHARE_OF_GPU) if self.gpus else 0.0
-        return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
-
-    def submit(self) -> None:
-        """Send the most urgent batch to Ray."""
-        _, _, name = heapq.heappop(self.queue)
-        stages = [self.plan.stages[key] for key in self.ready.pop(name)]
-        sums = itertools.accumulate(stage.cost for stage in stages)
-        size = max(1, min(BATCH_STAGES, sum(seconds <= BATCH_SECONDS for seconds in sums)))
-        batch = stages[:size]
-        for stage in stages[size:]:
-            self.make_ready(stage)
-        kind = batch[0].kind
-        work = [
-            Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read, s.key not in self.recorded)
-            for s in batch
-        ]
-        context = Context(**self.context, threads=max(1, int(self.reserved(kind)["num_cpus"])))
-        task = self.task(kind).options(name=f"{kind} {batch[0].key}")
-        self.in_flight[task.remote(work, context)] = batch
-
-    @functools.cache  # noqa: B019 - a driver lives as long as its run
-    def task(self, kind: str) -> Any:
-        """The remote function for stages of a kind.
-
-        A worker that has used a GPU ends with its task: CUDA stays on the first GPU that a process sees, whatever
-        Ray assigns to it later.
-        """
-        options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
-        options["max_calls"] = 1 if options["num_gpus"] else 0
-        return ray.remote(**options)(execute)
-
-    def collect(self, reference: ray.ObjectRef) -> None:
-        """Take note of what a task reports; a task that died for good counts as failed."""
-        batch = self.in_flight.pop(reference)
-        try:
-            outcomes: list[Outcome] = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            outcomes = [Outcome(stage.key, 0.0, first_line(error)) for stage in batch]
-            for stage in batch:
-                row = {**stage.labels, "cell": stage.key, **failure(stage.kind, error)}
-                self.store.write_rows("failures", stage.key, [row])
-        for outcome in outcomes:
-            stage = self.plan.stages[outcome.key]
-            self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
-            if outcome.error is not None:
-                self.failed[stage.key] = outcome.error
-                continue
-            self.done += 1
-            for reader in self.readers.get(stage.key, ()):
-                self.waits_for[reader].discard(stage.key)
-                if not self.waits_for[reader]:
-                    self.make_ready(self.plan.stages[reader])

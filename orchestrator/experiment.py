@@ -118,6 +118,8 @@ class TaskConfig(Config):
     """CPU cores, and threads that PyTorch uses."""
     gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
+    time_limit: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a stage may take before it counts as failed; null is no limit."""
 
 
 class ResourcesConfig(Config):

@@ -15,8 +15,9 @@ from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.progress import duration
 from orchestrator.records import first_line
-from orchestrator.stages import Context, Work, Worker
+from orchestrator.stages import Worker
 from orchestrator.store import Store
+from orchestrator.work import Context, Work
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
 from workloads.evaluation import parameter_count

@@ -25,6 +25,9 @@ class Progress(Protocol):
     def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
         """One stage has ended; `cost` is its share of the estimated work."""
 
+    def note(self, text: str) -> None:
+        """Something happened that a user should know."""
+
     def stop(self) -> None:
         """Nothing more will come."""
 
@@ -101,6 +104,9 @@ class LogProgress(Tally):
         if error:
             self.line(f"FAILED {kind} {key}: {error}")
 
+    def note(self, text: str) -> None:
+        self.line(text)
+
     def running(self, kinds: Counter[str]) -> None:
         super().running(kinds)
         if time.monotonic() - self.printed >= LOG_SECONDS:
@@ -128,6 +134,9 @@ class LiveProgress(Tally):
             self.live.console.print(f"[red]failed[/red] {kind} {key}: ", end="")
             self.live.console.print(error, markup=False, highlight=False)
 
+    def note(self, text: str) -> None:
+        self.live.console.print(text, markup=False, highlight=False)
+
     def view(self) -> Group:
         table = Table(box=None, pad_edge=False)
         table.add_column("stage")
@@ -145,6 +154,9 @@ class LiveProgress(Tally):
 
 class NoProgress(Tally):
     """Counts in silence."""
+
+    def note(self, text: str) -> None:
+        pass
 
     def stop(self) -> None:
         self.active = Counter()

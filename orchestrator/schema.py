@@ -44,6 +44,8 @@ PROVENANCE = [
     field("schema_version", pa.int32(), "version of these columns"),
 ]
 
+IDENTITY = ("cell", "epoch", "part", "corner", "x", "y")
+
 SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
         [
@@ -166,3 +168,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
 }
+
+
+def identity(table: str) -> list[str]:
+    """The columns whose values no two rows of a table share."""
+    columns = [name for name in IDENTITY if name in SCHEMAS[table].names]
+    return columns or ["environment"]

@@ -3,21 +3,17 @@
 import contextlib
 import copy
 import functools
-import hashlib
 import json
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.measurements import distance_row, epoch_row, evaluation_row, landscape_rows, split_rows
-from orchestrator.records import failure, first_line, recorded_environment, timing
 from orchestrator.store import Store
+from orchestrator.work import Context, Work
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
 from workloads.compression import Network, Sources, compress, score
@@ -48,53 +44,16 @@ CRITERION_BATCH_SIZE = 128
 CALIBRATION_IMAGES = 512
 
 
-@dataclass(frozen=True)
-class Work:
-    """A stage on its way to a worker.
+class LostNetwork(Exception):
+    """The network that a stage left is gone or damaged: the stage has to run again.
 
     Attributes:
-        kind, key, parameters, inputs, labels: of the stage.
-        keep: whether the network is stored, because another stage reads it.
-        record: whether rows are written; not where they are there and only the network has to be made again.
+        key: of the stage.
     """
 
-    kind: str
-    key: str
-    parameters: Mapping[str, Any]
-    inputs: tuple[str, ...]
-    labels: Mapping[str, Any]
-    keep: bool
-    record: bool
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all tasks of a run share.
-
-    Attributes:
-        store: URI of the run.
-        dataset: settings of the data set, JSON.
-        checkpoints: path of the checkpoint file by its digest.
-        threads: CPU threads of the task.
-        import_paths: folders where the user's own modules are found.
-        snapshot_every: epochs between two snapshots of a training.
-    """
-
-    store: str
-    dataset: str
-    checkpoints: Mapping[str, str]
-    threads: int
-    import_paths: tuple[str, ...] = ()
-    snapshot_every: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a worker reports of a stage: done, or the first line of what went wrong."""
-
-    key: str
-    seconds: float
-    error: str | None = None
+    def __init__(self, key: str, reason: Exception):
+        super().__init__(f"the network of stage {key} is lost: {reason}")
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -107,9 +66,15 @@ class Output:
 
 @functools.lru_cache(maxsize=4)
 def stored_network(uri: str, key: str) -> tuple[nn.Module, Description]:
-    """A network from the store, on this worker's device; shared, so copy before changing it."""
-    content, origin = Store(uri).read_network(key)
-    model, description = checkpoints.loads(content, origin)
+    """A network from the store, on this worker's device; shared, so copy before changing it.
+
+    Raises:
+        LostNetwork: it is gone or damaged.
+    """
+    try:
+        model, description = checkpoints.loads(*Store(uri).read_network(key))
+    except (FileNotFoundError, checkpoints.DamagedNetwork) as error:
+        raise LostNetwork(key, error) from error
     return model.to(device()), description
 
 
@@ -330,49 +295,3 @@ def snapshot_place(key: str) -> tuple[str, str]:
 def stage_seed(key: str) -> int:
     """The seed of all random numbers of a stage."""
     return int(key[:12], 16)
-
-
-def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
-    """Run the stages of one task and write what they made; the rows in `timings` come last and make them done.
-
-    A stage that raises becomes a row in `failures`; the others of the task go on.
-    """
-    for path in context.import_paths:
-        if path not in sys.path:
-            sys.path.append(path)
-    torch.set_num_threads(context.threads)
-    store = Store(context.store)
-    provenance = {"environment": recorded_environment(context.store)}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    timings: list[dict[str, Any]] = []
-    outcomes = []
-    worker = None
-    for work in batch:
-        labels = {**work.labels, "cell": work.key, **provenance}
-        started, clock = datetime.now(UTC), time.perf_counter()
-        try:
-            worker = worker or Worker(context)
-            output = worker.run(work)
-            if work.keep and output.network:
-                store.write_network(work.key, checkpoints.dumps(*output.network))
-        except Exception as error:
-            outcomes.append(Outcome(work.key, time.perf_counter() - clock, first_line(error)))
-            store.write_rows("failures", work.key, [{**labels, **failure(work.kind, error)}])
-            continue
-        seconds = time.perf_counter() - clock
-        outcomes.append(Outcome(work.key, seconds))
-        if not work.record:
-            continue
-        for table, made in output.rows.items():
-            rows.setdefault(table, []).extend({**labels, **row} for row in made)
-        timings.append({**labels, **timing(work.kind, started, seconds, context.threads)})
-    if timings:
-        shard = hashlib.sha256(" ".join(row["cell"] for row in timings).encode()).hexdigest()[:20]
-        for table, written in (*rows.items(), ("timings", timings)):
-            if written:
-                store.write_rows(table, shard, written)
-    for outcome in outcomes:
-        if outcome.error is None:
-            store.delete("results", "failures", f"{outcome.key}.parquet")
-            store.delete(*snapshot_place(outcome.key))
-    return outcomes

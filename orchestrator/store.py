@@ -5,6 +5,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 """
 
 import contextlib
+import json
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,14 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
+
+MERGED = "merged-"
+REPLACES = b"replaces"
+READ_ATTEMPTS = 5
+
+
+class StorageError(OSError):
+    """The run cannot be written to, for instance because the disk is full."""
 
 
 class Store:
@@ -52,8 +61,17 @@ class Store:
         return self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
 
     def write(self, content: bytes, *parts: str) -> None:
-        """Write a file so that it is there whole or not at all."""
-        target = self.path(*parts)
+        """Write a file so that it is there whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            self._write(content, self.path(*parts))
+        except OSError as error:
+            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}") from error
+
+    def _write(self, content: bytes, target: str) -> None:
         folder, _, name = target.rpartition("/")
         if not isinstance(self.files, fs.LocalFileSystem):
             with self.files.open_output_stream(target) as stream:
@@ -119,15 +137,38 @@ class Store:
         Raises:
             ValueError: a file in the table's folder is not Parquet, is damaged, or has other columns.
         """
-        schema = SCHEMAS[table]
-        names = self.names("results", table)
-        if not names:
-            return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
-        files = [self.path("results", table, name) for name in sorted(names)]
         try:
-            return pads.dataset(files, schema=schema, filesystem=self.files).to_table(columns=columns)
+            for _ in range(READ_ATTEMPTS):
+                with contextlib.suppress(FileNotFoundError):  # merged into another since the folder was listed
+                    return self.read_shards(table, self.shards(table)[0], columns)
+            return self.read_shards(table, self.shards(table)[0], columns)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
             raise ValueError(f"table '{table}' of run '{self.uri}' cannot be read: {error}") from error
+
+    def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
+        """The rows of these files of a table."""
+        schema = SCHEMAS[table]
+        if not names:
+            return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
+        files = [self.path("results", table, name) for name in names]
+        return pads.dataset(files, schema=schema, filesystem=self.files).to_table(columns=columns)
+
+    def shards(self, table: str) -> tuple[list[str], list[str]]:
+        """Names of a table's files, and of those that wait to be deleted because a merged one replaces them."""
+        names = self.names("results", table)
+        replaced = names & set().union(*(self.replaced_by(table, name) for name in names))
+        return sorted(names - replaced), sorted(replaced)
+
+    def replaced_by(self, table: str, name: str) -> set[str]:
+        """Names of the files whose rows are in this one."""
+        if not name.startswith(MERGED):
+            return set()
+        metadata = pq.read_schema(self.path("results", table, name), filesystem=self.files).metadata
+        return set(json.loads(metadata[REPLACES]))
+
+    def failed(self) -> set[str]:
+        """Keys of the stages with a row in `failures`."""
+        return {name.removesuffix(".parquet") for name in self.names("results", "failures")}
 
     def done(self) -> set[str]:
         """Keys of the stages whose results are complete."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from orchestrator.schema import COORDINATES
+from orchestrator.schema import COORDINATES, identity
 from orchestrator.store import Store
 
 
@@ -51,5 +51,4 @@ def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
             order, measured = list(frame.columns), frame["neuron_sparsity"]
             frame = frame.drop(columns=names).join(plan, on="cell")[order]
             frame["neuron_sparsity"] = frame["neuron_sparsity"].fillna(measured)
-    identity = [column for column in ("cell", "epoch", "part", "corner", "x", "y") if column in frame]
-    return frame.drop_duplicates(identity).reset_index(drop=True)
+    return frame.drop_duplicates(identity(table)).reset_index(drop=True)

@@ -65,7 +65,7 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
 
     status = metaprune("status", "runs/tiny", folder=tmp_path)
     assert status.returncode == 0
-    assert status.stdout.splitlines()[2].split() == ["compress", "4", "0", "0", "4"]
+    assert status.stdout.splitlines()[2].split() == ["compress", "4", "0", "0", "0", "4"]
 
     only = metaprune(
         "report", "runs/tiny", "--out", "r", "--format", "pdf", "svg", "--only", "data-free-figure", folder=tmp_path
@@ -89,10 +89,15 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
     diverging = ("--set", "training.learning_rate=1.0e+30", "--set", "training.precision=float32")
     result = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
     assert result.returncode == 1
-    assert "1 of 9 stages failed and 8 wait for them; the same command tries them again" in result.stderr
+    assert "1 of 9 stages failed and 8 wait for them; --retry-failed tries them again" in result.stderr
     assert "training diverged in epoch 1" in result.stderr
+    again = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
+    assert again.returncode == 1
+    assert "1 of 9 stages failed (1 of them in an earlier run) and 8 wait for them; --retry-failed" in again.stderr
     status = metaprune("status", "runs/tiny", folder=tmp_path)
     assert status.returncode == 1
+    assert status.stdout.splitlines()[1].split() == ["train", "0", "0", "1", "0", "1"]
+    assert "No driver is at work on it." in status.stdout
     assert "FloatingPointError: training diverged" in status.stdout
 
 

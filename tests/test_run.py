@@ -239,6 +239,8 @@ def test_what_fails_becomes_a_row_and_the_rest_goes_on(
 
     (tmp_path / "broken").unlink()
     result = start(experiment, tmp_path / "run")
+    assert (result.done, result.failed_before) == (0, 1)
+    result = run(experiment, out=tmp_path / "run", progress=NoProgress(), retry_failed=True)
     assert result.complete
     assert result.done == 1
     assert load(tmp_path / "run", "failures").empty

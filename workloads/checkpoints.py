@@ -16,7 +16,11 @@ from workloads.config import ModelConfig
 from workloads.groups import resize
 from workloads.models import build
 
-FORMAT = "metaprune-1"
+FORMAT = "metaprune-2"
+
+
+class DamagedNetwork(ValueError):
+    """The bytes are not a network that metaprune stored, or no longer the ones that it stored."""
 
 
 @dataclass(frozen=True)
@@ -58,38 +62,38 @@ def load(path: str | Path) -> nn.Module:
 def dumps(model: nn.Module, description: Description) -> bytes:
     """The network as safetensors with a checksum in its header."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {
-        "format": FORMAT,
-        "description": json.dumps(asdict(description), sort_keys=True),
-        "sha256": digest(state),
-    }
-    return safetensors.torch.save(state, header)
+    text = json.dumps(asdict(description), sort_keys=True)
+    return safetensors.torch.save(state, {"format": FORMAT, "description": text, "sha256": digest(state, text)})
 
 
 def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     """The network, in evaluation mode, at whatever widths its weights have.
 
     Raises:
-        ValueError: the bytes are not such a network, are damaged or were altered; names `origin`.
+        DamagedNetwork: the bytes are not such a network, are damaged or were altered; names `origin`.
+        ValueError: its class cannot be imported.
     """
     try:
         header_size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_size])["__metadata__"]
         state = safetensors.torch.load(content)
-        description = Description(**json.loads(header["description"]))
+        expected, text = header["sha256"], header["description"]
+        description = Description(**json.loads(text))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})") from error
-    if header["sha256"] != digest(state):
-        raise ValueError(f"'{origin}' does not match its checksum: delete it and run again")
+        raise DamagedNetwork(
+            f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
+        ) from error
+    if expected != digest(state, text):
+        raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
     fit(model, state)
     model.load_state_dict(state)
     return model.eval(), Description(**{**asdict(description), "widths": tuple(description.widths)})
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values."""
-    total = hashlib.sha256()
+def digest(state: Mapping[str, Tensor], description: str) -> str:
+    """SHA-256 over the description and the tensors' names, shapes and values."""
+    total = hashlib.sha256(description.encode())
     for name in sorted(state):
         total.update(f"{name} {state[name].dtype} {tuple(state[name].shape)} ".encode())
         total.update(state[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,200 @@
+"""Sends the stages of a plan to Ray as tasks, a bounded number at a time, and follows them until none can run."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from orchestrator import progress as progress_views
+from orchestrator.experiment import Experiment, TaskConfig
+from orchestrator.frontier import Frontier
+from orchestrator.lease import Lease
+from orchestrator.plan import Plan, Stage
+from orchestrator.records import failure, first_line
+from orchestrator.store import StorageError, Store
+from orchestrator.work import Context, Outcome, Work
+
+Body = Callable[[Sequence[Work], Context], list[Outcome]]
+POLL_SECONDS = 1.0
+WHOLE_GPUS = ("train", "fine-tune")
+SHARE_OF_GPU = 0.25
+
+
+def task_config(experiment: Experiment, kind: str) -> TaskConfig:
+    """What the experiment says of the tasks of a kind."""
+    return getattr(experiment.resources, kind.replace("-", "_"))
+
+
+class Dispatcher:
+    """Sends stages to Ray and takes note of how they end.
+
+    Args:
+        context: what the tasks of the run have in common.
+        body: what a task does.
+
+    Attributes:
+        done: stages done that were not done before.
+        failed: first line of the error by stage key.
+        postponed: tasks that ran out of memory; when nothing else is left, each runs once more with a node to itself.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        plan: Plan,
+        store: Store,
+        frontier: Frontier,
+        context: dict[str, Any],
+        view: progress_views.Progress,
+        lease: Lease,
+        body: Body,
+    ):
+        self.experiment, self.plan, self.store, self.frontier = experiment, plan, store, frontier
+        self.context, self.view, self.lease, self.body = context, view, lease, body
+        self.done = 0
+        self.failed: dict[str, str] = {}
+        self.postponed: list[list[Stage]] = []
+        self.recorded, self.failures = store.done(), store.failed()
+        self.read = {key for stage in plan.stages.values() for key in stage.inputs}
+        self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
+        self.alone: set[ray.ObjectRef] = set()
+        self.making_again: set[str] = set()
+        self.made_again: set[str] = set()
+        self.waited: set[tuple[str, str]] = set()
+        cluster = ray.cluster_resources()
+        self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+        self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
+
+    def loop(self) -> None:
+        """Submit and collect until nothing is ready or running; nothing is left running where that is cut short."""
+        try:
+            while self.frontier or self.in_flight or self.postponed:
+                self.fill()
+                running = self.running()
+                self.view.running(running)
+                self.lease.renew(running)
+                finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
+                for reference in finished:
+                    self.collect(reference)
+        finally:
+            for reference in self.in_flight:
+                ray.cancel(reference, force=True)
+
+    def fill(self) -> None:
+        """Submit what is ready as far as the window goes; where nothing is, what was postponed."""
+        while self.frontier and len(self.in_flight) < self.window:
+            self.submit(self.frontier.pop())
+        if not self.in_flight:
+            for batch in self.postponed:
+                self.submit(batch, alone=True)
+            self.postponed.clear()
+
+    def running(self) -> Counter[str]:
+        """Stages that workers are busy with, by kind: of the oldest tasks in flight, as many as fit the cluster."""
+        cpus, gpus, kinds = self.cpus, self.gpus, Counter[str]()
+        for batch in self.in_flight.values():
+            reserved = self.reserved(batch[0].kind)
+            cpus, gpus = cpus - reserved["num_cpus"], gpus - reserved["num_gpus"]
+            if cpus < 0 or gpus < 0:
+                break
+            kinds[batch[0].kind] += 1
+        return kinds
+
+    def reserved(self, kind: str) -> dict[str, float]:
+        """What a task of this kind takes of the cluster."""
+        task = task_config(self.experiment, kind)
+        default = (1.0 if kind in WHOLE_GPUS else SHARE_OF_GPU) if self.gpus else 0.0
+        return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
+
+    def submit(self, batch: list[Stage], *, alone: bool = False) -> None:
+        """Send stages of one kind to Ray as one task, with a node to itself where it shall be alone."""
+        kind = batch[0].kind
+        work = [
+            Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.key in self.read, s.key not in self.recorded)
+            for s in batch
+        ]
+        reserved = self.reserved(kind)
+        limit = task_config(self.experiment, kind).time_limit
+        context = Context(**self.context, threads=max(1, int(reserved["num_cpus"])), time_limit=limit)
+        cpus = whole_node(reserved) if alone else reserved["num_cpus"]
+        task = self.task(kind).options(name=f"{kind} {batch[0].key}", num_cpus=cpus)
+        reference = task.remote(work, context)
+        self.in_flight[reference] = batch
+        if alone:
+            self.alone.add(reference)
+
+    @functools.cache  # noqa: B019 - a dispatcher lives as long as its run
+    def task(self, kind: str) -> Any:
+        """The remote function for stages of a kind.
+
+        A worker that has used a GPU ends with its task: CUDA stays on the first GPU that a process sees, whatever
+        Ray assigns to it later.
+        """
+        options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
+        options["max_calls"] = 1 if options["num_gpus"] else 0
+        return ray.remote(**options)(self.body)
+
+    def collect(self, reference: ray.ObjectRef) -> None:
+        """Take note of what a task reports; a task that died for good counts as failed."""
+        batch = self.in_flight.pop(reference)
+        try:
+            outcomes: list[Outcome] = ray.get(reference)
+        except ray.exceptions.OutOfMemoryError as error:
+            if reference not in self.alone:
+                self.postponed.append(batch)
+                return
+            outcomes = self.died(batch, error)
+        except ray.exceptions.RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), StorageError):
+                raise cause from None
+            outcomes = self.died(batch, error)
+        for stage, outcome in zip(batch, outcomes, strict=True):
+            self.note(stage, outcome)
+
+    def died(self, batch: list[Stage], error: Exception) -> list[Outcome]:
+        """The outcomes of a task that could not report any, after its failures are written down."""
+        for stage in batch:
+            row = {**stage.labels, "cell": stage.key, **failure(stage.kind, error)}
+            self.store.write_rows("failures", stage.key, [row])
+        return [Outcome(stage.key, 0.0, first_line(error)) for stage in batch]
+
+    def note(self, stage: Stage, outcome: Outcome) -> None:
+        """Take note of how one stage ended."""
+        if outcome.error is not None:
+            self.failures.add(stage.key)
+            if not (outcome.lost and self.make_again(outcome.lost, stage)):
+                self.failed[stage.key] = outcome.error
+                self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
+            return
+        if stage.key in self.failures:
+            self.store.delete("results", "failures", f"{stage.key}.parquet")
+            self.failures.remove(stage.key)
+        if stage.key in self.making_again:
+            self.making_again.remove(stage.key)
+        else:
+            self.done += 1
+            self.view.finished(stage.kind, stage.key, stage.cost, None)
+        self.recorded.add(stage.key)
+        self.frontier.finish(stage.key)
+
+    def make_again(self, lost: str, reader: Stage) -> bool:
+        """Run a stage again whose network is gone or damaged, then its reader; False where that was tried before."""
+        if (lost, reader.key) in self.waited or lost in self.failed:
+            return False
+        self.waited.add((lost, reader.key))
+        if lost not in self.made_again:
+            self.view.note(f"the network of {lost}, which {reader.kind} {reader.key} reads, is lost: making it again")
+            self.made_again.add(lost)
+            self.making_again.add(lost)
+            self.frontier.wait(lost, ())
+        self.frontier.wait(reader.key, [lost] if lost in self.making_again else [])
+        return True
+
+
+def whole_node(reserved: dict[str, float]) -> float:
+    """The CPUs of the largest node that has the GPUs of this reservation."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = (node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= reserved["num_gpus"])
+    return max(fitting, default=reserved["num_cpus"])

@@ -1,0 +1,64 @@
+"""What goes to a worker and comes back: small values that name stages, never networks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage on its way to a worker.
+
+    Attributes:
+        kind, key, parameters, inputs, labels: of the stage.
+        keep: whether the network is stored, because another stage reads it.
+        record: whether rows are written; not where they are there and only the network has to be made again.
+    """
+
+    kind: str
+    key: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    labels: Mapping[str, Any]
+    keep: bool
+    record: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all tasks of a run share.
+
+    Attributes:
+        store: URI of the run.
+        dataset: settings of the data set, JSON.
+        checkpoints: path of the checkpoint file by its digest.
+        threads: CPU threads of the task.
+        import_paths: folders where the user's own modules are found.
+        snapshot_every: epochs between two snapshots of a training.
+        time_limit: seconds that a stage may take; None is no limit.
+    """
+
+    store: str
+    dataset: str
+    checkpoints: Mapping[str, str]
+    threads: int
+    import_paths: tuple[str, ...] = ()
+    snapshot_every: int = 0
+    time_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended.
+
+    Attributes:
+        key: of the stage.
+        seconds: wall clock.
+        error: first line of what went wrong; None where it is done.
+        lost: key of the input whose network is gone or damaged, where that is what went wrong.
+    """
+
+    key: str
+    seconds: float
+    error: str | None = None
+    lost: str | None = None
