@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from orchestrator.store import without_credentials
 from workloads.config import (
     Config,
     Count,
@@ -194,6 +195,8 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
+        if self.storage:
+            without_credentials(self.storage)
         from_splits = {p for grid in self.pruning for p in grid.pipelines or self.pipelines} & {"fap", "paf"}
         for model in self.models:
             if model.checkpoint and from_splits:

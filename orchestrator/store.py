@@ -5,6 +5,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 """
 
 import contextlib
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,18 +19,39 @@ from pyarrow import fs
 from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 
 
+def without_credentials(uri: str) -> str:
+    """The URI itself; it stands in results and logs, so keys must not be in it.
+
+    Raises:
+        ValueError: it is of the form scheme://key:secret@place.
+    """
+    if re.search(r"://[^/]*:[^?]*@", uri):
+        raise ValueError(
+            "the storage URI holds credentials, which results and logs would show: leave them out and give them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in a profile, or by the role of the machines"
+        )
+    return uri
+
+
+def folder_name(uri: str | Path) -> str:
+    """The last part of a folder or URI, without the URI's parameters."""
+    place = str(uri)
+    return (place.partition("?")[0] if "://" in place else place).rstrip("/").rpartition("/")[2]
+
+
 class Store:
     """The files of one run.
 
     Args:
-        uri: a folder, or a URI such as s3://bucket/runs/name.
+        uri: a folder, or a URI such as s3://bucket/runs/name; pyarrow's parameters, for instance
+            ?endpoint_override=http://host:9000, may follow.
 
     Raises:
-        ValueError: a URI of a scheme that pyarrow does not know.
+        ValueError: a URI of a scheme that pyarrow does not know, of no bucket, or with a password in it.
     """
 
     def __init__(self, uri: str | Path):
-        self.uri = str(uri)
+        self.uri = without_credentials(str(uri))
         try:
             if "://" in self.uri:
                 self.files, self.root = fs.FileSystem.from_uri(self.uri)
@@ -39,7 +61,9 @@ class Store:
             raise ValueError(
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
             ) from error
-
+        bucket = self.root.partition("/")[0]
+        if bucket and self.files.get_file_info(bucket).type == fs.FileType.NotFound:
+            raise ValueError(f"storage '{self.uri}' cannot be used: there is no bucket '{bucket}'")
         if self.files.get_file_info(self.root).type == fs.FileType.File:
             raise ValueError(f"storage '{self.uri}' is a file: give a folder")
 
