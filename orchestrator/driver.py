@@ -159,10 +159,11 @@ def connect(address: str | None) -> bool:
         try:
             check_reachable(chosen)
             ray.init(address=chosen, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise ConnectionError(
                 f"no Ray cluster answers at --address {chosen} ({str(error).partition(chr(10))[0]}): start one with "
-                f"`ray start --head`, or leave the option out to run on this machine alone"
+                f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or leave the "
+                f"option out to run on this machine alone"
             ) from error
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
