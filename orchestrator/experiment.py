@@ -251,7 +251,7 @@ class Experiment(Config):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            raise ValueError(f"{origin}: {_sentence(error, settings)}") from error
+            raise ValueError(f"{origin}: {' '.join(_sentence(error, settings).split())}") from error
 
     def to_yaml(self) -> str:
         """The complete experiment, every default written out."""
@@ -308,6 +308,7 @@ def _settings(text: str, origin: str) -> dict[str, Any]:
 
 def _override(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
+    override = " ".join(override.split())
     if not equals or not key.strip():
         raise ValueError(f"--set {override}: write key=value, for instance --set training.epochs=10")
     try:

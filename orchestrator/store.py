@@ -18,6 +18,10 @@ from pyarrow import fs
 
 from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 
+CHECKED_PARQUET = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
 
 def without_credentials(uri: str) -> str:
     """The URI itself; it stands in results and logs, so keys must not be in it.
@@ -134,7 +138,7 @@ class Store:
         if unknown:
             raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
         buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(complete, schema), buffer, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(complete, schema), buffer, compression="zstd", write_page_checksum=True)
         self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
 
     def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
@@ -149,8 +153,8 @@ class Store:
             return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
         files = [self.path("results", table, name) for name in sorted(names)]
         try:
-            return pads.dataset(files, schema=schema, filesystem=self.files).to_table(columns=columns)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            return pads.dataset(files, schema, CHECKED_PARQUET, self.files).to_table(columns=columns)
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"table '{table}' of run '{self.uri}' cannot be read: {error}") from error
 
     def done(self) -> set[str]:
