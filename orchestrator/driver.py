@@ -18,6 +18,7 @@ import ray
 from orchestrator import progress as progress_views
 from orchestrator.experiment import Experiment, TaskConfig, make_importable
 from orchestrator.facts import Facts, gather
+from orchestrator.hardware import SEES_ALL_GPUS
 from orchestrator.plan import Plan, Stage, make_plan
 from orchestrator.records import failure, first_line
 from orchestrator.stages import Context, Outcome, Work, execute
@@ -216,14 +217,15 @@ def check_fits(experiment: Experiment, plan: Plan) -> None:
     """
     machine = ray.cluster_resources()
     for kind in plan.count():
-        for name, wanted in (
-            ("cpus", task_config(experiment, kind).cpus),
-            ("gpus", task_config(experiment, kind).gpus),
+        task = task_config(experiment, kind)
+        for name, wanted, there, unit in (
+            ("cpus", task.cpus, machine.get("CPU", 0.0), "CPUs"),
+            ("gpus", task.gpus, machine.get("GPU", 0.0), "GPUs"),
+            ("memory", task.memory, machine["memory"] / 2**30, "GiB for tasks"),
         ):
-            there = machine.get(name[:-1].upper(), 0.0)
             if wanted is not None and wanted > there:
                 setting = f"resources.{kind.replace('-', '_')}.{name}"
-                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:g} {name[:-1].upper()}s")
+                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:.4g} {unit}")
 
 
 def task_config(experiment: Experiment, kind: str) -> TaskConfig:
@@ -320,13 +322,14 @@ class Driver:
 
     @functools.cache  # noqa: B019 - a driver lives as long as its run
     def task(self, kind: str) -> Any:
-        """The remote function for stages of a kind.
-
-        A worker that has used a GPU ends with its task: CUDA stays on the first GPU that a process sees, whatever
-        Ray assigns to it later.
-        """
+        """The remote function for stages of a kind; workers serve many tasks, those with a GPU too."""
         options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
-        options["max_calls"] = 1 if options["num_gpus"] else 0
+        # Ray itself would end a worker with its first task that used a GPU.
+        options["max_calls"] = 0
+        if options["num_gpus"]:
+            options["runtime_env"] = SEES_ALL_GPUS
+        if memory := task_config(self.experiment, kind).memory:
+            options["memory"] = int(memory * 2**30)
         return ray.remote(**options)(execute)
 
     def collect(self, reference: ray.ObjectRef) -> None:

@@ -117,6 +117,8 @@ class TaskConfig(Config):
     """CPU cores, and threads that PyTorch uses."""
     gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
 
 
 class ResourcesConfig(Config):

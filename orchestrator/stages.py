@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.hardware import device, settle
 from orchestrator.measurements import distance_row, epoch_row, evaluation_row, landscape_rows, split_rows
 from orchestrator.records import failure, first_line, recorded_environment, timing
 from orchestrator.store import Store
@@ -131,9 +132,11 @@ def stored_plane(uri: str, keys: tuple[str, ...], shape: tuple[int, int, int]) -
     return Plane([original[0].model, *models])
 
 
-def device() -> torch.device:
-    """The GPU that Ray assigned, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def forget_networks() -> None:
+    """Drop the networks that this process keeps on a GPU."""
+    for kept in (stored_plane, merged_network, stored_network):
+        kept.cache_clear()
+    torch.cuda.empty_cache()
 
 
 class Worker:
@@ -329,7 +332,8 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     for path in context.import_paths:
         if path not in sys.path:
             sys.path.append(path)
-    torch.set_num_threads(context.threads)
+    if settle(context.threads):
+        forget_networks()
     store = Store(context.store)
     provenance = {"environment": recorded_environment(context.store)}
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -1,7 +1,7 @@
 """Several hosts on one machine: each has its own network, processes, home, Ray session folder and SSH server.
 
-The hosts and a desk are network namespaces on one bridge, which reaches nothing else. Files outside the home are shared.
-Needs root, iproute2, util-linux and OpenSSH's server.
+They are network namespaces on one bridge, which reaches nothing else. Files outside the home are shared. Needs root,
+iproute2, util-linux, rsync and OpenSSH's server.
 """
 
 import contextlib
@@ -35,8 +35,12 @@ def lacking() -> str | None:
     if os.geteuid() != 0:
         return "needs root to make network namespaces"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [name for name in ("ip", "unshare", "nsenter", "ssh-keygen", "sshd") if not shutil.which(name, path=path)]
-    return f"needs {', '.join(missing)} (packages iproute2, util-linux and openssh-server)" if missing else None
+    missing = [
+        name
+        for name in ("ip", "unshare", "nsenter", "ssh-keygen", "sshd", "rsync")
+        if not shutil.which(name, path=path)
+    ]
+    return f"needs {', '.join(missing)} (packages iproute2, util-linux, openssh-server and rsync)" if missing else None
 
 
 @dataclass
@@ -123,8 +127,8 @@ def boot(name: str, number: int, switch: str, key: Path, folder: Path) -> Host:
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with this interpreter's programs first on the path, without settings of Ray."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """This process's environment, with this interpreter's programs first on the path and no word on where Ray is."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "TMPDIR"}
     return {**inherited, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
 
 

@@ -67,7 +67,7 @@ def test_a_run_outlives_a_node_and_equals_a_local_one(tmp_path: Path, monkeypatc
     (tmp_path / "mine.py").write_text(STUCK.format(marker=str(marker)))
     grid = {"groups": [0, 1], "sparsities": [0.3, 0.5], "criteria": ["l1", "mine:stuck_on_two"]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**TINY, "pipelines": ["fap"], "pruning": grid}))
-    with cluster(tmp_path) as (head, one, two):
+    with cluster(tmp_path) as (head, _, two):
         command = ["python", "-m", "orchestrator", "run", "mine.yaml", "--address", f"{head.address}:6379"]
         stranger = head.run(*command, "--out", "stranger", RAY_AUTH_MODE="disabled")
         assert stranger.returncode == 2

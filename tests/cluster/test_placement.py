@@ -1,7 +1,6 @@
 """Which node and GPU each stage gets, on a cluster of several logical nodes and GPUs, from what its tasks recorded."""
 
 import itertools
-import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def cluster():
     """A head without CPUs and two nodes of two GPUs, all on this machine."""
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
-        nodes.add_node(num_cpus=2, num_gpus=2)
+        nodes.add_node(num_cpus=2, num_gpus=2, memory=4 * 2**30)
     ray.init(address=nodes.address, log_to_driver=False)
     yield nodes
     ray.shutdown()
@@ -60,7 +59,8 @@ def test_split_models_train_at_once_on_gpus_of_their_own(
         "model": {"name": "meeting_net:net"},
         "pipelines": ["fap"],
         "splits": {"mode": "separate", "folds": FOLDS},
-        "pruning": {"groups": [0], "sparsities": [0.3, 0.5]},
+        "pruning": {"groups": [0], "sparsities": [0.3, 0.5], "criteria": ["l1", "l2", "linf", "random"]},
+        "resources": {"compress": {"memory": 3}},
     }
     result = run(Experiment.model_validate(settings), out=tmp_path / "run", progress=NoProgress())
     assert result.complete, result.failed
@@ -74,5 +74,8 @@ def test_split_models_train_at_once_on_gpus_of_their_own(
     workers = {node.node_id for node in cluster.list_all_nodes()} - {head}
     assert places == set(itertools.product(workers, ["0", "1"]))
     assert set(timings["node"]) <= workers, "the head has no CPUs, so it runs nothing"
-    assert (timings[timings["kind"] == "compress"]["gpus"].str.len() == 1).all(), "a share of one GPU"
-    assert os.getpid() not in set(timings["worker"])
+    assert timings["worker"].nunique() < FOLDS + 1 + 4, "processes with a GPU serve several tasks"
+    pruned = timings[timings["kind"] == "compress"].sort_values("started")
+    assert (pruned["gpus"].str.len() == 1).all(), "a share of one GPU"
+    for _, there in pruned.groupby("node"):
+        assert (there["started"][1:].array >= there["finished"][:-1].array).all(), "memory for one at a time"
