@@ -123,10 +123,10 @@ def write_report_of(
     folder: str, out: str | None = None, formats: list[str] | None = None, only: list[str] | None = None
 ) -> None:
     """Write a report and print where it is, its main numbers, and what it lacks where that was asked for."""
+    from orchestrator.store import folder_name
     from reports.page import write_report
 
-    name = folder.rstrip("/").rpartition("/")[2]
-    place = out or (f"runs/{name}/report" if "://" in folder else f"{folder}/report")
+    place = out or (f"runs/{folder_name(folder)}/report" if "://" in folder else f"{folder}/report")
     report = write_report(folder, place, formats or ["png"], only or [])
     for sentence in report.headline:
         console.print(sentence)

@@ -10,6 +10,7 @@ import ray
 from orchestrator import progress as progress_views
 from orchestrator.experiment import Experiment, TaskConfig
 from orchestrator.frontier import Frontier
+from orchestrator.hardware import SEES_ALL_GPUS
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan, Stage
 from orchestrator.records import failure, first_line
@@ -127,13 +128,14 @@ class Dispatcher:
 
     @functools.cache  # noqa: B019 - a dispatcher lives as long as its run
     def task(self, kind: str) -> Any:
-        """The remote function for stages of a kind.
-
-        A worker that has used a GPU ends with its task: CUDA stays on the first GPU that a process sees, whatever
-        Ray assigns to it later.
-        """
+        """The remote function for stages of a kind; workers serve many tasks, those with a GPU too."""
         options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
-        options["max_calls"] = 1 if options["num_gpus"] else 0
+        # Ray itself would end a worker with its first task that used a GPU.
+        options["max_calls"] = 0
+        if options["num_gpus"]:
+            options["runtime_env"] = SEES_ALL_GPUS
+        if memory := task_config(self.experiment, kind).memory:
+            options["memory"] = int(memory * 2**30)
         return ray.remote(**options)(self.body)
 
     def collect(self, reference: ray.ObjectRef) -> None:

@@ -189,10 +189,11 @@ def connect(address: str | None) -> bool:
         try:
             check_reachable(chosen)
             ray.init(address=chosen, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise ConnectionError(
                 f"no Ray cluster answers at --address {chosen} ({str(error).partition(chr(10))[0]}): start one with "
-                f"`ray start --head`, or leave the option out to run on this machine alone"
+                f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or leave the "
+                f"option out to run on this machine alone"
             ) from error
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -245,11 +246,12 @@ def check_fits(experiment: Experiment, plan: Plan) -> None:
     """
     machine = ray.cluster_resources()
     for kind in plan.count():
-        for name, wanted in (
-            ("cpus", task_config(experiment, kind).cpus),
-            ("gpus", task_config(experiment, kind).gpus),
+        task = task_config(experiment, kind)
+        for name, wanted, there, unit in (
+            ("cpus", task.cpus, machine.get("CPU", 0.0), "CPUs"),
+            ("gpus", task.gpus, machine.get("GPU", 0.0), "GPUs"),
+            ("memory", task.memory, machine["memory"] / 2**30, "GiB for tasks"),
         ):
-            there = machine.get(name[:-1].upper(), 0.0)
             if wanted is not None and wanted > there:
                 setting = f"resources.{kind.replace('-', '_')}.{name}"
-                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:g} {name[:-1].upper()}s")
+                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:.4g} {unit}")

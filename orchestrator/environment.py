@@ -12,16 +12,20 @@ from typing import Any
 import torch
 
 
-@functools.cache
 def environment() -> dict[str, Any]:
-    """A row of `environments` for this process; `environment` is the hash of the rest."""
-    gpu = torch.cuda.is_available()
+    """A row of `environments` for this process and its present GPU; `environment` is the hash of the rest."""
+    return environment_on(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+
+
+@functools.cache
+def environment_on(gpu: str | None) -> dict[str, Any]:
+    """The same for a GPU by its name."""
     row: dict[str, Any] = {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "ray", "metaprune")},
         "platform": platform.platform(),
         "processor": processor(),
-        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
         "git_commit": git_commit(),
     }

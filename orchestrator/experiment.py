@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from orchestrator.store import without_credentials
 from workloads.config import (
     Config,
     Count,
@@ -120,6 +121,8 @@ class TaskConfig(Config):
     """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
     time_limit: Annotated[float, Field(gt=0)] | None = None
     """Seconds that a stage may take before it counts as failed; null is no limit."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
 
 
 class ResourcesConfig(Config):
@@ -200,6 +203,8 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
+        if self.storage:
+            without_credentials(self.storage)
         from_splits = {p for grid in self.pruning for p in grid.pipelines or self.pipelines} & {"fap", "paf"}
         for model in self.models:
             if model.checkpoint and from_splits:
@@ -257,7 +262,7 @@ class Experiment(Config):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            raise ValueError(f"{origin}: {_sentence(error, settings)}") from error
+            raise ValueError(f"{origin}: {' '.join(_sentence(error, settings).split())}") from error
 
     def to_yaml(self) -> str:
         """The complete experiment, every default written out."""
@@ -315,6 +320,7 @@ def _settings(text: str, origin: str) -> dict[str, Any]:
 def _change(override: str) -> tuple[str, Any]:
     """Key and value of `key=value`."""
     key, equals, text = override.partition("=")
+    override = " ".join(override.split())
     if not equals or not key.strip():
         raise ValueError(f"--set {override}: write key=value, for instance --set training.epochs=10")
     try:

@@ -62,7 +62,8 @@ def neuron_sparsity(model: nn.Module, description: Description, shape: tuple[int
 def latencies(model: nn.Module, description: Description, shape: tuple[int, int, int]) -> dict[str, float]:
     """The columns of measured time; networks of equal layers and widths share one measurement in a process."""
     widths = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
-    key = json.dumps(description.model, sort_keys=True), widths, shape, torch.get_num_threads()
+    hardware = environment()["gpu"], torch.get_num_threads()
+    key = json.dumps(description.model, sort_keys=True), widths, shape, hardware
     if key not in _LATENCIES:
         _LATENCIES[key] = {f"latency_{batch}": latency(model, shape, batch) for batch in LATENCY_BATCHES}
     return _LATENCIES[key]

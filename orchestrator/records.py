@@ -12,12 +12,17 @@ from orchestrator.environment import environment
 from orchestrator.store import Store
 
 
-@functools.cache
 def recorded_environment(uri: str) -> str:
     """The key of this worker's environment, after its row is in the store."""
     row = environment()
-    Store(uri).write_rows("environments", row["environment"], [row])
+    record_once(uri, row["environment"])
     return row["environment"]
+
+
+@functools.cache
+def record_once(uri: str, key: str) -> None:
+    """Write the present environment unless this process has done so."""
+    Store(uri).write_rows("environments", key, [environment()])
 
 
 def first_line(error: BaseException) -> str:

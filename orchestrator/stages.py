@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.hardware import device
 from orchestrator.measurements import distance_row, epoch_row, evaluation_row, landscape_rows, split_rows
 from orchestrator.store import Store
 from orchestrator.work import Context, Work
@@ -96,9 +97,11 @@ def stored_plane(uri: str, keys: tuple[str, ...], shape: tuple[int, int, int]) -
     return Plane([original[0].model, *models])
 
 
-def device() -> torch.device:
-    """The GPU that Ray assigned, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def forget_networks() -> None:
+    """Drop the networks that this process keeps on a GPU."""
+    for kept in (stored_plane, merged_network, stored_network):
+        kept.cache_clear()
+    torch.cuda.empty_cache()
 
 
 class Worker:

@@ -6,6 +6,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 
 import contextlib
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,24 +22,48 @@ from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 MERGED = "merged-"
 REPLACES = b"replaces"
 READ_ATTEMPTS = 5
+CHECKED_PARQUET = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 class StorageError(OSError):
     """The run cannot be written to, for instance because the disk is full."""
 
 
+def without_credentials(uri: str) -> str:
+    """The URI itself; it stands in results and logs, so keys must not be in it.
+
+    Raises:
+        ValueError: it is of the form scheme://key:secret@place.
+    """
+    if re.search(r"://[^/]*:[^?]*@", uri):
+        raise ValueError(
+            "the storage URI holds credentials, which results and logs would show: leave them out and give them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in a profile, or by the role of the machines"
+        )
+    return uri
+
+
+def folder_name(uri: str | Path) -> str:
+    """The last part of a folder or URI, without the URI's parameters."""
+    place = str(uri)
+    return (place.partition("?")[0] if "://" in place else place).rstrip("/").rpartition("/")[2]
+
+
 class Store:
     """The files of one run.
 
     Args:
-        uri: a folder, or a URI such as s3://bucket/runs/name.
+        uri: a folder, or a URI such as s3://bucket/runs/name; pyarrow's parameters, for instance
+            ?endpoint_override=http://host:9000, may follow.
 
     Raises:
-        ValueError: a URI of a scheme that pyarrow does not know.
+        ValueError: a URI of a scheme that pyarrow does not know, of no bucket, or with a password in it.
     """
 
     def __init__(self, uri: str | Path):
-        self.uri = str(uri)
+        self.uri = without_credentials(str(uri))
         try:
             if "://" in self.uri:
                 self.files, self.root = fs.FileSystem.from_uri(self.uri)
@@ -48,7 +73,9 @@ class Store:
             raise ValueError(
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
             ) from error
-
+        bucket = self.root.partition("/")[0]
+        if bucket and self.files.get_file_info(bucket).type == fs.FileType.NotFound:
+            raise ValueError(f"storage '{self.uri}' cannot be used: there is no bucket '{bucket}'")
         if self.files.get_file_info(self.root).type == fs.FileType.File:
             raise ValueError(f"storage '{self.uri}' is a file: give a folder")
 
@@ -128,7 +155,7 @@ class Store:
         if unknown:
             raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
         buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(complete, schema), buffer, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(complete, schema), buffer, compression="zstd", write_page_checksum=True)
         self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
 
     def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
@@ -142,7 +169,7 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):  # merged into another since the folder was listed
                     return self.read_shards(table, self.shards(table)[0], columns)
             return self.read_shards(table, self.shards(table)[0], columns)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"table '{table}' of run '{self.uri}' cannot be read: {error}") from error
 
     def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
@@ -151,7 +178,7 @@ class Store:
         if not names:
             return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
         files = [self.path("results", table, name) for name in names]
-        return pads.dataset(files, schema=schema, filesystem=self.files).to_table(columns=columns)
+        return pads.dataset(files, schema, CHECKED_PARQUET, self.files).to_table(columns=columns)
 
     def shards(self, table: str) -> tuple[list[str], list[str]]:
         """Names of a table's files, and of those that wait to be deleted because a merged one replaces them."""

@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-import torch
-
+from orchestrator.hardware import settle
 from orchestrator.records import failure, first_line, recorded_environment, timing
-from orchestrator.stages import LostNetwork, Worker, snapshot_place
+from orchestrator.stages import LostNetwork, Worker, forget_networks, snapshot_place
 from orchestrator.store import StorageError, Store
 from orchestrator.work import Context, Outcome, Work
 from workloads import checkpoints
@@ -33,7 +32,8 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     for path in context.import_paths:
         if path not in sys.path:
             sys.path.append(path)
-    torch.set_num_threads(context.threads)
+    if settle(context.threads):
+        forget_networks()
     store = Store(context.store)
     environment = recorded_environment(context.store)
     worker = functools.cache(lambda: Worker(context))

@@ -8,6 +8,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from orchestrator.store import folder_name
 from reports import figures
 from reports.catalog import RESULTS, Tables, data_free_rows, pipeline_rows, tables_of, whole_network_rows
 from reports.statistics import mean_by_method
@@ -59,7 +60,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     files: list[str] = []
     lacking: dict[str, str] = {}
-    page = [f"# {Path(str(run)).name}", "", *headline(tables), ""]
+    page = [f"# {folder_name(run)}", "", *headline(tables), ""]
     for name in only or RESULTS:
         items = list(RESULTS[name].make(tables))
         if not items:

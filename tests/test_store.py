@@ -6,10 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from pyarrow import fs
 
+from orchestrator import Experiment
 from orchestrator.schema import SCHEMAS
-from orchestrator.store import Store
+from orchestrator.store import Store, folder_name
+from tests.conftest import TINY
 
 
 def row(cell: str, accuracy: float = 50.0) -> dict:
@@ -124,3 +127,20 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="storage 'floppy://a' cannot be used"):
         Store("floppy://a")
+
+
+@pytest.mark.parametrize("uri", ["s3://me:secret@bucket/run", "s3://me:sec/secret@bucket/run?scheme=http"])
+def test_keys_in_a_uri_are_refused_and_not_shown(uri: str) -> None:
+    experiment = yaml.safe_dump({**TINY, "storage": uri})
+    for refused in (lambda: Store(uri), lambda: Experiment.from_yaml(experiment, "tiny.yaml")):
+        with pytest.raises(ValueError, match="the storage URI holds credentials") as raised:
+            refused()
+        assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("runs/a", "a"), ("/runs/a/", "a"), ("runs/what?", "what?"), ("s3://b/runs/a?endpoint_override=http://h:1", "a")],
+)
+def test_a_folder_or_uri_has_a_name(place: str, name: str) -> None:
+    assert folder_name(place) == name

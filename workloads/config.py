@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 class Config(BaseModel):
     """Settings that cannot change once made and have no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def labelled(config: Config, first: str, without: str = "") -> str:

@@ -1,0 +1,81 @@
+"""Which node and GPU each stage gets, on a cluster of several logical nodes and GPUs, from what its tasks recorded."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from orchestrator import Experiment, run
+from orchestrator.progress import NoProgress
+from reports import load
+from tests.conftest import TINY
+
+FOLDS = 4
+MEETING = """
+import os, time, torch
+
+class Net(torch.nn.Sequential):
+    def forward(self, x):
+        if self.training:
+            open(os.path.join({folder!r}, str(os.getpid())), "w").close()
+            deadline = time.monotonic() + 120
+            while len(os.listdir({folder!r})) < {workers}:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the others do not train at the same time")
+                time.sleep(0.05)
+        return super().forward(x)
+
+def net(*, in_channels, num_classes):
+    nn = torch.nn
+    layers = [nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Net(*layers, nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture
+def cluster():
+    """A head without CPUs and two nodes of two GPUs, all on this machine."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        nodes.add_node(num_cpus=2, num_gpus=2, memory=4 * 2**30)
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_split_models_train_at_once_on_gpus_of_their_own(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training waits for the other three in its first step, so that they end only if all run at once."""
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    (tmp_path / "meeting_net.py").write_text(MEETING.format(folder=str(meeting), workers=FOLDS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = {
+        **TINY,
+        "model": {"name": "meeting_net:net"},
+        "pipelines": ["fap"],
+        "splits": {"mode": "separate", "folds": FOLDS},
+        "pruning": {"groups": [0], "sparsities": [0.3, 0.5], "criteria": ["l1", "l2", "linf", "random"]},
+        "resources": {"compress": {"memory": 3}},
+    }
+    result = run(Experiment.model_validate(settings), out=tmp_path / "run", progress=NoProgress())
+    assert result.complete, result.failed
+
+    timings = load(tmp_path / "run", "timings")
+    trained = timings[timings["kind"] == "train"]
+    assert set(trained["training_data"]) == {f"subset-{number}" for number in range(1, FOLDS + 1)}
+    assert trained["started"].max() < trained["finished"].min(), "all at the same time"
+    places = set(zip(trained["node"], trained["gpus"], strict=True))
+    head = cluster.head_node.node_id
+    workers = {node.node_id for node in cluster.list_all_nodes()} - {head}
+    assert places == set(itertools.product(workers, ["0", "1"]))
+    assert set(timings["node"]) <= workers, "the head has no CPUs, so it runs nothing"
+    assert timings["worker"].nunique() < FOLDS + 1 + 4, "processes with a GPU serve several tasks"
+    pruned = timings[timings["kind"] == "compress"].sort_values("started")
+    assert (pruned["gpus"].str.len() == 1).all(), "a share of one GPU"
+    for _, there in pruned.groupby("node"):
+        assert (there["started"][1:].array >= there["finished"][:-1].array).all(), "memory for one at a time"
