@@ -1,24 +1,36 @@
 """The results that a report can hold, by id, each a small function of a run's tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import comparisons, figures, runtime
+from reports import comparisons, figures, ranking, reproduction, runtime, tradeoffs
+from reports.cells import cells_table
+from reports.provenance import name_of, settings_of
+from reports.published import curves
 from reports.results import load
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
 COMPARED = {"distances": "output_distances", "landscapes": "landscapes"}
+FROM_FILES = ("parquet", "image-folder")
 PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of a run that results are made from."""
+    """The tables of one or several runs that results are made from.
+
+    Attributes:
+        evaluations, epochs, splits, plan, timings, distances, landscapes: as `reports.load` gives them, with models
+            and methods named so that they differ.
+        settings: the experiment of each run, by the run's name.
+        published: whether figures show the paper's curves too.
+    """
 
     evaluations: pd.DataFrame
     epochs: pd.DataFrame
@@ -27,14 +39,31 @@ class Tables:
     timings: pd.DataFrame
     distances: pd.DataFrame
     landscapes: pd.DataFrame
+    settings: Mapping[str, Any]
+    published: bool = False
 
 
-def tables_of(run: str | Path) -> Tables:
-    """The tables of a run; methods are told apart by every setting of their grids, pipelines by their fusions."""
-    evaluations = with_fusions(with_settings(load(run)))
-    others = {name: load(run, name) for name in ("epochs", "splits", "plan", "timings")}
-    compared = {name: with_fusions(with_settings(load(run, table))) for name, table in COMPARED.items()}
-    return Tables(evaluations, **others, **compared)
+def tables_of(run: str | Path | Sequence[str | Path], published: bool = False) -> Tables:
+    """The tables of runs; methods are told apart by every setting of their grids, pipelines by their fusions.
+
+    A cell that several runs have counts once, as the first of them has it.
+    """
+    runs = [run] if isinstance(run, (str, Path)) else run
+    settings = {str(place): settings_of(place) for place in runs}
+    others = {name: table_of(runs, name, settings) for name in ("epochs", "splits", "plan", "timings")}
+    compared = {
+        name: with_fusions(with_settings(table_of(runs, table, settings)))
+        for name, table in {"evaluations": "evaluations", **COMPARED}.items()
+    }
+    named = {name_of(place): each for place, each in settings.items()}
+    return Tables(**others, **compared, settings=named, published=published)
+
+
+def table_of(runs: Sequence[str | Path], table: str, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """A table of several runs, each cell from the first run that has it."""
+    frame = load(runs, table)
+    first = frame.drop_duplicates("cell").set_index("cell")["run"]
+    return with_datasets(frame[frame["run"] == frame["cell"].map(first)], settings)
 
 
 Item = tuple[str, Figure | Table]
@@ -53,6 +82,17 @@ class Result:
     shows: str
     needs: str
     make: Callable[[Tables], Iterator[Item]]
+
+
+def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows, data sets that are read from files named by their folder, and models by the data set where there are
+    several; `network` is the plain name."""
+    roots = {run: each["dataset"]["root"] for run, each in settings.items() if each.get("dataset", {}).get("root")}
+    folders = frame["run"].map({run: Path(root).name for run, root in roots.items()})
+    datasets = frame["dataset"].mask(frame["dataset"].isin(FROM_FILES) & folders.notna(), folders)
+    several = datasets.nunique() > 1
+    model = frame["model"] + " on " + datasets if several else frame["model"]
+    return frame.assign(dataset=datasets, network=frame["model"], model=model)
 
 
 def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -99,6 +139,11 @@ def whole_network_rows(tables: Tables) -> pd.DataFrame:
     return frame[frame["group"].isna()]
 
 
+def final_rows(tables: Tables) -> pd.DataFrame:
+    """The rows that end a cell."""
+    return tables.evaluations[tables.evaluations["final"].astype(bool)]
+
+
 def untuned(tables: Tables) -> pd.DataFrame:
     """Final rows of pruned models that were not fine-tuned; PaF's end with the fusion."""
     frame = tables.evaluations
@@ -128,7 +173,12 @@ def variants(frame: pd.DataFrame, *further: str) -> pd.Series:
 def data_free_figure(tables: Tables) -> Iterator[Item]:
     """Accuracy against neuron sparsity, a panel a group, a figure a model."""
     rows = data_free_rows(tables)
-    for model, frame in rows.assign(variant=variants(rows, "pipeline")).groupby("model", sort=False):
+    drawn = rows.assign(variant=variants(rows, "pipeline"))
+    if tables.published:
+        theirs = curves(rows)
+        several = " · " + theirs["criterion"] if rows["criterion"].nunique() > 1 else ""
+        drawn = pd.concat([drawn, theirs.assign(variant=theirs["method"] + several + ", published")])
+    for model, frame in drawn.groupby("model", sort=False):
         panels = {f"group {group}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
         start = baselines(tables.evaluations, str(model))
         label = "neuron sparsity of the group (%)"
@@ -159,8 +209,7 @@ def sparsity_figure(
             if pipeline == "whole-data" and points["neuron_sparsity"].min() > 0:
                 points = pd.concat([start, points])
             figures.curve(axis, points, "neuron_sparsity", looks[variant])
-    figure.supxlabel(label, fontsize=8)
-    figure.supylabel("test accuracy (%)", fontsize=8)
+    figures.label(figure, label)
     figures.legend(figure, looks)
     return figure
 
@@ -193,17 +242,14 @@ def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, ga
     if rows.empty:
         return
     by = [*GRID[:3], *further, GRID[3]]
-    means = over_seeds(rows, [*by, "method"])
-    methods = sorted(means["method"].unique())
+    means = over_seeds(rows, [*by, "method"]).pivot(index=by, columns="method", values=["mean", "std"]).sort_index()
+    methods = list(means["mean"].columns)
     gain = gain and {"conventional", "intra-fusion"} <= set(methods)
-    body = []
-    for key, cells in means.groupby(by, sort=True):
-        found = cells.set_index("method").reindex(methods)
-        row = [*map(str, key[:-1]), f"{100 * key[-1]:g}"]
-        row += [number(found.at[method, "mean"], found.at[method, "std"]) for method in methods]
-        if gain:
-            row.append(signed(found.at["intra-fusion", "mean"] - found.at["conventional", "mean"]))
-        body.append(row)
+    keys = [[*map(str, key[:-1]), f"{100 * key[-1]:g}"] for key in means.index]
+    columns = [map(number, means["mean", method], means["std", method]) for method in methods]
+    if gain:
+        columns.append(map(signed, means["mean", "intra-fusion"] - means["mean", "conventional"]))
+    body = [[*key, *cells] for key, cells in zip(keys, zip(*columns, strict=True), strict=True)]
     head = [*by[:-1], "sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
     yield name, Table(caption, head, body, 3)
 
@@ -219,8 +265,7 @@ def pipelines_figure(tables: Tables) -> Iterator[Item]:
             means = over_seeds(frame[frame["variant"] == name], ["pipeline", "weight_sparsity"])
             for pipeline, look in looks.items():
                 figures.curve(axis, means[means["pipeline"] == pipeline], "weight_sparsity", look)
-        figure.supxlabel("weight sparsity (%)", fontsize=8)
-        figure.supylabel("test accuracy (%)", fontsize=8)
+        figures.label(figure, "weight sparsity (%)")
         figures.legend(figure, looks)
         yield f"pipelines-{model}", figure
 
@@ -250,7 +295,9 @@ def models_table(tables: Tables) -> Iterator[Item]:
     rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
     if rows.empty:
         return
-    named = rows.assign(training_data=rows["training_data"].fillna("subsets, fused by " + rows["fusion"]))
+    named = rows.assign(
+        training_data=rows["training_data"].fillna("subsets, fused by " + rows["fusion"].fillna("activations"))
+    )
     means = over_seeds(named, ["model", "training_data", "parameters", "macs"])
     body = [
         [row.model, row.training_data, f"{row.parameters:,}", f"{row.macs / 1e6:.2f}", number(row.mean, row.std)]
@@ -258,6 +305,41 @@ def models_table(tables: Tables) -> Iterator[Item]:
     ]
     head = ["model", "trained on", "parameters", "million MACs", "accuracy"]
     yield "models", Table("Test accuracy (%) of the unpruned models.", head, body, 2)
+
+
+def accuracy_against(cost: str) -> Callable[[Tables], Iterator[Item]]:
+    """What makes the figures of accuracy against a cost."""
+
+    def make(tables: Tables) -> Iterator[Item]:
+        rows = final_rows(tables)
+        whole = rows[rows["group"].isna() & rows["method"].notna()]
+        start = tables.evaluations[tables.evaluations["stage"] == "baseline"]
+        start = start[start["training_data"] == "whole"]
+        drawn = whole.assign(variant=variants(whole, "pipeline"))
+        for model, figure in tradeoffs.figures_against(tradeoffs.COSTS[cost], drawn, start):
+            yield f"accuracy-against-{cost}-{model}", figure
+
+    return make
+
+
+def all_cells(tables: Tables) -> Iterator[Item]:
+    """Every measured network with its accuracy and its costs."""
+    frame = tables.evaluations
+    rows = frame[frame["final"] | (frame["stage"] == "baseline")]
+    if not rows.empty:
+        yield "cells", cells_table(rows)
+
+
+def ranks_tables(tables: Tables) -> Iterator[Item]:
+    """Methods ranked over all cells, with intervals and tests where there are several seeds."""
+    rows = final_rows(tables)
+    yield from ranking.tables(rows[rows["method"].notna()])
+
+
+def reproduction_tables(tables: Tables) -> Iterator[Item]:
+    """What was measured beside what the paper prints."""
+    frame = tables.evaluations
+    yield from reproduction.tables(final_rows(tables), frame[frame["stage"] == "baseline"], tables.settings)
 
 
 def splits_figure(tables: Tables) -> Iterator[Item]:
@@ -282,21 +364,29 @@ RESULTS: dict[str, Result] = {
         "accuracy against neuron sparsity, a group at a time", "a data-free grid of each group", data_free_figure
     ),
     "data-free-table": Result(
-        "the same as a table, with the gain of Intra-Fusion", "a data-free grid of each group", data_free_table
+        "accuracy of each method a group at a time, and the gain of Intra-Fusion",
+        "a data-free grid of each group",
+        data_free_table,
     ),
     "data-free-mean": Result(
-        "mean over the groups by method and sparsity", "a data-free grid of each group", data_free_mean_table
+        "accuracy of each method a group at a time, mean over the groups",
+        "a data-free grid of each group",
+        data_free_mean_table,
     ),
     "whole-network-figure": Result(
         "accuracy against neuron sparsity when all groups are pruned",
         "a data-free grid of all groups",
         whole_network_figure,
     ),
-    "whole-network-table": Result("the same as a table", "a data-free grid of all groups", whole_network_table),
+    "whole-network-table": Result(
+        "accuracy of each method when all groups are pruned", "a data-free grid of all groups", whole_network_table
+    ),
     "pipelines-figure": Result(
         "whole-data, FaP and PaF against weight sparsity", "a fine-tuned grid", pipelines_figure
     ),
-    "pipelines-table": Result("the same as a table", "a fine-tuned grid", pipelines_table),
+    "pipelines-table": Result(
+        "accuracy of whole-data, FaP and PaF after fine-tuning", "a fine-tuned grid", pipelines_table
+    ),
     "figure-5": Result(
         "distances of the outputs to those before pruning",
         "a grid with output_distances: true",
@@ -342,4 +432,17 @@ RESULTS: dict[str, Result] = {
         "pipelines fap or paf",
         lambda tables: runtime.overlap_table(tables.timings),
     ),
+    **{
+        f"accuracy-against-{name}": Result(
+            f"accuracy against {name.replace('-', ' ').replace('macs', 'MACs')}, and the Pareto front",
+            "a grid of all groups",
+            accuracy_against(name),
+        )
+        for name in tradeoffs.COSTS
+    },
+    "ranks": Result("methods over all cells", "a grid with two methods", ranks_tables),
+    "reproduction": Result(
+        "measured beside published", "a width-1 model, data set and grid of the paper", reproduction_tables
+    ),
+    "cells": Result("every measured network, its accuracy and its costs", "any experiment", all_cells),
 }
