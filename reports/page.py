@@ -9,17 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures, html, ranking, reproduction
-from reports.catalog import (
-    RESULTS,
-    Item,
-    Tables,
-    data_free_rows,
-    final_rows,
-    pipeline_rows,
-    tables_of,
-    whole_network_rows,
-)
+from reports.catalog import RESULTS, Item
 from reports.provenance import environments_table, failures_table, name_of, run_of
+from reports.selection import Tables, data_free_rows, final_rows, pipeline_rows, tables_of, whole_network_rows
 from reports.statistics import by_method
 from reports.tables import Table, number
 

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from orchestrator.schema import SCHEMAS
 from orchestrator.store import Store
 from reports import figures, load
-from reports.catalog import RESULTS, tables_of
+from reports.catalog import RESULTS
 from reports.page import headline, write_report
+from reports.selection import tables_of
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 

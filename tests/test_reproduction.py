@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from orchestrator import Experiment
 from orchestrator.store import Store
 from reports import published, reproduction
-from reports.catalog import RESULTS, tables_of
+from reports.catalog import RESULTS
+from reports.selection import tables_of
 from tests.test_reports import evaluation, plan
 from workloads.config import ModelConfig
 from workloads.criteria import CRITERIA

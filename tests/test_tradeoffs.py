@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from orchestrator.store import Store
 from reports import figures
-from reports.catalog import RESULTS, tables_of
+from reports.catalog import RESULTS
+from reports.selection import tables_of
 from reports.tradeoffs import COSTS, pareto_front
 from tests.test_reports import evaluation, plan
 
