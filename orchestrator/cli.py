@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -105,7 +106,7 @@ def conclude(result: "Result") -> None:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
         console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
-    write_report_of(result.run)
+    write_report_of([result.run])
     failed = len(result.failed) + result.failed_before
     if failed:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
@@ -120,17 +121,24 @@ def conclude(result: "Result") -> None:
 
 
 def write_report_of(
-    folder: str, out: str | None = None, formats: list[str] | None = None, only: list[str] | None = None
+    folders: list[str],
+    out: str | None = None,
+    formats: list[str] | None = None,
+    only: list[str] | None = None,
+    published: bool = False,
 ) -> None:
     """Write a report and print where it is, its main numbers, and what it lacks where that was asked for."""
     from orchestrator.store import folder_name
     from reports.page import write_report
 
-    place = out or (f"runs/{folder_name(folder)}/report" if "://" in folder else f"{folder}/report")
-    report = write_report(folder, place, formats or ["png"], only or [])
+    first = folders[0]
+    of_one = f"runs/{folder_name(first)}/report" if "://" in first else f"{first}/report"
+    place = out or (of_one if len(folders) == 1 else "report")
+    command = shlex.join(["metaprune", *sys.argv[1:]])
+    report = write_report(folders, place, formats or ["png"], only or [], published=published, command=command)
     for sentence in report.headline:
-        console.print(sentence)
-    console.print(f"Report: {report.folder / 'README.md'} ({len(report.files)} files)")
+        console.print(sentence, markup=False)
+    console.print(f"Report: {report.folder / 'index.html'} ({len(report.files)} files)", markup=False)
     for result, needs in report.lacking.items():
         console.print(f"No data for {result}: it needs {needs}.")
 
@@ -194,14 +202,20 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
 
 @app.command()
 def report(
-    folder: RunArgument,
-    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Folder for the files.")] = None,
+    folders: Annotated[list[str], typer.Argument(metavar="RUN [RUN ...]", help="Folders or URIs of runs.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the files; default RUN/report, or report for several."),
+    ] = None,
     formats: Annotated[list[str], typer.Option("--format", metavar="png|pdf|svg ...")] = [],  # noqa: B006
     only: Annotated[list[str], typer.Option("--only", metavar="ID ...", help="See `metaprune list results`.")] = [],  # noqa: B006
+    published: Annotated[
+        bool, typer.Option("--published", help="Draw the paper's curves beside the measured.")
+    ] = False,
 ) -> None:
-    """Draw the figures and tables of a run from its results."""
+    """Draw the figures and tables of one or several runs, together, from their results."""
     with refusing_bad_input():
-        write_report_of(folder if "://" in folder else str(Path(folder)), out, formats, only)
+        write_report_of([run if "://" in run else str(Path(run)) for run in folders], out, formats, only, published)
 
 
 @app.command()

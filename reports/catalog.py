@@ -2,40 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import comparisons, figures, runtime
-from reports.results import load
+from reports import comparisons, figures, ranking, reproduction, runtime, tradeoffs
+from reports.cells import cells_table
+from reports.published import curves
+from reports.selection import (
+    Tables,
+    baselines,
+    data_free_rows,
+    final_rows,
+    pipeline_rows,
+    pipelines_of,
+    variants,
+    whole_network_rows,
+)
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
-
-COMPARED = {"distances": "output_distances", "landscapes": "landscapes"}
-PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a run that results are made from."""
-
-    evaluations: pd.DataFrame
-    epochs: pd.DataFrame
-    splits: pd.DataFrame
-    plan: pd.DataFrame
-    timings: pd.DataFrame
-    distances: pd.DataFrame
-    landscapes: pd.DataFrame
-
-
-def tables_of(run: str | Path) -> Tables:
-    """The tables of a run; methods are told apart by every setting of their grids, pipelines by their fusions."""
-    evaluations = with_branches(with_settings(load(run)))
-    others = {name: load(run, name) for name in ("epochs", "splits", "plan", "timings")}
-    compared = {name: with_branches(with_settings(load(run, table))) for name, table in COMPARED.items()}
-    return Tables(evaluations, **others, **compared)
-
 
 Item = tuple[str, Figure | Table]
 
@@ -55,82 +40,15 @@ class Result:
     make: Callable[[Tables], Iterator[Item]]
 
 
-def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, their methods named with every setting of the grid that is not the usual one."""
-    told = pd.DataFrame(
-        {
-            "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
-            "allocation": frame["allocation"].map({"global": "global"}),
-            "order": frame["order"].map({"input-first": "input first"}),
-            "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),
-            "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
-        }
-    )
-    names = [
-        ", ".join([method, *(part for part in parts if isinstance(part, str))]) if isinstance(method, str) else method
-        for method, parts in zip(frame["method"], told.itertuples(index=False), strict=True)
-    ]
-    return frame.assign(method=pd.Series(names, frame.index, dtype=frame["method"].dtype))
-
-
-def with_branches(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, their pipelines as they are written, with what tells them apart: folds, splits and fusions."""
-    pipeline = frame["pipeline"].replace(PIPELINES)
-    folds = frame["folds"].map("{:g} folds".format, na_action="ignore")
-    for told in (folds, frame["split"], frame["fusion"]):
-        if told.nunique() > 1:
-            pipeline = pipeline.where(told.isna(), pipeline + ", " + told)
-    return frame.assign(pipeline=pipeline)
-
-
-def pipelines_of(frame: pd.DataFrame) -> list[str]:
-    """The pipelines of some rows in the paper's order."""
-    order = list(PIPELINES.values())
-    return sorted(frame["pipeline"].dropna().unique(), key=lambda name: (order.index(name.partition(",")[0]), name))
-
-
-def data_free_rows(tables: Tables) -> pd.DataFrame:
-    """Final rows measured without fine-tuning after pruning one group."""
-    frame = untuned(tables)
-    return frame[frame["group"].notna()].astype({"group": int})
-
-
-def whole_network_rows(tables: Tables) -> pd.DataFrame:
-    """Final rows measured without fine-tuning after pruning all groups."""
-    frame = untuned(tables)
-    return frame[frame["group"].isna()]
-
-
-def untuned(tables: Tables) -> pd.DataFrame:
-    """Final rows of pruned models that were not fine-tuned; PaF's end with the fusion."""
-    frame = tables.evaluations
-    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"])]
-
-
-def pipeline_rows(tables: Tables) -> pd.DataFrame:
-    """Final rows after pruning all groups with fine-tuning."""
-    frame = tables.evaluations
-    return frame[frame["final"] & (frame["stage"] == "fine-tuned") & frame["group"].isna()]
-
-
-def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The whole-data model before pruning, as the point at sparsity 0."""
-    return frame[(frame["model"] == model) & (frame["stage"] == "baseline") & (frame["training_data"] == "whole")]
-
-
-def variants(frame: pd.DataFrame, *further: str) -> pd.Series:
-    """The method, followed by the criterion, and by further columns, where there are several."""
-    names = frame["method"]
-    for column in ("criterion", *further):
-        if frame[column].nunique() > 1:
-            names = names + " · " + frame[column]
-    return names
-
-
 def data_free_figure(tables: Tables) -> Iterator[Item]:
     """Accuracy against neuron sparsity, a panel a group, a figure a model."""
     rows = data_free_rows(tables)
-    for model, frame in rows.assign(variant=variants(rows, "pipeline")).groupby("model", sort=False):
+    drawn = rows.assign(variant=variants(rows, "pipeline"))
+    if tables.published:
+        theirs = curves(rows)
+        several = " · " + theirs["criterion"] if rows["criterion"].nunique() > 1 else ""
+        drawn = pd.concat([drawn, theirs.assign(variant=theirs["method"] + several + ", published")])
+    for model, frame in drawn.groupby("model", sort=False):
         panels = {f"group {group}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
         start = baselines(tables.evaluations, str(model))
         label = "neuron sparsity of the group (%)"
@@ -161,8 +79,7 @@ def sparsity_figure(
             if pipeline == "whole-data" and points["neuron_sparsity"].min() > 0:
                 points = pd.concat([start, points])
             figures.curve(axis, points, "neuron_sparsity", looks[variant])
-    figure.supxlabel(label, fontsize=8)
-    figure.supylabel("test accuracy (%)", fontsize=8)
+    figures.label(figure, label)
     figures.legend(figure, looks)
     return figure
 
@@ -195,17 +112,14 @@ def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, ga
     if rows.empty:
         return
     by = [*GRID[:3], *further, GRID[3]]
-    means = over_seeds(rows, [*by, "method"])
-    methods = sorted(means["method"].unique())
+    means = over_seeds(rows, [*by, "method"]).pivot(index=by, columns="method", values=["mean", "std"]).sort_index()
+    methods = list(means["mean"].columns)
     gain = gain and {"conventional", "intra-fusion"} <= set(methods)
-    body = []
-    for key, cells in means.groupby(by, sort=True):
-        found = cells.set_index("method").reindex(methods)
-        row = [*map(str, key[:-1]), f"{100 * key[-1]:g}"]
-        row += [number(found.at[method, "mean"], found.at[method, "std"]) for method in methods]
-        if gain:
-            row.append(signed(found.at["intra-fusion", "mean"] - found.at["conventional", "mean"]))
-        body.append(row)
+    keys = [[*map(str, key[:-1]), f"{100 * key[-1]:g}"] for key in means.index]
+    columns = [map(number, means["mean", method], means["std", method]) for method in methods]
+    if gain:
+        columns.append(map(signed, means["mean", "intra-fusion"] - means["mean", "conventional"]))
+    body = [[*key, *cells] for key, cells in zip(keys, zip(*columns, strict=True), strict=True)]
     head = [*by[:-1], "sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
     yield name, Table(caption, head, body, 3)
 
@@ -221,8 +135,7 @@ def pipelines_figure(tables: Tables) -> Iterator[Item]:
             means = over_seeds(frame[frame["variant"] == name], ["pipeline", "weight_sparsity"])
             for pipeline, look in looks.items():
                 figures.curve(axis, means[means["pipeline"] == pipeline], "weight_sparsity", look)
-        figure.supxlabel("weight sparsity (%)", fontsize=8)
-        figure.supylabel("test accuracy (%)", fontsize=8)
+        figures.label(figure, "weight sparsity (%)")
         figures.legend(figure, looks)
         yield f"pipelines-{model}", figure
 
@@ -271,6 +184,41 @@ def models_table(tables: Tables) -> Iterator[Item]:
     yield "models", Table("Test accuracy (%) of the unpruned models.", head, body, 3)
 
 
+def accuracy_against(cost: str) -> Callable[[Tables], Iterator[Item]]:
+    """What makes the figures of accuracy against a cost."""
+
+    def make(tables: Tables) -> Iterator[Item]:
+        rows = final_rows(tables)
+        whole = rows[rows["group"].isna() & rows["method"].notna()]
+        start = tables.evaluations[tables.evaluations["stage"] == "baseline"]
+        start = start[start["training_data"] == "whole"]
+        drawn = whole.assign(variant=variants(whole, "pipeline"))
+        for model, figure in tradeoffs.figures_against(tradeoffs.COSTS[cost], drawn, start):
+            yield f"accuracy-against-{cost}-{model}", figure
+
+    return make
+
+
+def all_cells(tables: Tables) -> Iterator[Item]:
+    """Every measured network with its accuracy and its costs."""
+    frame = tables.evaluations
+    rows = frame[frame["final"] | (frame["stage"] == "baseline")]
+    if not rows.empty:
+        yield "cells", cells_table(rows)
+
+
+def ranks_tables(tables: Tables) -> Iterator[Item]:
+    """Methods ranked over all cells, with intervals and tests where there are several seeds."""
+    rows = final_rows(tables)
+    yield from ranking.tables(rows[rows["method"].notna()])
+
+
+def reproduction_tables(tables: Tables) -> Iterator[Item]:
+    """What was measured beside what the paper prints."""
+    frame = tables.evaluations
+    yield from reproduction.tables(final_rows(tables), frame[frame["stage"] == "baseline"], tables.settings)
+
+
 def splits_figure(tables: Tables) -> Iterator[Item]:
     """Which stretches of the shuffled training set each split model sees."""
     frame = tables.splits.drop_duplicates(["split", "folds", "training_data", "part"])
@@ -293,21 +241,29 @@ RESULTS: dict[str, Result] = {
         "accuracy against neuron sparsity, a group at a time", "a data-free grid of each group", data_free_figure
     ),
     "data-free-table": Result(
-        "the same as a table, with the gain of Intra-Fusion", "a data-free grid of each group", data_free_table
+        "accuracy of each method a group at a time, and the gain of Intra-Fusion",
+        "a data-free grid of each group",
+        data_free_table,
     ),
     "data-free-mean": Result(
-        "mean over the groups by method and sparsity", "a data-free grid of each group", data_free_mean_table
+        "accuracy of each method a group at a time, mean over the groups",
+        "a data-free grid of each group",
+        data_free_mean_table,
     ),
     "whole-network-figure": Result(
         "accuracy against neuron sparsity when all groups are pruned",
         "a data-free grid of all groups",
         whole_network_figure,
     ),
-    "whole-network-table": Result("the same as a table", "a data-free grid of all groups", whole_network_table),
+    "whole-network-table": Result(
+        "accuracy of each method when all groups are pruned", "a data-free grid of all groups", whole_network_table
+    ),
     "pipelines-figure": Result(
         "whole-data, FaP and PaF against weight sparsity", "a fine-tuned grid", pipelines_figure
     ),
-    "pipelines-table": Result("the same as a table", "a fine-tuned grid", pipelines_table),
+    "pipelines-table": Result(
+        "accuracy of whole-data, FaP and PaF after fine-tuning", "a fine-tuned grid", pipelines_table
+    ),
     "figure-5": Result(
         "distances of the outputs to those before pruning",
         "a grid with output_distances: true",
@@ -353,4 +309,17 @@ RESULTS: dict[str, Result] = {
         "pipelines fap or paf",
         lambda tables: runtime.overlap_table(tables.timings),
     ),
+    **{
+        f"accuracy-against-{name}": Result(
+            f"accuracy against {name.replace('-', ' ').replace('macs', 'MACs')}, and the Pareto front",
+            "a grid of all groups",
+            accuracy_against(name),
+        )
+        for name in tradeoffs.COSTS
+    },
+    "ranks": Result("methods over all cells", "a grid with two methods", ranks_tables),
+    "reproduction": Result(
+        "measured beside published", "a width-1 model, data set and grid of the paper", reproduction_tables
+    ),
+    "cells": Result("every measured network, its accuracy and its costs", "any experiment", all_cells),
 }

@@ -1,6 +1,8 @@
 """The style of all figures, and the panels that they are made of."""
 
 import itertools
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ COLOURS = {
     "FaP": "#D55E00",
     "PaF": "#009E73",
 }
-FURTHER_COLOURS = ("#56B4E9", "#F0E442", "#999999")
+FURTHER_COLOURS = ("#56B4E9", "#882255", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 STYLE: Any = {
@@ -48,16 +50,28 @@ LEGEND_HANDLE, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.06, 0.18  # inches
 
 
 def style(names: Sequence[str]) -> dict[str, Look]:
-    """Colour, marker and dashes for each name; those of known names never change."""
-    further = itertools.cycle(FURTHER_COLOURS)
-    return {
-        name: {
-            "color": COLOURS.get(name) or next(further),
+    """Colour, marker and dashes for each name, such as `intra-fusion, repair · l1`.
+
+    What comes before a bracket, comma or dot gives colour and marker; those of known methods have the same colour
+    everywhere. Variants of one method differ in dashes, and their markers are hollow.
+    """
+    bases = {name: re.split(r"[(,·]", name)[0].strip() for name in names}
+    order = list(dict.fromkeys(bases.values()))
+    unknown = [base for base in order if base not in COLOURS]
+    further = dict(zip(unknown, itertools.cycle(FURTHER_COLOURS), strict=False))
+    looks: dict[str, Look] = {}
+    seen: Counter[str] = Counter()
+    for name, base in bases.items():
+        position = order.index(base)
+        variant = seen[base]
+        seen[base] += 1
+        looks[name] = {
+            "color": COLOURS.get(base) or further[base],
             "marker": MARKERS[position % len(MARKERS)],
-            "linestyle": DASHES[position % len(DASHES)],
+            "linestyle": DASHES[(variant or position) % len(DASHES)],
+            "fillstyle": "none" if variant else "full",
         }
-        for position, name in enumerate(names)
-    }
+    return looks
 
 
 def panels(titles: Sequence[str], columns: int = 4, share: bool = True) -> tuple[Figure, list[Axes]]:
@@ -78,19 +92,30 @@ def panels(titles: Sequence[str], columns: int = 4, share: bool = True) -> tuple
     return figure, axes[: len(titles)]
 
 
-def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look) -> None:
-    """Mean against `x` in percent, with the deviation as bars where there are several rows a point.
+def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look, scale: float = 100) -> None:
+    """Mean against `x`, with the deviation as bars where there are several rows a point.
 
     Args:
         axis: where to draw.
-        frame: columns `x` (a share), mean and std.
+        frame: columns `x`, mean and std.
         x: name of the column.
         look: colour, marker and dashes.
+        scale: factor on `x`; a share becomes percent.
     """
     ordered = frame.sort_values(x)
     with matplotlib.rc_context(STYLE):
         bars = ordered["std"] if ordered["std"].notna().any() else None
-        axis.errorbar(100 * ordered[x], ordered["mean"], yerr=bars, capsize=2, **look)
+        axis.errorbar(scale * ordered[x], ordered["mean"], yerr=bars, capsize=2, **look)
+
+
+def label(figure: Figure, x: str, y: str = "test accuracy (%)") -> None:
+    """Name what runs across, once below all panels, and what runs up, beside each row of them."""
+    with matplotlib.rc_context(STYLE):
+        figure.supxlabel(x, fontsize=STYLE["font.size"])
+        for axis in figure.axes:
+            place = axis.get_subplotspec()
+            if place and place.is_first_col():
+                axis.set_ylabel(y)
 
 
 def colourbar(figure: Figure, shown: ScalarMappable, axes: Sequence[Axes], label: str) -> None:
@@ -104,7 +129,7 @@ def colourbar(figure: Figure, shown: ScalarMappable, axes: Sequence[Axes], label
 def legend(figure: Figure, looks: dict[str, Look]) -> None:
     """One legend for the whole figure, above the panels, which keep their height."""
     with matplotlib.rc_context(STYLE):
-        lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+        lines = [Line2D([], [], **{**look, "label": name}) for name, look in looks.items()]
         entry = LEGEND_HANDLE + LEGEND_LETTER * max(len(name) for name in looks)
         columns = max(1, min(len(lines), int(figure.get_figwidth() / entry)))
         figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (-(-len(lines) // columns) - 1))

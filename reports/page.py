@@ -1,6 +1,6 @@
-"""Writing a report: the files of every result that the run has data for, and a page that leads to them."""
+"""Writing a report: the files of every result that the runs have data for, and two pages that lead to them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchestrator.store import folder_name
-from reports import figures
-from reports.catalog import RESULTS, Tables, data_free_rows, pipeline_rows, tables_of, whole_network_rows
-from reports.statistics import mean_by_method
+from reports import figures, html, ranking, reproduction
+from reports.catalog import RESULTS, Item
+from reports.provenance import environments_table, failures_table, run_of
+from reports.selection import Tables, data_free_rows, final_rows, pipeline_rows, tables_of, whole_network_rows
+from reports.statistics import by_method
 from reports.tables import Table, number
 
 FORMATS = ("png", "pdf", "svg")
+MOST_NAMES = 5  # in a sentence
+MOST_LINES = 100  # of a table in README.md; the files hold all
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,23 @@ class Report:
 
 
 def write_report(
-    run: str | Path, out: str | Path, formats: Sequence[str] = ("png",), only: Sequence[str] = ()
+    run: str | Path | Sequence[str | Path],
+    out: str | Path,
+    formats: Sequence[str] = ("png",),
+    only: Sequence[str] = (),
+    *,
+    published: bool = False,
+    command: str = "reports.page.write_report",
 ) -> Report:
-    """Draw all results of a run, or only some.
+    """Draw all results of one or several runs, or only some.
 
     Args:
-        run: folder or URI of the run.
+        run: folder or URI of the run, or a list of them, reported as one.
         out: folder for the files.
         formats: of the figures: png, pdf, svg.
         only: ids from the catalogue; empty is all.
+        published: whether figures show the paper's curves too.
+        command: what made the report, to be told in it.
 
     Raises:
         FileNotFoundError: no such run.
@@ -55,35 +67,74 @@ def write_report(
     for name in only:
         if name not in RESULTS:
             raise ValueError(f"unknown result '{name}'. Known: {', '.join(RESULTS)}")
-    tables = tables_of(run)
+    runs = [run] if isinstance(run, (str, Path)) else list(run)
+    tables = tables_of(runs, published)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    files: list[str] = []
-    lacking: dict[str, str] = {}
-    page = [f"# {folder_name(run)}", "", *headline(tables), ""]
-    for name in only or RESULTS:
-        items = list(RESULTS[name].make(tables))
-        if not items:
-            lacking[name] = RESULTS[name].needs
-        for stem, item in items:
-            written = write_item(item, folder, stem, formats)
-            files += written
-            shown = f"![{RESULTS[name].shows}]({written[0]})" if isinstance(item, Figure) else item.markdown()
-            page += [f"## {stem}", "", shown, ""]
-    (folder / "README.md").write_text("\n".join(page), encoding="utf-8")
-    return Report(folder, [*files, "README.md"], lacking, headline(tables))
+    results = {name: list(RESULTS[name].make(tables)) for name in only or RESULTS}
+    lacking = {name: RESULTS[name].needs for name, items in results.items() if not items}
+    sentences = headline(tables)
+    written = {stem: write_item(item, folder, stem, formats) for items in results.values() for stem, item in items}
+    (folder / "README.md").write_text(markdown(runs, sentences, results, written), encoding="utf-8")
+    page = web_page(runs, tables, sentences, results, lacking, command)
+    (folder / "index.html").write_text(page.html(), encoding="utf-8")
+    files = [name for names in written.values() for name in names]
+    return Report(folder, [*files, "README.md", "index.html"], lacking, sentences)
 
 
 def write_item(item: Figure | Table, folder: Path, stem: str, formats: Sequence[str]) -> list[str]:
     """Write a figure in each format, or a table in all of its; the names of the files."""
     if isinstance(item, Table):
-        for suffix, text in (("md", item.markdown()), ("tex", item.latex()), ("csv", item.csv())):
+        texts = {"md": item.markdown(), "tex": item.latex(), "csv": item.csv(), "html": item.html()}
+        for suffix, text in texts.items():
             (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
-        return [f"{stem}.{suffix}" for suffix in ("md", "tex", "csv")]
+        return [f"{stem}.{suffix}" for suffix in texts]
     with matplotlib.rc_context(figures.STYLE):
         for suffix in formats:
             item.savefig(folder / f"{stem}.{suffix}")
     return [f"{stem}.{suffix}" for suffix in formats]
+
+
+def markdown(
+    runs: Sequence[str | Path],
+    sentences: Sequence[str],
+    results: Mapping[str, list[Item]],
+    written: Mapping[str, list[str]],
+) -> str:
+    """The report as one Markdown page beside its files."""
+    page = [f"# {', '.join(map(folder_name, runs))}", "", *sentences, ""]
+    for name, items in results.items():
+        for stem, item in items:
+            figure = f"![{RESULTS[name].shows}]({written[stem][0]})"
+            page += [f"## {stem}", "", figure if isinstance(item, Figure) else item.first(MOST_LINES).markdown(), ""]
+    return "\n".join(page)
+
+
+def web_page(
+    runs: Sequence[str | Path],
+    tables: Tables,
+    sentences: Sequence[str],
+    results: Mapping[str, list[Item]],
+    lacking: Mapping[str, str],
+    command: str,
+) -> html.Page:
+    """The report as one self-contained page."""
+    sections = [
+        html.Section(name, RESULTS[name].shows, [html.part(item, stem, RESULTS[name].shows) for stem, item in items])
+        for name, items in results.items()
+        if items
+    ]
+    provenance = [table for table in (environments_table(runs), failures_table(runs)) if table.rows]
+    told = [run_of(place) for place in runs]
+    return html.Page(
+        runs=told,
+        sentences=[*sentences, *(f"{run.name}: {run.progress}" for run in told)],
+        sections=sections,
+        lacking=lacking,
+        filters=html.filters(tables.evaluations),
+        provenance=provenance,
+        command=command,
+    )
 
 
 def headline(tables: Tables) -> list[str]:
@@ -92,18 +143,20 @@ def headline(tables: Tables) -> list[str]:
     scopes = {"one group": data_free_rows(tables), "all groups": whole_network_rows(tables)}
     for scope, rows in scopes.items():
         for model, frame in rows.groupby("model", sort=False):
-            means = mean_by_method(frame)
-            shown = ", ".join(f"{method} {number(mean, digits=1)} %" for method, mean in means.items())
-            sentences.append(f"{model}, {scope} pruned without fine-tuning, mean over {cells(frame)} cells: {shown}.")
-    tuned = pipeline_rows(tables)
-    if not tuned.empty:
-        for model, frame in tuned.groupby("model", sort=False):
-            means = frame.groupby("pipeline")["accuracy"].mean().sort_values(ascending=False)
-            shown = ", ".join(f"{pipeline} {number(mean, digits=1)} %" for pipeline, mean in means.items())
-            sentences.append(f"{model}, all groups pruned and fine-tuned, mean over {cells(frame)} cells: {shown}.")
-    return sentences
+            if not (shared := by_method(frame)).empty:
+                means = f"mean over {shared.size} cells: {best(shared.mean())}"
+                sentences.append(f"{model}, {scope} pruned without fine-tuning, {means}.")
+    for model, frame in pipeline_rows(tables).groupby("model", sort=False):
+        means = best(frame.groupby("pipeline")["accuracy"].mean())
+        sentences.append(f"{model}, all groups pruned and fine-tuned, mean over {len(frame)} cells: {means}.")
+    rows = final_rows(tables)
+    compared = reproduction.sentence(rows, tables.settings)
+    return [*sentences, *ranking.sentences(rows[rows["method"].notna()]), *[compared] * bool(compared)]
 
 
-def cells(frame: pd.DataFrame) -> int:
-    """Number of distinct cells."""
-    return frame["cell"].nunique()
+def best(means: pd.Series) -> str:
+    """Names and means, best first; of many only some, but conventional pruning always."""
+    ordered = means.sort_values(ascending=False)
+    shown = [name for rank, name in enumerate(ordered.index) if rank < MOST_NAMES or name == "conventional"]
+    text = ", ".join(f"{name} {number(ordered[name], digits=1)} %" for name in shown)
+    return f"{text} ({len(ordered) - len(shown)} others)" if len(shown) < len(ordered) else text

@@ -1,9 +1,13 @@
-"""Means over seeds and differences between methods."""
+"""Means over seeds, average ranks, paired differences with intervals, and the test of Kruskal and Wallis."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from scipy import stats
+
+CELL = ["model", "dataset", "pipeline", "criterion", "group", "target_sparsity"]
+CONFIDENCE = 0.95
 
 
 def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy") -> pd.DataFrame:
@@ -12,28 +16,55 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy") 
     return grouped.agg(mean="mean", std="std", n="count").reset_index()
 
 
-def mean_by_method(frame: pd.DataFrame) -> pd.Series:
-    """Mean accuracy of each method over the cells that all methods have, best first."""
+def by_method(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy, a row a cell and seed (index `CELL` and seed), a column a method; only what all methods have."""
     scoped = frame.assign(group=frame["group"].fillna(-1))
-    cells = scoped.pivot_table(
-        index=["model", "dataset", "pipeline", "seed", "criterion", "group", "target_sparsity"],
-        columns="method",
-        values="accuracy",
-    ).dropna()
-    return cells.mean().sort_values(ascending=False)
+    return scoped.pivot_table(index=[*CELL, "seed"], columns="method", values="accuracy").dropna()
+
+
+def average_ranks(accuracies: pd.DataFrame) -> pd.Series:
+    """Mean rank of each method over the cells, 1 the best, ties averaged; seeds are averaged before.
+
+    Args:
+        accuracies: as `by_method` gives them.
+    """
+    return accuracies.groupby(CELL).mean().rank(axis=1, ascending=False).mean()
+
+
+def paired_differences(accuracies: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Each method less the reference, mean over the cells, with Student's interval over the seeds.
+
+    Args:
+        accuracies: as `by_method` gives them.
+        reference: a column.
+
+    Returns:
+        A row a method: mean, low and high (points; both NaN for one seed), n (seeds).
+    """
+    differences = accuracies.sub(accuracies[reference], axis=0).groupby("seed").mean()
+    n = len(differences)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std() / np.sqrt(n)
+    mean = differences.mean()
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
 def kruskal_wallis(frame: pd.DataFrame, by: Sequence[str], between: str, value: str = "accuracy") -> pd.Series:
     """For each combination of `by`, the p-value of the hypothesis that `value` is alike in all groups of `between`.
 
-    NaN where fewer than two groups have at least two rows each.
+    Groups of one row are left out; NaN where fewer than two remain, 1 where all values are equal.
     """
-
-    def p_value(rows: pd.DataFrame) -> float:
-        samples = [part.to_numpy() for _, part in rows.groupby(between)[value] if len(part) > 1]
-        if len(samples) < 2:
-            return float("nan")
-        alike = len({number for sample in samples for number in sample}) == 1
-        return 1.0 if alike else float(stats.kruskal(*samples).pvalue)
-
-    return frame.groupby(list(by), sort=True)[[between, value]].apply(p_value)
+    numbered = frame.assign(repeat=frame.groupby([*by, between]).cumcount())
+    table = numbered.pivot(index=list(by), columns=[between, "repeat"], values=value).sort_index()
+    table = table.reindex(columns=pd.MultiIndex.from_product(table.columns.levels))
+    cells = table.to_numpy().reshape(len(table), len(table.columns.levels[0]), -1)
+    enough = (~np.isnan(cells)).sum(axis=2) > 1
+    p = np.full(len(cells), np.nan)
+    for groups in np.unique(enough[enough.sum(axis=1) > 1], axis=0):
+        here = (enough == groups).all(axis=1)
+        samples = cells[here][:, groups]
+        alike = np.nanmax(samples, axis=(1, 2)) == np.nanmin(samples, axis=(1, 2))
+        p[here] = 1.0
+        if not alike.all():
+            varied = samples[~alike].swapaxes(0, 1)
+            p[np.flatnonzero(here)[~alike]] = stats.kruskal(*varied, axis=1, nan_policy="omit").pvalue
+    return pd.Series(p, table.index)

@@ -1,9 +1,10 @@
-"""A table that can be written as Markdown, LaTeX and CSV."""
+"""A table that can be written as Markdown, LaTeX, CSV and HTML."""
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 
 LATEX_ESCAPES = str.maketrans(
     {
@@ -67,6 +68,26 @@ class Table:
                 "",
             ]
         )
+
+    def html(self) -> str:
+        """A `table` element; columns of words have the class `words`."""
+        classes = [' class="words"' if column < self.text_columns else "" for column in range(len(self.head))]
+        head = "".join(
+            f'<th scope="col"{mark}>{escape(cell)}</th>' for mark, cell in zip(classes, self.head, strict=True)
+        )
+        rows = [
+            "".join(f"<td{mark}>{escape(cell)}</td>" for mark, cell in zip(classes, row, strict=True))
+            for row in self.rows
+        ]
+        body = "".join(f"<tr>{row}</tr>\n" for row in rows)
+        return (
+            f"<table><caption>{escape(self.caption)}</caption>\n"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
+        )
+
+    def first(self, rows: int) -> "Table":
+        """The table with no more than so many rows."""
+        return replace(self, rows=self.rows[:rows])
 
     def csv(self) -> str:
         """Comma-separated values with a head."""

@@ -5,10 +5,22 @@ import sys
 
 import pytest
 
+BLOCKING = """
+import importlib.abc
+import sys
 
-def imported_by(statement: str, blocked: str) -> set[str]:
-    """Modules loaded after a statement, in a fresh interpreter where `blocked` cannot be imported."""
-    code = f"import sys; sys.modules[{blocked!r}] = None; {statement}; print(*sys.modules)"
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def imported_by(statement: str, *blocked: str) -> set[str]:
+    """Modules loaded after a statement, in a fresh interpreter where these packages cannot be imported."""
+    code = f"{BLOCKING.format(names=blocked)}\n{statement}\nprint(*sys.modules)"
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     return set(result.stdout.split())
 
@@ -27,16 +39,18 @@ def imported_by(statement: str, blocked: str) -> set[str]:
     ],
 )
 def test_workloads_work_without_ray(module: str) -> None:
-    assert module in imported_by(f"import {module}", blocked="ray")
+    assert module in imported_by(f"import {module}", "ray")
 
 
 def test_reports_need_neither_ray_nor_torch() -> None:
-    loaded = imported_by("import sys; sys.modules['torch'] = None; import reports, reports.page", blocked="ray")
-    assert "reports.page" in loaded
+    assert "reports.page" in imported_by("import reports, reports.page", "ray", "torch")
 
 
 def test_reading_an_experiment_needs_neither_ray_nor_torch() -> None:
-    statement = (
-        "import sys; sys.modules['torch'] = None; from orchestrator import Experiment; Experiment.load('quickstart')"
-    )
-    assert "orchestrator.experiment" in imported_by(statement, blocked="ray")
+    statement = "from orchestrator import Experiment; Experiment.load('quickstart')"
+    assert "orchestrator.experiment" in imported_by(statement, "ray", "torch")
+
+
+def test_what_is_blocked_cannot_be_imported() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        imported_by("import torch", "torch")

@@ -1,0 +1,152 @@
+"""The tables of runs that results are made from, and the rows of them that each result is about."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.store import folder_name
+from reports.provenance import settings_of
+from reports.results import load
+
+NAMED = {
+    "evaluations": "evaluations",
+    "importances": "importances",
+    "distances": "output_distances",
+    "landscapes": "landscapes",
+}
+FROM_FILES = ("parquet", "image-folder")
+PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one or several runs that results are made from.
+
+    Attributes:
+        evaluations, epochs, splits, plan, timings, importances, distances, landscapes: as `reports.load` gives them,
+            with models, pipelines and methods named so that they differ.
+        settings: the experiment of each run, by the run's name.
+        published: whether figures show the paper's curves too.
+    """
+
+    evaluations: pd.DataFrame
+    epochs: pd.DataFrame
+    splits: pd.DataFrame
+    plan: pd.DataFrame
+    timings: pd.DataFrame
+    importances: pd.DataFrame
+    distances: pd.DataFrame
+    landscapes: pd.DataFrame
+    settings: Mapping[str, Any]
+    published: bool = False
+
+
+def tables_of(run: str | Path | Sequence[str | Path], published: bool = False) -> Tables:
+    """The tables of runs; methods are told apart by the settings of grids, pipelines by folds, splits and fusions.
+
+    A cell that several runs have counts once, as the first of them has it.
+    """
+    runs = [run] if isinstance(run, (str, Path)) else run
+    settings = {str(place): settings_of(place) for place in runs}
+    others = {name: table_of(runs, name, settings) for name in ("epochs", "splits", "plan", "timings")}
+    named = {name: with_branches(with_settings(table_of(runs, table, settings))) for name, table in NAMED.items()}
+    of_runs = {folder_name(place): each for place, each in settings.items()}
+    return Tables(**others, **named, settings=of_runs, published=published)
+
+
+def table_of(runs: Sequence[str | Path], table: str, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """A table of several runs, each cell from the first run that has it."""
+    frame = load(runs, table)
+    first = frame.drop_duplicates("cell").set_index("cell")["run"]
+    return with_datasets(frame[frame["run"] == frame["cell"].map(first)], settings)
+
+
+def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows, data sets that are read from files named by their folder, and models by the data set where there are
+    several; `network` is the plain name."""
+    roots = {run: each["dataset"]["root"] for run, each in settings.items() if each.get("dataset", {}).get("root")}
+    folders = frame["run"].map({run: Path(root).name for run, root in roots.items()})
+    datasets = frame["dataset"].mask(frame["dataset"].isin(FROM_FILES) & folders.notna(), folders)
+    several = datasets.nunique() > 1
+    model = frame["model"] + " on " + datasets if several else frame["model"]
+    return frame.assign(dataset=datasets, network=frame["model"], model=model)
+
+
+def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their methods named with every setting of the grid that is not the usual one."""
+    told = pd.DataFrame(
+        {
+            "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
+            "allocation": frame["allocation"].map({"global": "global"}),
+            "order": frame["order"].map({"input-first": "input first"}),
+            "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),
+            "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
+        }
+    )
+    names = [
+        ", ".join([method, *(part for part in parts if isinstance(part, str))]) if isinstance(method, str) else method
+        for method, parts in zip(frame["method"], told.itertuples(index=False), strict=True)
+    ]
+    return frame.assign(method=pd.Series(names, frame.index, dtype=frame["method"].dtype))
+
+
+def with_branches(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their pipelines as they are written, with what tells them apart: folds, splits and fusions."""
+    pipeline = frame["pipeline"].replace(PIPELINES)
+    folds = frame["folds"].map("{:g} folds".format, na_action="ignore")
+    for told in (folds, frame["split"], frame["fusion"]):
+        if told.nunique() > 1:
+            pipeline = pipeline.where(told.isna(), pipeline + ", " + told)
+    return frame.assign(pipeline=pipeline)
+
+
+def pipelines_of(frame: pd.DataFrame) -> list[str]:
+    """The pipelines of some rows in the paper's order."""
+    order = list(PIPELINES.values())
+    return sorted(frame["pipeline"].dropna().unique(), key=lambda name: (order.index(name.partition(",")[0]), name))
+
+
+def data_free_rows(tables: Tables) -> pd.DataFrame:
+    """Final rows measured without fine-tuning after pruning one group."""
+    frame = untuned(tables)
+    return frame[frame["group"].notna()].astype({"group": int})
+
+
+def whole_network_rows(tables: Tables) -> pd.DataFrame:
+    """Final rows measured without fine-tuning after pruning all groups."""
+    frame = untuned(tables)
+    return frame[frame["group"].isna()]
+
+
+def final_rows(tables: Tables) -> pd.DataFrame:
+    """The rows that end a cell."""
+    return tables.evaluations[tables.evaluations["final"].astype(bool)]
+
+
+def untuned(tables: Tables) -> pd.DataFrame:
+    """Final rows of pruned models that were not fine-tuned; PaF's end with the fusion."""
+    frame = tables.evaluations
+    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"])]
+
+
+def pipeline_rows(tables: Tables) -> pd.DataFrame:
+    """Final rows after pruning all groups with fine-tuning."""
+    frame = tables.evaluations
+    return frame[frame["final"] & (frame["stage"] == "fine-tuned") & frame["group"].isna()]
+
+
+def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The whole-data model before pruning, as the point at sparsity 0."""
+    return frame[(frame["model"] == model) & (frame["stage"] == "baseline") & (frame["training_data"] == "whole")]
+
+
+def variants(frame: pd.DataFrame, *further: str) -> pd.Series:
+    """The method, followed by the criterion, and by further columns, where there are several."""
+    names = frame["method"]
+    for column in ("criterion", *further):
+        if frame[column].nunique() > 1:
+            names = names + " · " + frame[column]
+    return names
