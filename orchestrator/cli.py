@@ -106,7 +106,7 @@ def conclude(result: "Result") -> None:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
         console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
-    write_report_of([result.run])
+    write_report_of([result.run], quiet=True)
     failed = len(result.failed) + result.failed_before
     if failed:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
@@ -126,8 +126,9 @@ def write_report_of(
     formats: list[str] | None = None,
     only: list[str] | None = None,
     published: bool = False,
+    quiet: bool = False,
 ) -> None:
-    """Write a report and print where it is, its main numbers, and what it lacks where that was asked for."""
+    """Write a report and print where it is, its main numbers, and what it lacks unless quiet."""
     from orchestrator.store import folder_name
     from reports.page import write_report
 
@@ -139,8 +140,9 @@ def write_report_of(
     for sentence in report.headline:
         console.print(sentence, markup=False)
     console.print(f"Report: {report.folder / 'index.html'} ({len(report.files)} files)", markup=False)
-    for result, needs in report.lacking.items():
-        console.print(f"No data for {result}: it needs {needs}.")
+    if only or not quiet:
+        for experiment, results in report.lacking.items():
+            console.print(f"No data for {', '.join(results)}: `metaprune run {experiment}` makes it.")
 
 
 def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
@@ -277,10 +279,31 @@ def status(folder: RunArgument) -> None:
 
 
 @app.command(name="list")
-def list_command(what: Annotated[Listing, typer.Argument()] = Listing.experiments) -> None:
+def list_command(
+    what: Annotated[Listing, typer.Argument()] = Listing.experiments,
+    folder: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="For results: which of them it has data for.")
+    ] = None,
+) -> None:
     """List what there is, with a line about each."""
-    for name, about in entries(what).items():
-        console.print(f"{name:<20} {about}", markup=False)
+    with refusing_bad_input():
+        if folder and what is not Listing.results:
+            raise ValueError(f"a run has {Listing.results.value} to list, not {what.value}: leave '{folder}' out")
+        listed = results_of(folder) if folder else entries(what)
+    for name, about in listed.items():
+        console.print(f"{name:<27} {about}", markup=False)
+
+
+def results_of(folder: str) -> dict[str, str]:
+    """Whether a run has the data for each result, and what makes it where it has not."""
+    from reports.catalog import RESULTS
+    from reports.selection import tables_of
+
+    tables = tables_of(folder)
+    return {
+        name: f"{result.shows}: " + ("there" if any(result.make(tables)) else f"`metaprune run {result.experiment}`")
+        for name, result in RESULTS.items()
+    }
 
 
 def entries(what: Listing) -> dict[str, str]:
@@ -292,7 +315,7 @@ def entries(what: Listing) -> dict[str, str]:
     if what is Listing.results:
         from reports.catalog import RESULTS
 
-        return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
+        return {name: f"{result.shows} ({result.needs}; {result.experiment})" for name, result in RESULTS.items()}
     from workloads import criteria, datasets, methods, models
 
     registries: dict[Listing, dict[str, Any]] = {

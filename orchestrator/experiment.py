@@ -336,6 +336,8 @@ def _scale(settings: dict[str, Any], scale: Any, origin: str) -> None:
         raise ValueError(f"{origin}: 'scales' maps names such as small to changes, keys with dots as for --set")
     if scale is None:
         return
+    if not scales:
+        raise ValueError(f"{origin} has no scales: leave --set scale={scale} out")
     if scale not in scales:
         raise ValueError(f"{origin} has no scale '{scale}'{nearest(str(scale), scales)} It has: {', '.join(scales)}")
     settings["name"] = f"{settings.get('name')}-{scale}"

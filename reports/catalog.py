@@ -1,28 +1,17 @@
-"""The results that a report can hold, by id, each a small function of a run's tables."""
+"""The results that a report can hold, by id: those of any run, and the paper's tables and figures."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from reports import comparisons, figures, ranking, reproduction, runtime, tradeoffs
-from reports.cells import cells_table
-from reports.published import curves
-from reports.selection import (
-    Tables,
-    baselines,
-    data_free_rows,
-    final_rows,
-    pipeline_rows,
-    pipelines_of,
-    variants,
-    whole_network_rows,
-)
-from reports.statistics import over_seeds
-from reports.tables import Table, number, signed
+from reports import comparisons, grids, published, runtime, tradeoffs
+from reports.grids import Item
+from reports.selection import Tables, data_free_rows, pipeline_rows
 
-Item = tuple[str, Figure | Table]
+Make = Callable[[Tables], Iterator[Item]]
+CIFAR10, CIFAR100, IMAGENET = "data-free-cifar10", "data-free-cifar100", "data-free-imagenet"
+EXPERIMENTS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
 
 
 @dataclass(frozen=True)
@@ -33,293 +22,286 @@ class Result:
         shows: one sentence.
         needs: what an experiment must have for it.
         make: yields names and figures or tables; nothing where data is missing.
+        experiment: a built-in one that makes the data.
     """
 
     shows: str
     needs: str
-    make: Callable[[Tables], Iterator[Item]]
+    make: Make
+    experiment: str = "quickstart"
 
 
-def data_free_figure(tables: Tables) -> Iterator[Item]:
-    """Accuracy against neuron sparsity, a panel a group, a figure a model."""
-    rows = data_free_rows(tables)
-    drawn = rows.assign(variant=variants(rows, "pipeline"))
-    if tables.published:
-        theirs = curves(rows)
-        several = " · " + theirs["criterion"] if rows["criterion"].nunique() > 1 else ""
-        drawn = pd.concat([drawn, theirs.assign(variant=theirs["method"] + several + ", published")])
-    for model, frame in drawn.groupby("model", sort=False):
-        panels = {f"group {group}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
-        start = baselines(tables.evaluations, str(model))
-        label = "neuron sparsity of the group (%)"
-        yield f"data-free-{model}", sparsity_figure(panels, dict.fromkeys(panels, start), label)
+@dataclass(frozen=True)
+class View:
+    """What of a run one of the paper's results is about.
+
+    Rows of the built-in experiment count, also at a smaller scale, and rows of the same network and data set.
+
+    Attributes:
+        id: of the result.
+        experiment: the built-in one.
+        dataset: its data set.
+        networks: names; empty is all.
+        criteria, methods, folds: values; empty is all.
+        groups: numbers; empty is all.
+    """
+
+    id: str
+    experiment: str
+    dataset: str = "cifar10"
+    networks: tuple[str, ...] = ()
+    criteria: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+
+    def of(self, tables: Tables) -> Tables:
+        """The tables with these rows alone."""
+        frames = {each.name: getattr(tables, each.name) for each in fields(tables)}
+        chosen = {name: frame[self.mask(frame)] for name, frame in frames.items() if isinstance(frame, pd.DataFrame)}
+        # The plan is needed whole, to follow the inputs of stages.
+        return replace(tables, **{**chosen, "plan": tables.plan})
+
+    def mask(self, frame: pd.DataFrame) -> pd.Series:
+        """Which rows of a table belong."""
+        network = frame["network"].astype(str).str.replace(r"-w[\d.]+$", "", regex=True)
+        own = frame["experiment"].astype(str).str.fullmatch(f"{self.experiment}(-.+)?")
+        same = frame["dataset"] == self.dataset
+        if self.networks:
+            named = network.isin(self.networks)
+            same &= named
+            # At a small scale another network may stand for a large one.
+            own &= named if (own & named).any() else True
+        mask = own | same
+        for column, values in (("criterion", self.criteria), ("method", self.methods), ("group", self.groups)):
+            if values:
+                mask &= frame[column].isin(values) | frame[column].isna()
+        if self.folds:
+            mask &= frame["folds"].isin(self.folds) | frame["folds"].isna()
+        return mask
+
+    def make(self, make: Make) -> Make:
+        """The same figures and tables of these rows alone, their names led by the id."""
+        return lambda tables: ((f"{self.id}-{name}", item) for name, item in make(self.of(tables)))
 
 
-def whole_network_figure(tables: Tables) -> Iterator[Item]:
-    """Accuracy against neuron sparsity when all groups are pruned, a panel a model."""
-    rows = whole_network_rows(tables)
-    if rows.empty:
-        return
-    frame = rows.assign(variant=variants(rows, "pipeline"))
-    panels = {str(model): part for model, part in frame.groupby("model", sort=False)}
-    starts = {model: baselines(tables.evaluations, model) for model in panels}
-    yield "whole-network", sparsity_figure(panels, starts, "neuron sparsity of all groups (%)", columns=2)
+def paper(shows: str, make: Make, view: View) -> tuple[str, Result]:
+    """An entry for one of the paper's results."""
+    return view.id, Result(shows, f"the experiment {view.experiment}", view.make(make), view.experiment)
 
 
-def sparsity_figure(
-    panels: dict[str, pd.DataFrame], starts: dict[str, pd.DataFrame], label: str, columns: int = 4
-) -> Figure:
-    """Mean accuracy against neuron sparsity by variant, a panel a title; whole-data begins at the panel's start."""
-    figure, axes = figures.panels(list(panels), columns)
-    looks = figures.style(sorted({name for frame in panels.values() for name in frame["variant"]}))
-    for axis, (title, frame) in zip(axes, panels.items(), strict=True):
-        start = over_seeds(starts[title], ["neuron_sparsity"])
-        means = over_seeds(frame, ["pipeline", "variant", "neuron_sparsity"])
-        for (pipeline, variant), points in means.groupby(["pipeline", "variant"]):
-            if pipeline == "whole-data" and points["neuron_sparsity"].min() > 0:
-                points = pd.concat([start, points])
-            figures.curve(axis, points, "neuron_sparsity", looks[variant])
-    figures.label(figure, label)
-    figures.legend(figure, looks)
-    return figure
+def data_free_tables() -> Iterator[tuple[str, Result]]:
+    """Tables 5 and 10–21, each with the networks, criteria and groups that the paper prints there."""
+    for table, rows in published.comparisons().query("stage == 'pruned'").groupby("table"):
+        network, dataset = rows["network"].iloc[0], rows["dataset"].iloc[0]
+        criteria, groups = tuple(rows["criterion"].unique()), tuple(sorted(rows["group"].unique()))
+        view = View(
+            f"table-{table}", EXPERIMENTS[dataset], dataset, networks=(network,), criteria=criteria, groups=groups
+        )
+        shows = (
+            f"{network} on {dataset}, groups {groups[0]} to {groups[-1]}, {', '.join(criteria)}: conventional pruning "
+            f"against Intra-Fusion, without fine-tuning"
+        )
+        yield paper(shows, grids.data_free_table, view)
 
 
-def data_free_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of each method by group and sparsity, and the gain of Intra-Fusion over conventional pruning."""
-    caption = "Test accuracy (%) after pruning one group, without fine-tuning."
-    yield from methods_table("data-free", caption, data_free_rows(tables), "group", gain=True)
+def distance_figures(tables: Tables) -> Iterator[Item]:
+    """Histograms of output distances."""
+    return comparisons.distance_figures(tables.distances)
 
 
-def data_free_mean_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of each method by sparsity, mean over the groups."""
-    caption = "Test accuracy (%) after pruning one group, without fine-tuning, mean over all groups and seeds."
-    rows = data_free_rows(tables)
-    over_groups = rows.groupby([*GRID, "method", "seed"], as_index=False)["accuracy"].mean()
-    yield from methods_table("data-free-mean", caption, over_groups)
+def landscape_figures(tables: Tables) -> Iterator[Item]:
+    """Planes of accuracy."""
+    return comparisons.landscape_figures(tables.landscapes)
 
 
-def whole_network_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of each method by sparsity when all groups are pruned."""
-    caption = "Test accuracy (%) after pruning all groups, without fine-tuning."
-    yield from methods_table("whole-network", caption, whole_network_rows(tables))
+def runtime_figure(tables: Tables) -> Iterator[Item]:
+    """The stages of pipelines in time."""
+    return runtime.runtime_figure(pipeline_rows(tables), tables.plan, tables.timings)
 
 
-GRID = ["model", "pipeline", "criterion", "target_sparsity"]
+def runtime_table(tables: Tables) -> Iterator[Item]:
+    """Seconds and speed-ups of pipelines."""
+    return runtime.runtime_table(pipeline_rows(tables), tables.plan, tables.timings)
 
 
-def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, gain: bool = False) -> Iterator[Item]:
-    """A row a point of the grid, a column a method; nothing without rows."""
-    if rows.empty:
-        return
-    by = [*GRID[:3], *further, GRID[3]]
-    means = over_seeds(rows, [*by, "method"]).pivot(index=by, columns="method", values=["mean", "std"]).sort_index()
-    methods = list(means["mean"].columns)
-    gain = gain and {"conventional", "intra-fusion"} <= set(methods)
-    keys = [[*map(str, key[:-1]), f"{100 * key[-1]:g}"] for key in means.index]
-    columns = [map(number, means["mean", method], means["std", method]) for method in methods]
-    if gain:
-        columns.append(map(signed, means["mean", "intra-fusion"] - means["mean", "conventional"]))
-    body = [[*key, *cells] for key, cells in zip(keys, zip(*columns, strict=True), strict=True)]
-    head = [*by[:-1], "sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
-    yield name, Table(caption, head, body, 3)
+EACH_GROUP, ALL_GROUPS, TUNED = "a data-free grid of each group", "a data-free grid of all groups", "a fine-tuned grid"
+SPLIT = "pipelines fap or paf"
 
-
-def pipelines_figure(tables: Tables) -> Iterator[Item]:
-    """Accuracy against weight sparsity after fine-tuning, a panel a method, a figure a model."""
-    rows = pipeline_rows(tables)
-    for model, frame in rows.assign(variant=variants(rows)).groupby("model", sort=False):
-        names = sorted(frame["variant"].unique())
-        figure, axes = figures.panels(names, columns=2)
-        looks = figures.style(pipelines_of(frame))
-        for axis, name in zip(axes, names, strict=True):
-            means = over_seeds(frame[frame["variant"] == name], ["pipeline", "weight_sparsity"])
-            for pipeline, look in looks.items():
-                figures.curve(axis, means[means["pipeline"] == pipeline], "weight_sparsity", look)
-        figures.label(figure, "weight sparsity (%)")
-        figures.legend(figure, looks)
-        yield f"pipelines-{model}", figure
-
-
-def pipelines_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of whole-data, FaP and PaF after fine-tuning by model, sparsity, criterion and method."""
-    rows = pipeline_rows(tables)
-    if rows.empty:
-        return
-    by = ["model", "criterion", "method", "target_sparsity"]
-    pipelines = pipelines_of(rows)
-    means = over_seeds(rows, [*by, "pipeline"])
-    shares = rows.groupby(by)["weight_sparsity"].mean()
-    body = []
-    for key, cells in means.groupby(by, sort=True):
-        model, criterion, method, sparsity = key
-        found = cells.set_index("pipeline")
-        row = [str(model), str(criterion), str(method), f"{100 * sparsity:g}", f"{100 * shares.loc[key]:.1f}"]
-        body.append(row + [number(found["mean"].get(p, float("nan")), found["std"].get(p)) for p in pipelines])
-    head = ["model", "criterion", "method", "sparsity (%)", "weight sparsity (%)", *pipelines]
-    yield "pipelines", Table("Test accuracy (%) after pruning all groups and fine-tuning.", head, body, 3)
-
-
-def models_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of the unpruned models: trained on everything, on the subsets, and fused."""
-    frame = tables.evaluations
-    rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
-    if rows.empty:
-        return
-    fused = rows["fusion"].map("subsets, fused by {}".format, na_action="ignore")
-    cuts = [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in rows.itertuples()]
-    named = rows.assign(training_data=rows["training_data"].fillna(fused), cut=cuts)
-    by = ["model", "cut", "training_data", "parameters", "macs"]
-    body = [
-        [
-            row.model,
-            row.cut,
-            row.training_data,
-            f"{row.parameters:,}",
-            f"{row.macs / 1e6:.2f}",
-            number(row.mean, row.std),
-        ]
-        for row in over_seeds(named, by).sort_values(by).itertuples()
-    ]
-    head = ["model", "folds", "trained on", "parameters", "million MACs", "accuracy"]
-    yield "models", Table("Test accuracy (%) of the unpruned models.", head, body, 3)
-
-
-def accuracy_against(cost: str) -> Callable[[Tables], Iterator[Item]]:
-    """What makes the figures of accuracy against a cost."""
-
-    def make(tables: Tables) -> Iterator[Item]:
-        rows = final_rows(tables)
-        whole = rows[rows["group"].isna() & rows["method"].notna()]
-        start = tables.evaluations[tables.evaluations["stage"] == "baseline"]
-        start = start[start["training_data"] == "whole"]
-        drawn = whole.assign(variant=variants(whole, "pipeline"))
-        for model, figure in tradeoffs.figures_against(tradeoffs.COSTS[cost], drawn, start):
-            yield f"accuracy-against-{cost}-{model}", figure
-
-    return make
-
-
-def all_cells(tables: Tables) -> Iterator[Item]:
-    """Every measured network with its accuracy and its costs."""
-    frame = tables.evaluations
-    rows = frame[frame["final"] | (frame["stage"] == "baseline")]
-    if not rows.empty:
-        yield "cells", cells_table(rows)
-
-
-def ranks_tables(tables: Tables) -> Iterator[Item]:
-    """Methods ranked over all cells, with intervals and tests where there are several seeds."""
-    rows = final_rows(tables)
-    yield from ranking.tables(rows[rows["method"].notna()])
-
-
-def reproduction_tables(tables: Tables) -> Iterator[Item]:
-    """What was measured beside what the paper prints."""
-    frame = tables.evaluations
-    yield from reproduction.tables(final_rows(tables), frame[frame["stage"] == "baseline"], tables.settings)
-
-
-def splits_figure(tables: Tables) -> Iterator[Item]:
-    """Which stretches of the shuffled training set each split model sees."""
-    frame = tables.splits.drop_duplicates(["split", "folds", "training_data", "part"])
-    for (split, folds), cuts in frame.groupby(["split", "folds"], sort=False):
-        names = sorted(cuts["training_data"].unique(), key=lambda name: int(name.partition("-")[2]), reverse=True)
-        figure, (axis,) = figures.panels([f"{split}, {folds:g} parts"], columns=1)
-        for row in cuts.itertuples():
-            bar = [(100 * row.start, 100 * (row.end - row.start))]
-            axis.broken_barh(bar, (names.index(row.training_data) - 0.35, 0.7), color="#0072B2", edgecolor="white")
-        axis.set_yticks(range(len(names)), names)
-        axis.set_xlabel("shuffled training set (%)")
-        axis.set_xlim(0, 100)
-        yield comparisons.stem("splits", split, f"{folds:g}"), figure
-
-
-RESULTS: dict[str, Result] = {
-    "models": Result("accuracy and size of the unpruned models", "any experiment", models_table),
-    "splits-figure": Result("what of the training set each split model sees", "pipelines fap or paf", splits_figure),
+ANY_RUN: dict[str, Result] = {
+    "models": Result("accuracy and size of the unpruned models", "any experiment", grids.models_table),
+    "models-by-seed": Result("accuracy of the trained models by seed", "any experiment", grids.seeds_table),
+    "training": Result(
+        "test accuracy by epoch of the models trained from scratch",
+        "trainings of more than an epoch",
+        lambda tables: runtime.training_figure(tables.epochs),
+    ),
+    "splits": Result("what of the training set each split model sees", SPLIT, grids.splits_figure),
+    "split-training": Result(
+        "how many split models were trained at a time", SPLIT, lambda tables: runtime.overlap_table(tables.timings)
+    ),
     "data-free-figure": Result(
-        "accuracy against neuron sparsity, a group at a time", "a data-free grid of each group", data_free_figure
+        "accuracy against neuron sparsity, a group at a time", EACH_GROUP, grids.data_free_figure
     ),
     "data-free-table": Result(
-        "accuracy of each method a group at a time, and the gain of Intra-Fusion",
-        "a data-free grid of each group",
-        data_free_table,
+        "accuracy of each method a group at a time, and the gain of Intra-Fusion", EACH_GROUP, grids.data_free_table
     ),
     "data-free-mean": Result(
-        "accuracy of each method a group at a time, mean over the groups",
-        "a data-free grid of each group",
-        data_free_mean_table,
+        "accuracy of each method a group at a time, mean over the groups", EACH_GROUP, grids.data_free_mean_table
     ),
     "whole-network-figure": Result(
-        "accuracy against neuron sparsity when all groups are pruned",
-        "a data-free grid of all groups",
-        whole_network_figure,
+        "accuracy against neuron sparsity when all groups are pruned", ALL_GROUPS, grids.whole_network_figure, "methods"
     ),
     "whole-network-table": Result(
-        "accuracy of each method when all groups are pruned", "a data-free grid of all groups", whole_network_table
+        "accuracy of each method when all groups are pruned", ALL_GROUPS, grids.whole_network_table, "methods"
     ),
-    "pipelines-figure": Result(
-        "whole-data, FaP and PaF against weight sparsity", "a fine-tuned grid", pipelines_figure
+    "pipelines-figure": Result("whole-data, FaP and PaF against weight sparsity", TUNED, grids.pipelines_figure),
+    "pipelines-table": Result("accuracy of whole-data, FaP and PaF after fine-tuning", TUNED, grids.pipelines_table),
+    "retraining": Result(
+        "PaF against whole-data by epochs of retraining", f"{TUNED} of paf and whole-data", grids.retraining_figure
     ),
-    "pipelines-table": Result(
-        "accuracy of whole-data, FaP and PaF after fine-tuning", "a fine-tuned grid", pipelines_table
+    "timeline": Result("the stages of whole-data, FaP and PaF in time", TUNED, runtime_figure),
+    "runtime": Result("seconds and speed-ups of the pipelines", TUNED, runtime_table),
+    "masses": Result(
+        "how the importance lies on the neurons of each group",
+        "a grid with importances: true",
+        lambda tables: comparisons.mass_figures(tables.importances),
+        CIFAR10,
     ),
-    "figure-5": Result(
+    "output-distances-figure": Result(
         "distances of the outputs to those before pruning",
         "a grid with output_distances: true",
-        lambda tables: comparisons.distance_figures(tables.distances),
+        distance_figures,
+        "output-distances",
     ),
     "output-distances": Result(
         "the means of these distances",
         "a grid with output_distances: true",
         lambda tables: comparisons.distance_table(tables.distances),
+        "output-distances",
     ),
-    "figure-6": Result(
+    "landscapes": Result(
         "accuracy over the plane through the original and two pruned networks",
         "a grid with landscape: {}",
-        lambda tables: comparisons.landscape_figures(tables.landscapes),
+        landscape_figures,
+        "landscapes",
     ),
-    "table-4": Result(
+    "distributions": Result(
         "accuracy of Intra-Fusion by source and target distribution",
         "a data-free grid with Intra-Fusion's marginals, several seeds",
         lambda tables: comparisons.distributions_table(data_free_rows(tables)),
+        "distributions",
     ),
-    "figure-19": Result(
+    "distributions-figure": Result(
         "Kruskal-Wallis p-values between these distributions",
         "a data-free grid with Intra-Fusion's marginals, several seeds",
         lambda tables: comparisons.distributions_figure(data_free_rows(tables)),
-    ),
-    "figure-20": Result(
-        "test accuracy by epoch of the whole-data and the split models",
-        "trainings of more than an epoch",
-        lambda tables: runtime.training_figure(tables.epochs),
-    ),
-    "figure-22": Result(
-        "the stages of whole-data, FaP and PaF in time",
-        "a fine-tuned grid",
-        lambda tables: runtime.runtime_figure(pipeline_rows(tables), tables.plan, tables.timings),
-    ),
-    "runtime": Result(
-        "seconds and speed-ups of the pipelines",
-        "a fine-tuned grid",
-        lambda tables: runtime.runtime_table(pipeline_rows(tables), tables.plan, tables.timings),
-    ),
-    "split-training": Result(
-        "how many split models were trained at a time",
-        "pipelines fap or paf",
-        lambda tables: runtime.overlap_table(tables.timings),
+        "distributions",
     ),
     **{
         f"accuracy-against-{name}": Result(
             f"accuracy against {name.replace('-', ' ').replace('macs', 'MACs')}, and the Pareto front",
             "a grid of all groups",
-            accuracy_against(name),
+            grids.accuracy_against(name),
+            "methods",
         )
         for name in tradeoffs.COSTS
     },
-    "ranks": Result("methods over all cells", "a grid with two methods", ranks_tables),
+    "ranks": Result("methods over all cells", "a grid with two methods", grids.ranks_tables),
     "reproduction": Result(
-        "measured beside published", "a width-1 model, data set and grid of the paper", reproduction_tables
+        "measured beside published",
+        "a width-1 model, data set and grid of the paper",
+        grids.reproduction_tables,
+        CIFAR10,
     ),
-    "cells": Result("every measured network, its accuracy and its costs", "any experiment", all_cells),
+    "cells": Result("every measured network, its accuracy and its costs", "any experiment", grids.all_cells),
 }
+
+BOTH = ("vgg11_bn", "resnet18")
+PAPER: dict[str, Result] = dict(
+    [
+        paper(
+            "fine-tuned: conventional pruning against Intra-Fusion",
+            grids.fine_tuned_table,
+            View("table-1", "fine-tuned", criteria=("l1",)),
+        ),
+        paper(
+            "Intra-Fusion by source and target distribution, six ResNet18",
+            ANY_RUN["distributions"].make,
+            View("table-4", "distributions", networks=("resnet18",)),
+        ),
+        *data_free_tables(),
+        paper("split models of two folds, by seed", grids.seeds_table, View("table-6", "split-data", folds=(2,))),
+        paper("split models of four folds", grids.seeds_table, View("table-7", "split-data-folds", folds=(4,))),
+        paper("whole-data models, by seed", grids.seeds_table, View("table-8", "split-data", folds=(0,))),
+        paper("neuron sparsity as weight sparsity", grids.sparsity_table, View("table-9", CIFAR10)),
+        paper("mass of the neurons of each group", ANY_RUN["masses"].make, View("figure-2", CIFAR10, criteria=("l1",))),
+        paper(
+            "accuracy against neuron sparsity on CIFAR-10",
+            grids.data_free_figure,
+            View("figure-3", CIFAR10, networks=BOTH),
+        ),
+        paper(
+            "accuracy against neuron sparsity on ImageNet",
+            grids.data_free_figure,
+            View("figure-4", IMAGENET, "imagenet", networks=("resnet50",)),
+        ),
+        paper(
+            "output distances, VGG11-BN", distance_figures, View("figure-5", "output-distances", networks=("vgg11_bn",))
+        ),
+        paper(
+            "output distances, ResNet18",
+            distance_figures,
+            View("figures-8-14", "output-distances", networks=("resnet18",)),
+        ),
+        paper(
+            "accuracy between the networks, VGG11-BN",
+            landscape_figures,
+            View("figure-6", "landscapes", networks=("vgg11_bn",)),
+        ),
+        paper(
+            "accuracy between the networks, ResNet18",
+            landscape_figures,
+            View("figures-15-18", "landscapes", networks=("resnet18",)),
+        ),
+        paper(
+            "Kruskal-Wallis p-values between distributions",
+            ANY_RUN["distributions-figure"].make,
+            View("figure-19", "distributions", networks=("resnet18",)),
+        ),
+        paper(
+            "test accuracy by epoch, whole-data and split models",
+            ANY_RUN["training"].make,
+            View("figure-20", "split-data", folds=(2,)),
+        ),
+        paper("timeline of whole-data, FaP and PaF", runtime_figure, View("figure-22", "split-data", folds=(2,))),
+        paper(
+            "whole-data, FaP and PaF with Intra-Fusion",
+            grids.pipelines_figure,
+            View("figure-23", "split-data", methods=("intra-fusion",), folds=(2,)),
+        ),
+        paper(
+            "the same with conventional pruning",
+            grids.pipelines_figure,
+            View("figure-24", "split-data", methods=("conventional",), folds=(2,)),
+        ),
+        paper(
+            "PaF minus whole-data by epochs, Intra-Fusion",
+            grids.retraining_figure,
+            View("figure-25", "split-data", methods=("intra-fusion",), folds=(2,)),
+        ),
+        paper(
+            "the same with conventional pruning",
+            grids.retraining_figure,
+            View("figure-26", "split-data", methods=("conventional",), folds=(2,)),
+        ),
+        paper("the cuts into two and four folds", grids.splits_figure, View("figure-27", "split-data-folds")),
+        paper(
+            "two folds against four",
+            grids.pipelines_figure,
+            View("figure-28", "split-data-folds", methods=("intra-fusion",)),
+        ),
+    ]
+)
+
+RESULTS: dict[str, Result] = {**ANY_RUN, **PAPER}

@@ -20,6 +20,28 @@ DISTRIBUTIONS = {
 BINS = 40
 
 
+def mass_figures(importances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """How the mass of importance-informed distributions lies on the neurons of each group, heaviest first."""
+    for (model, criterion), frame in importances.groupby(["model", "criterion"], sort=True):
+        groups = sorted(frame["group"].unique())
+        figure, axes = figures.panels([f"group {group:g}" for group in groups], columns=4, share=False)
+        for axis, group in zip(axes, groups, strict=True):
+            scores = np.sort(np.asarray(frame.loc[frame["group"] == group, "scores"].iloc[0]))[::-1]
+            neurons = np.arange(1, len(scores) + 1)
+            axis.fill_between(neurons, 100 * scores / scores.sum(), step="mid", color="#56B4E9", linewidth=0)
+            axis.axhline(100 / len(scores), color="black", linestyle="--")
+            axis.set_xlim(1, max(2, len(scores)))
+            axis.set_ylim(bottom=0)
+        figure.supxlabel("neuron, heaviest first", fontsize=8)
+        figure.supylabel("mass (%)", fontsize=8)
+        looks: dict[str, figures.Look] = {
+            "importance": {"color": "#56B4E9", "linewidth": 6},
+            "uniform": {"color": "black", "linestyle": "--"},
+        }
+        figures.legend(figure, looks)
+        yield stem("masses", model, criterion), figure
+
+
 def distance_figures(distances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """Histograms of the output distances of each method with their means, a panel a sparsity, a figure a group."""
     by = ["model", "pipeline", "criterion", "group"]

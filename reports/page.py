@@ -28,13 +28,13 @@ class Report:
     Attributes:
         folder: where.
         files: names in it.
-        lacking: what each result without data needs, by id.
+        lacking: ids of the results without data, by the built-in experiment that makes it.
         headline: a few sentences with the main numbers.
     """
 
     folder: Path
     files: list[str]
-    lacking: dict[str, str]
+    lacking: dict[str, list[str]]
     headline: list[str]
 
 
@@ -72,7 +72,9 @@ def write_report(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     results = {name: list(RESULTS[name].make(tables)) for name in only or RESULTS}
-    lacking = {name: RESULTS[name].needs for name, items in results.items() if not items}
+    lacking: dict[str, list[str]] = {}
+    for name in (name for name, items in results.items() if not items):
+        lacking.setdefault(RESULTS[name].experiment, []).append(name)
     sentences = headline(tables)
     written = {stem: write_item(item, folder, stem, formats) for items in results.values() for stem, item in items}
     (folder / "README.md").write_text(markdown(runs, sentences, results, written), encoding="utf-8")
@@ -115,7 +117,7 @@ def web_page(
     tables: Tables,
     sentences: Sequence[str],
     results: Mapping[str, list[Item]],
-    lacking: Mapping[str, str],
+    lacking: Mapping[str, Sequence[str]],
     command: str,
 ) -> html.Page:
     """The report as one self-contained page."""
@@ -130,7 +132,7 @@ def web_page(
         runs=told,
         sentences=[*sentences, *(f"{run.name}: {run.progress}" for run in told)],
         sections=sections,
-        lacking=lacking,
+        lacking={name: RESULTS[name].needs for names in lacking.values() for name in names},
         filters=html.filters(tables.evaluations),
         provenance=provenance,
         command=command,
