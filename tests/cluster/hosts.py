@@ -34,12 +34,8 @@ def lacking() -> str | None:
     """Why this machine cannot have such hosts; None where it can."""
     if os.geteuid() != 0:
         return "needs root to make network namespaces"
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [
-        name
-        for name in ("ip", "unshare", "nsenter", "ssh-keygen", "sshd", "rsync")
-        if not shutil.which(name, path=path)
-    ]
+    needed = ("ip", "unshare", "nsenter", "ssh-keygen", "sshd", "rsync")
+    missing = [name for name in needed if not shutil.which(name)]
     return f"needs {', '.join(missing)} (packages iproute2, util-linux, openssh-server and rsync)" if missing else None
 
 
