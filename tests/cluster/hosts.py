@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,3 +136,12 @@ def namespace(name: str) -> str:
 def ip(*arguments: str) -> None:
     """Run iproute2's `ip`."""
     subprocess.run(["ip", *arguments], check=True, stdout=sys.stderr)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must happen soon; TimeoutError where it does not."""
+    deadline = time.monotonic() + 180
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.5)
