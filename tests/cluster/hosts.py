@@ -21,6 +21,7 @@ set -e
 mount -t tmpfs tmpfs {folder}
 mkdir {folder}/upper {folder}/work {folder}/ray
 mount -t overlay overlay -o lowerdir={home},upperdir={folder}/upper,workdir={folder}/work {home}
+rm -rf {home}/.ray
 mkdir -p {home}/.ssh /tmp/ray /run/sshd
 mount --bind {folder}/ray /tmp/ray
 cp {key}.pub {home}/.ssh/authorized_keys
