@@ -89,9 +89,21 @@ def run(
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
-    """Where a run of the experiment lives; a local folder as an absolute path."""
+    """Where a run of the experiment lives; a local folder as an absolute path.
+
+    Raises:
+        ValueError: it would be in the copy of the working folder that `ray job submit` makes and Ray deletes.
+    """
     chosen = str(out or experiment.storage or Path("runs") / experiment.name)
-    return chosen if "://" in chosen else str(Path(chosen).expanduser().absolute())
+    if "://" in chosen:
+        return chosen
+    folder = Path(chosen).expanduser().absolute()
+    if "working_dir_files" in folder.parts:
+        raise ValueError(
+            f"'{chosen}' is in Ray's copy of the working folder, which it deletes: give --out as a URI or as "
+            "the whole path of a folder that all nodes share"
+        )
+    return str(folder)
 
 
 def run_plan(

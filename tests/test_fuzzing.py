@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import Experiment
@@ -23,7 +23,7 @@ from workloads.config import ModelConfig
 from workloads.models import build
 from workloads.snapshots import Snapshot
 
-quickly = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quickly = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates() | st.binary(max_size=4)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ set -e
 mount -t tmpfs tmpfs {folder}
 mkdir {folder}/upper {folder}/work {folder}/ray
 mount -t overlay overlay -o lowerdir={home},upperdir={folder}/upper,workdir={folder}/work {home}
+rm -rf {home}/.ray
 mkdir -p {home}/.ssh /tmp/ray /run/sshd
 mount --bind {folder}/ray /tmp/ray
 cp {key}.pub {home}/.ssh/authorized_keys
@@ -34,12 +35,8 @@ def lacking() -> str | None:
     """Why this machine cannot have such hosts; None where it can."""
     if os.geteuid() != 0:
         return "needs root to make network namespaces"
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [
-        name
-        for name in ("ip", "unshare", "nsenter", "ssh-keygen", "sshd", "rsync")
-        if not shutil.which(name, path=path)
-    ]
+    needed = ("ip", "unshare", "nsenter", "ssh-keygen", "sshd", "rsync")
+    missing = [name for name in needed if not shutil.which(name)]
     return f"needs {', '.join(missing)} (packages iproute2, util-linux, openssh-server and rsync)" if missing else None
 
 
@@ -140,3 +137,12 @@ def namespace(name: str) -> str:
 def ip(*arguments: str) -> None:
     """Run iproute2's `ip`."""
     subprocess.run(["ip", *arguments], check=True, stdout=sys.stderr)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must happen soon; TimeoutError where it does not."""
+    deadline = time.monotonic() + 180
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.5)

@@ -89,3 +89,21 @@ def test_a_run_outlives_a_node_and_equals_a_local_one(tmp_path: Path, monkeypatc
     killed = load(tmp_path / "killed", "timings")
     assert killed["cell"].is_unique
     assert killed["node"].nunique() == 2, "both hosts have done a part"
+
+
+def test_a_submitted_job_runs_from_the_repositorys_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "pruning": {"groups": [0], "sparsities": [0.5]}}))
+    with hosts.running(["head"], tmp_path) as (head,):
+        checked(head, "ray", "get-auth-token", "--generate")
+        start_ray(head, "--head", "--num-cpus=2", "--dashboard-host=127.0.0.1")
+        metaprune = ["metaprune", "run", tmp_path / "tiny.yaml", "--address", "auto"]
+        submit = ["ray", "job", "submit", "--working-dir", ".", "--"]
+        lost = head.run(*submit, *metaprune, RAY_AUTH_MODE="token", RAY_ADDRESS="http://127.0.0.1:8265")
+        assert lost.returncode != 0
+        assert "is in Ray's copy of the working folder" in lost.stdout + lost.stderr
+        kept = [*metaprune, "--out", tmp_path / "run"]
+        printed = head.run(*submit, *kept, RAY_AUTH_MODE="token", RAY_ADDRESS="http://127.0.0.1:8265")
+        assert printed.returncode == 0, printed.stdout + printed.stderr
+        assert "3 stages done" in printed.stdout
+    assert load(tmp_path / "run")["final"].sum() == 2

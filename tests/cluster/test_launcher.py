@@ -2,8 +2,6 @@
 
 import getpass
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import yaml
 
 from reports import load
 from tests.cluster import hosts
-from tests.cluster.hosts import Host
+from tests.cluster.hosts import Host, until
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -31,15 +29,6 @@ def filled_in(head: Host, workers: list[Host], key: Path) -> dict:
 
 def runs_ray(host: Host) -> bool:
     return host.run("pgrep", "raylet").returncode == 0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what must happen soon; TimeoutError where it does not."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.5)
 
 
 def test_up_submit_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,4 +56,4 @@ def test_up_submit_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert host.run("bash", "-c", "test -f ~/metaprune/pyproject.toml").returncode == 0
         ray("down", file, "--yes")
         for host in (head, *workers):
-            assert not runs_ray(host), "nothing is left behind"
+            until(lambda host=host: not runs_ray(host))
