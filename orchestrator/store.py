@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -162,7 +163,8 @@ class Store:
         """All rows of a table; empty where there are none yet.
 
         Raises:
-            ValueError: a file in the table's folder is not Parquet, is damaged, or has other columns.
+            ValueError: a file in the table's folder is not Parquet, is damaged, has columns of other types, or was
+                written by something else or by a newer metaprune. Columns that an older one did not write are null.
         """
         try:
             for _ in range(READ_ATTEMPTS):
@@ -170,7 +172,9 @@ class Store:
                     return self.read_shards(table, self.shards(table)[0], columns)
             return self.read_shards(table, self.shards(table)[0], columns)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"table '{table}' of run '{self.uri}' cannot be read: {error}") from error
+            raise ValueError(
+                f"table '{table}' of run '{self.uri}' cannot be read: {error}: leave only the run's own files there"
+            ) from error
 
     def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
         """The rows of these files of a table."""
@@ -178,7 +182,15 @@ class Store:
         if not names:
             return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
         files = [self.path("results", table, name) for name in names]
-        return pads.dataset(files, schema, CHECKED_PARQUET, self.files).to_table(columns=columns)
+        asked = [*dict.fromkeys([*(columns or schema.names), "schema_version"])]
+        rows = pads.dataset(files, schema, CHECKED_PARQUET, self.files).to_table(columns=asked)
+        versions = rows["schema_version"]
+        if versions.null_count:
+            folder = self.path("results", table)
+            raise ValueError(f"{folder} has rows that metaprune did not write: leave only its own files there")
+        if len(rows) and pc.max(versions).as_py() > SCHEMA_VERSION:
+            raise ValueError(f"run '{self.uri}' was written by a newer metaprune: update this one to read it")
+        return rows.select(columns or schema.names)
 
     def shards(self, table: str) -> tuple[list[str], list[str]]:
         """Names of a table's files, and of those that wait to be deleted because a merged one replaces them."""

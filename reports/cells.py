@@ -10,11 +10,11 @@ COSTS = ["weight_sparsity", "parameters", "macs", "latency_1"]
 MOST_CELLS = 5000  # with more, the mean over groups is shown
 
 
-def cells_table(rows: pd.DataFrame) -> Table:
-    """A row a cell with its accuracy and its costs; over groups too where there are very many."""
+def cells_table(rows: pd.DataFrame, most: int = MOST_CELLS) -> Table:
+    """A row a cell with its accuracy and its costs; mean over groups too where there are more cells than `most`."""
     by = [*COORDINATES, "group", "target_sparsity"]
     caption = "Every measured network: test accuracy (%), mean and deviation over seeds."
-    if rows.groupby(by, dropna=False).ngroups > MOST_CELLS:
+    if rows.groupby(by, dropna=False).ngroups > most:
         by.remove("group")
         caption = "Test accuracy (%) of every setting, mean and deviation over groups and seeds."
     costs = rows.groupby(by, dropna=False, sort=False)[COSTS].mean().reset_index(drop=True)

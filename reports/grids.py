@@ -150,7 +150,7 @@ def models_table(tables: Tables) -> Iterator[Item]:
     rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
     if rows.empty:
         return
-    fused = rows["fusion"].map("subsets, fused by {}".format, na_action="ignore")
+    fused = rows["fusion"].fillna("activations").map("subsets, fused by {}".format)
     cuts = [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in rows.itertuples()]
     named = rows.assign(training_data=rows["training_data"].fillna(fused), cut=cuts)
     by = ["model", "cut", "training_data", "parameters", "macs"]

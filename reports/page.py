@@ -161,4 +161,4 @@ def best(means: pd.Series) -> str:
     ordered = means.sort_values(ascending=False)
     shown = [name for rank, name in enumerate(ordered.index) if rank < MOST_NAMES or name == "conventional"]
     text = ", ".join(f"{name} {number(ordered[name], digits=1)} %" for name in shown)
-    return f"{text} ({len(ordered) - len(shown)} others)" if len(shown) < len(ordered) else text
+    return f"{text} ({len(ordered) - len(shown)} more)" if len(shown) < len(ordered) else text

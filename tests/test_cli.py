@@ -75,7 +75,14 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
         "README.md",
         "data-free-vgg11_bn-w0.0625.pdf",
         "data-free-vgg11_bn-w0.0625.svg",
+        "index.html",
     ]
+    page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    assert "<code>metaprune report runs/tiny --out r --format" in page
+
+    together = metaprune("report", "runs/tiny", "runs/tiny", "--published", folder=tmp_path)
+    assert together.returncode == 0, together.stderr
+    assert "Report of 2 runs" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path) -> None:

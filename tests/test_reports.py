@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +10,9 @@ from orchestrator.schema import SCHEMAS
 from orchestrator.store import Store
 from reports import figures, load
 from reports.catalog import RESULTS
+from reports.cells import cells_table
 from reports.page import headline, write_report
+from reports.provenance import environments_table
 from reports.selection import tables_of
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
@@ -230,3 +234,66 @@ def test_the_cuts_of_the_training_set_are_drawn(tmp_path: Path) -> None:
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "subset-1"
     assert len(axis.collections) == 12
+
+
+HOSTILE = r"50 % of a_b & c# $x$ {y} ~z ^w \v <i> ± − × – · …"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine found")
+def test_tables_compile_with_booktabs(tmp_path: Path) -> None:
+    rows = [[HOSTILE, number(1.0, 0.5), signed(-2.0)], ["ResNet18", number(float("nan")), signed(2.0)]]
+    table = Table(f"Caption: {HOSTILE}", ["method", "accuracy (%)", HOSTILE], rows)
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{table.latex()}\end{{document}}"
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    compiled = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stdout[-2000:]
+    assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_html_tables_escape_what_they_hold() -> None:
+    text = Table("a < b", ["x", "n"], [["<script>", "1 & 2"]]).html()
+    assert "<caption>a &lt; b</caption>" in text
+    assert '<td class="words">&lt;script&gt;</td><td>1 &amp; 2</td>' in text
+
+
+def test_runs_on_several_data_sets_are_kept_apart(run: Path, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    rows = [{**row, "cell": f"{row['cell']}-o", "dataset": "fashion-mnist", "accuracy": 10.0} for row in ROWS]
+    other.write_rows("evaluations", "all", rows)
+    plan(other, rows)
+    frame = tables_of([run, tmp_path / "other"]).evaluations
+    assert set(frame["model"]) == {"net on digits", "net on fashion-mnist"}
+    assert set(frame["network"]) == {"net"}
+
+
+def test_a_cell_that_two_runs_have_counts_once_and_environments_are_told_apart(run: Path, tmp_path: Path) -> None:
+    for place, key, processor in ((run, "first", "CPU one"), (tmp_path / "copy", "second", "CPU two")):
+        store = Store(place)
+        store.write_rows("evaluations", "all", [{**row, "environment": key} for row in ROWS])
+        store.write_rows("environments", key, [{"environment": key, "processor": processor}])
+        plan(store, ROWS)
+    assert len(tables_of([run, tmp_path / "copy"]).evaluations) == len(ROWS)
+    table = environments_table([run, tmp_path / "copy"])
+    assert [(row[0], row[1], row[2], row[-1]) for row in table.rows] == [
+        ("run", "first", "CPU one", str(len(ROWS))),
+        ("copy", "second", "CPU two", str(len(ROWS))),
+    ]
+
+
+def test_variants_of_a_method_have_its_colour_and_differ_in_dashes() -> None:
+    looks = figures.style(["conventional", "intra-fusion", "intra-fusion(p=1), repair · l1", "mine", "yours"])
+    assert looks["intra-fusion"]["color"] == looks["intra-fusion(p=1), repair · l1"]["color"]
+    assert looks["intra-fusion"] != looks["intra-fusion(p=1), repair · l1"]
+    assert len({look["color"] for look in looks.values()}) == 4
+
+
+def test_many_cells_are_shown_as_means_over_groups() -> None:
+    rows = [
+        evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, latency_1=1.0) for g in (0, 2)
+    ]
+    frame = pd.DataFrame(rows)
+    assert [row[-2] for row in cells_table(frame).rows] == ["0.00", "2.00"]
+    many = cells_table(frame, most=1)
+    assert [row[-2] for row in many.rows] == ["1.00 ± 1.41"]
+    assert "group" not in many.head

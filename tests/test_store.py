@@ -10,7 +10,7 @@ import yaml
 from pyarrow import fs
 
 from orchestrator import Experiment
-from orchestrator.schema import SCHEMAS
+from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 from orchestrator.store import Store, folder_name
 from tests.conftest import TINY
 
@@ -110,12 +110,29 @@ def test_a_damaged_shard_is_named(tmp_path: Path, content: bytes) -> None:
         store.read_table("evaluations")
 
 
-def test_columns_of_another_type_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"accuracy": ["high"], "schema_version": [1]}, "cannot be read: .*high.* leave only"),
+        ({"accuracy": [90.0], "b": ["x"]}, "rows that metaprune did not write: leave only its own files"),
+        ({"cell": ["a"], "schema_version": [SCHEMA_VERSION + 1]}, "written by a newer metaprune"),
+    ],
+)
+def test_files_of_others_are_refused(tmp_path: Path, columns: dict, message: str) -> None:
+    store = Store(tmp_path)
+    store.write_rows("evaluations", "ours", [{"cell": "b", "accuracy": 80.0}])
+    pq.write_table(pa.table(columns), tmp_path / "results" / "evaluations" / "other.parquet")
+    with pytest.raises(ValueError, match=message):
+        store.read_table("evaluations")
+
+
+def test_columns_that_an_older_version_did_not_write_are_null(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "evaluations"
     folder.mkdir(parents=True)
-    pq.write_table(pa.table({"accuracy": ["high"]}), folder / "foreign.parquet")
-    with pytest.raises(ValueError, match="'evaluations'"):
-        Store(tmp_path).read_table("evaluations")
+    pq.write_table(pa.table({"cell": ["a"], "accuracy": [90.0], "schema_version": [1]}), folder / "older.parquet")
+    table = Store(tmp_path).read_table("evaluations")
+    assert table["accuracy"].to_pylist() == [90.0]
+    assert table["latency_1"].to_pylist() == [None]
 
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
