@@ -259,6 +259,8 @@ def retraining_figure(tables: Tables) -> Iterator[Item]:
     """How far PaF is ahead of whole-data after equally much retraining, by epochs of PaF's last one."""
     ends = pipeline_rows(tables).set_index("cell")
     curves = tables.epochs[tables.epochs["cell"].isin(ends.index)].dropna(subset="test_accuracy")
+    if curves.empty:
+        return
     curves = curves[["cell", "epoch", "test_accuracy"]].join(ends[[*SAME, "pipeline"]], on="cell")
     last = curves.groupby("cell")["epoch"].transform("max")
     whole = curves["pipeline"] == "whole-data"

@@ -83,7 +83,9 @@ def test_timings_tell_all_kinds(compared: Path) -> None:
 
 
 def test_the_report_draws_them(compared: Path, tmp_path: Path) -> None:
-    report = write_report(compared, tmp_path, only=["figure-5", "output-distances", "figure-6", "models"])
+    report = write_report(
+        compared, tmp_path, only=["output-distances-figure", "output-distances", "landscapes", "models"]
+    )
     assert not report.lacking
     names = [name for name in report.files if name.endswith(".png")]
     runs = ["whole-data", "FaP-weights", "FaP-none-repair-False"]
@@ -99,7 +101,7 @@ def test_distributions_are_compared_over_seeds(tmp_path: Path) -> None:
     grid = {"groups": [0, 1], "sparsities": [0.5], "methods": marginals}
     experiment = Experiment.model_validate({**TINY, "seeds": [0, 1], "pruning": grid})
     assert run(experiment, out=tmp_path / "run", progress=NoProgress()).complete
-    report = write_report(tmp_path / "run", tmp_path / "report", only=["table-4", "figure-19"])
+    report = write_report(tmp_path / "run", tmp_path / "report", only=["distributions", "distributions-figure"])
     assert {"distributions.csv", "distributions-vgg11_bn-w0.0625.png"} <= set(report.files)
     head, *body = (tmp_path / "report" / "distributions.csv").read_text().splitlines()
     assert head == "model,criterion,group,sparsity (%),uTuS,uTiS,p"
