@@ -158,7 +158,7 @@ def measured(name: str, size: int) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--only", name, str(size)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(printed.splitlines()[-1])
+    return json.loads(next(line for line in printed.splitlines() if line.startswith("{")))  # Ray may print too
 
 
 def main() -> None:
