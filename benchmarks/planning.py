@@ -21,6 +21,7 @@ from orchestrator.plan import make_plan
 from orchestrator.store import Store
 
 GROUPS = 20
+FACTS = Facts(1, 32, 10, 1000, 500, "fingerprint", {"vgg11_bn": ModelFacts((64,) * GROUPS, 1_000_000, None, 0.001)}, {})
 
 
 def experiment(cells: int) -> Experiment:
@@ -51,14 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
-    model = ModelFacts((64,) * GROUPS, 1_000_000, None, 0.001)
-    facts = Facts(1, 32, 10, 1000, 500, "fingerprint", {"vgg11_bn": model}, {})
     print(f"{processor()}, Python {platform.python_version()}, {sys.platform}, n = {runs}, medians")
     print(f"{'cells':>8} {'plan (s)':>9} {'cells/s':>9} {'all done (s)':>13}")
     for cells in (1_000, 10_000, 100_000):
         settings = experiment(cells)
-        plan = make_plan(settings, facts)
-        planning = median_seconds(lambda settings=settings: make_plan(settings, facts), runs)  # type: ignore[misc]
+        plan = make_plan(settings, FACTS)
+        planning = median_seconds(lambda settings=settings: make_plan(settings, FACTS), runs)  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
             store = Store(folder)
             keys = list(plan.stages)

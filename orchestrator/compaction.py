@@ -43,7 +43,8 @@ def merge(store: Store, table: str, names: list[str]) -> None:
     rows = rows.filter(pa.array(~rows.select(identity(table)).to_pandas().duplicated()))
     buffer = pa.BufferOutputStream()
     metadata = {REPLACES: json.dumps(replaced)}
-    pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
+    whole = rows.replace_schema_metadata(metadata)
+    pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
     digest = hashlib.sha256(" ".join(replaced).encode()).hexdigest()[:20]
     store.write(buffer.getvalue().to_pybytes(), "results", table, f"{MERGED}{digest}.parquet")
     for name in names:

@@ -182,7 +182,7 @@ def missing(plan: Plan, store: Store) -> set[str]:
 def write_plan(store: Store, experiment: Experiment, plan: Plan) -> None:
     """Leave the resolved experiment and its stages in the run; results that belong to no stage are not reported."""
     store.write(experiment.to_yaml().encode(), "experiment.yaml")
-    rows = [{**s.labels, "cell": s.key, "kind": s.kind, "inputs": s.inputs} for s in plan.stages.values()]
+    rows = ({**s.labels, "cell": s.key, "kind": s.kind, "inputs": s.inputs} for s in plan.stages.values())
     store.write_rows("plan", "plan", rows)
 
 

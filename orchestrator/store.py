@@ -5,6 +5,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 """
 
 import contextlib
+import itertools
 import json
 import re
 import uuid
@@ -23,6 +24,8 @@ from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 MERGED = "merged-"
 REPLACES = b"replaces"
 READ_ATTEMPTS = 5
+PART_ROWS = 4096
+PART_FILES = 64
 CHECKED_PARQUET = pads.ParquetFileFormat(
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
@@ -151,12 +154,15 @@ class Store:
             ValueError: a row has a column that the table does not.
         """
         schema = SCHEMAS[table]
-        complete = [{**row, "schema_version": SCHEMA_VERSION} for row in rows]
-        unknown = {name for row in complete for name in row} - set(schema.names)
-        if unknown:
-            raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
+        parts, remaining = [], iter(rows)
+        while part := [{**row, "schema_version": SCHEMA_VERSION} for row in itertools.islice(remaining, PART_ROWS)]:
+            unknown = {name for row in part for name in row} - set(schema.names)
+            if unknown:
+                raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
+            parts.append(pa.Table.from_pylist(part, schema))
         buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(complete, schema), buffer, compression="zstd", write_page_checksum=True)
+        whole = pa.concat_tables([schema.empty_table(), *parts])
+        pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
         self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
 
     def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
@@ -183,7 +189,11 @@ class Store:
             return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
         files = [self.path("results", table, name) for name in names]
         asked = [*dict.fromkeys([*(columns or schema.names), "schema_version"])]
-        rows = pads.dataset(files, schema, CHECKED_PARQUET, self.files).to_table(columns=asked)
+        parts = []
+        for start in range(0, len(files), PART_FILES):  # a data set keeps the metadata of all its files in memory
+            part = pads.dataset(files[start : start + PART_FILES], schema, CHECKED_PARQUET, self.files)
+            parts.append(part.to_table(columns=asked).combine_chunks())
+        rows = pa.concat_tables(parts)
         versions = rows["schema_version"]
         if versions.null_count:
             folder = self.path("results", table)
@@ -202,8 +212,8 @@ class Store:
         """Names of the files whose rows are in this one."""
         if not name.startswith(MERGED):
             return set()
-        metadata = pq.read_schema(self.path("results", table, name), filesystem=self.files).metadata
-        return set(json.loads(metadata[REPLACES]))
+        metadata = pq.read_schema(self.path("results", table, name), filesystem=self.files).metadata or {}
+        return set(json.loads(metadata.get(REPLACES, "[]")))
 
     def failed(self) -> set[str]:
         """Keys of the stages with a row in `failures`."""

@@ -223,7 +223,7 @@ def test_another_accuracy_than_in_the_results_is_told(finished: Path, monkeypatc
 
     def luckier(self: stages.Worker, work: Work) -> stages.Output:
         output = run(self, work)
-        output.evaluations[-1]["accuracy"] = 99.5
+        output.rows["evaluations"][-1]["accuracy"] = 99.5
         return output
 
     monkeypatch.setattr(stages.Worker, "run", luckier)
