@@ -147,7 +147,8 @@ def write_report_of(
 
 def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
     """The experiment, what is known of its parts, and its plan."""
-    from orchestrator.experiment import Experiment, make_importable
+    from orchestrator.experiment import Experiment
+    from orchestrator.settings import make_importable
 
     loaded = Experiment.load(experiment, settings)
     make_importable(experiment)
@@ -309,7 +310,7 @@ def results_of(folder: str) -> dict[str, str]:
 def entries(what: Listing) -> dict[str, str]:
     """Names and summaries."""
     if what is Listing.experiments:
-        from orchestrator.experiment import built_in
+        from orchestrator.settings import built_in
 
         return built_in()
     if what is Listing.results:

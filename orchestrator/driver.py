@@ -18,11 +18,12 @@ import ray
 from orchestrator import progress as progress_views
 from orchestrator.compaction import TABLES, compact
 from orchestrator.dispatch import Body, Dispatcher, task_config
-from orchestrator.experiment import Experiment, make_importable
+from orchestrator.experiment import Experiment
 from orchestrator.facts import Facts, gather
 from orchestrator.frontier import Frontier
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan, make_plan
+from orchestrator.settings import make_importable
 from orchestrator.store import Store
 from orchestrator.tasks import execute
 from workloads.config import DatasetConfig

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from orchestrator.driver import shared_context, task_config
-from orchestrator.experiment import Experiment, make_importable
+from orchestrator.experiment import Experiment
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.progress import duration
 from orchestrator.records import first_line
+from orchestrator.settings import make_importable
 from orchestrator.stages import Worker
 from orchestrator.store import Store
 from orchestrator.work import Context, Work

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from orchestrator import Experiment
-from orchestrator.experiment import built_in
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
+from orchestrator.settings import built_in
 from reports.catalog import PAPER, RESULTS, View
 
 NAMED = [1, *range(4, 22)], [*range(2, 7), 19, 20, *range(22, 29)]

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from orchestrator import Experiment
-from orchestrator.experiment import built_in
+from orchestrator.settings import built_in
 
 MINIMAL = "name: mine\ndataset: {name: digits}\nmodel: {name: vgg11_bn}\n"
 

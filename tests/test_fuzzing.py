@@ -12,8 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import Experiment
-from orchestrator.experiment import built_in
 from orchestrator.schema import SCHEMAS
+from orchestrator.settings import built_in
 from orchestrator.store import Store
 from reports import load
 from tests.conftest import TINY
