@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reports import figures
 from reports.statistics import kruskal_wallis, over_seeds
@@ -31,6 +32,7 @@ def mass_figures(importances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             axis.fill_between(neurons, 100 * scores / scores.sum(), step="mid", color="#56B4E9", linewidth=0)
             axis.axhline(100 / len(scores), color="black", linestyle="--")
             axis.set_xlim(1, max(2, len(scores)))
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.set_ylim(bottom=0)
         figure.supxlabel("neuron, heaviest first", fontsize=8)
         figure.supylabel("mass (%)", fontsize=8)
