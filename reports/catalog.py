@@ -87,6 +87,7 @@ class View:
 
 def paper(shows: str, make: Make, view: View) -> tuple[str, Result]:
     """An entry for one of the paper's results."""
+    shows = f"{view.id.replace('-', ' ', 1).capitalize()}: {shows}"
     return view.id, Result(shows, f"the experiment {view.experiment}", view.make(make), view.experiment)
 
 

@@ -147,6 +147,7 @@ def distributions_figure(rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             continue
         criteria = sorted(tests.index.unique("criterion"))
         figure, axes = figures.panels(criteria, columns=2)
+        figure.set_figwidth(figures.TEXT_WIDTH)
         for axis, criterion in zip(axes, criteria, strict=True):
             table = tests.loc[criterion].unstack("group")
             shown = axis.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -155,7 +156,13 @@ def distributions_figure(rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             axis.grid(visible=False)
             for (row, column), p in np.ndenumerate(table.to_numpy()):
                 axis.text(
-                    column, row, f"{p:.2f}", ha="center", va="center", size=6, color="black" if p > 0.5 else "white"
+                    column,
+                    row,
+                    f"{p:.2f}".removeprefix("0"),
+                    ha="center",
+                    va="center",
+                    size=6,
+                    color="black" if p > 0.5 else "white",
                 )
         figure.supxlabel("group", fontsize=8)
         figure.supylabel("neuron sparsity (%)", fontsize=8)
