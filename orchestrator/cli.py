@@ -316,7 +316,7 @@ def entries(what: Listing) -> dict[str, str]:
     if what is Listing.results:
         from reports.catalog import RESULTS
 
-        return {name: f"{result.shows} ({result.needs}; {result.experiment})" for name, result in RESULTS.items()}
+        return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
     from workloads import criteria, datasets, methods, models
 
     registries: dict[Listing, dict[str, Any]] = {

@@ -93,7 +93,7 @@ def test_a_run_on_s3_equals_one_in_a_folder(
     columns = ["cell", "accuracy", "loss", "parameters", "macs"]
     remote, local = (load(place)[columns].sort_values("cell", ignore_index=True) for place in (uri, "here"))
     pd.testing.assert_frame_equal(remote, local)
-    write_report_of(uri)
+    write_report_of([uri])
     assert (tmp_path / "runs/tiny/report/README.md").read_text().startswith("# tiny\n")
     printed = capfd.readouterr()
     assert SECRET not in printed.out + printed.err
