@@ -42,7 +42,7 @@ class View:
         experiment: the built-in one.
         dataset: its data set.
         networks: names; empty is all.
-        criteria, methods, folds: values; empty is all.
+        criteria, methods, splits, folds: values; empty is all.
         groups: numbers; empty is all.
     """
 
@@ -52,6 +52,7 @@ class View:
     networks: tuple[str, ...] = ()
     criteria: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
     folds: tuple[int, ...] = ()
     groups: tuple[int, ...] = ()
 
@@ -73,11 +74,16 @@ class View:
             # At a small scale another network may stand for a large one.
             own &= named if (own & named).any() else True
         mask = own | same
-        for column, values in (("criterion", self.criteria), ("method", self.methods), ("group", self.groups)):
+        wanted = {
+            "criterion": self.criteria,
+            "method": self.methods,
+            "split": self.splits,
+            "folds": self.folds,
+            "group": self.groups,
+        }
+        for column, values in wanted.items():
             if values:
                 mask &= frame[column].isin(values) | frame[column].isna()
-        if self.folds:
-            mask &= frame["folds"].isin(self.folds) | frame["folds"].isna()
         return mask
 
     def make(self, make: Make) -> Make:
@@ -300,7 +306,7 @@ PAPER: dict[str, Result] = dict(
         paper(
             "two folds against four",
             grids.pipelines_figure,
-            View("figure-28", "split-data-folds", methods=("intra-fusion",)),
+            View("figure-28", "split-data-folds", methods=("intra-fusion",), splits=("unions",)),
         ),
     ]
 )

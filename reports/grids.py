@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reports import comparisons, figures, ranking, reproduction, tradeoffs
 from reports.cells import cells_table
@@ -279,6 +280,7 @@ def retraining_figure(tables: Tables) -> Iterator[Item]:
                 ordered = points.sort_values("epoch")
                 axis.plot(ordered["epoch"], ordered["mean"], **looks[names[sparsity]])
             axis.axhline(0, color="black", linewidth=0.5)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.supxlabel("epochs of the last retraining", fontsize=8)
         figure.supylabel("PaF − whole-data (points)", fontsize=8)
         figures.legend(figure, looks)

@@ -35,7 +35,7 @@ def test_an_experiment_has_a_small_form_of_its_shape(name: str) -> None:
 
 def rows(**columns: object) -> dict:
     base = {"experiment": "mine", "network": "vgg11_bn", "dataset": "cifar10", "criterion": "l1", "group": 0.0}
-    return {**base, "method": "conventional", "folds": None, **columns}
+    return {**base, "method": "conventional", "split": None, "folds": None, **columns}
 
 
 def test_a_view_takes_the_paper_s_networks_from_any_run_and_the_experiment_at_any_scale() -> None:
