@@ -19,16 +19,17 @@ passed: dict[float, int] = {}
 
 def pass_by(place: str) -> None:
     """Do what is ordered, once, when this worker has come by as often as the order says."""
-    if not ORDER.exists():
+    try:
+        order, number = json.loads(ORDER.read_text()), ORDER.stat().st_mtime
+    except FileNotFoundError:  # nothing is ordered, or another worker has just carried it out
         return
-    order, number = json.loads(ORDER.read_text()), ORDER.stat().st_mtime
     if order["place"] != place:
         return
     passed[number] = passed.get(number, 0) + 1
     if passed[number] < order["after"]:
         return
     if not order["again"]:
-        ORDER.unlink()
+        ORDER.unlink(missing_ok=True)
     globals()[order["action"]](order)
 
 

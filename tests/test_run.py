@@ -397,6 +397,7 @@ def test_the_readmes_own_code_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [Experiment.load(tmp_path / f"{n}.yaml").name for n in range(2)] == ["my-grid", "all-mine"]
 
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     result = run(tmp_path / "1.yaml", out=tmp_path / "run", progress=NoProgress())
     assert result.complete, result.failed
     frame = load(tmp_path / "run")
