@@ -35,6 +35,7 @@ def imported_by(statement: str, *blocked: str) -> set[str]:
         "workloads.criteria",
         "workloads.checkpoints",
         "workloads.exporting",
+        "workloads.prefix",
         "workloads.repair",
     ],
 )

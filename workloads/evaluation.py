@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads.precision import float32_products
+from workloads.prefix import forward_together
 from workloads.samples import Dataset
 
 LATENCY_RUNS = (3, 20)
@@ -25,7 +26,7 @@ class Measurement:
         accuracy: percent top-1 over all samples.
         accuracy_top5: percent top-5; equal to 100 where there are at most five classes.
         loss: mean cross entropy.
-        seconds: wall clock of the measurement.
+        seconds: wall clock of the measurement; of several networks measured together, an equal share.
     """
 
     accuracy: float
@@ -39,19 +40,40 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measu
 
     The weights are laid out channels-last, in place, which most hardware is faster with.
     """
-    device = next(model.parameters()).device
-    model.eval().to(memory_format=torch.channels_last)
+    return evaluate_together([model], dataset, batch_size)[0]
+
+
+def evaluate_together(models: Sequence[nn.Module], dataset: Dataset, batch_size: int = 500) -> list[Measurement]:
+    """The same for copies of one network that differ in some layers; what they have in common runs once a batch.
+
+    Every measurement is to the last bit what `evaluate` gives; each takes an equal share of the time.
+    """
+    device = next(models[0].parameters()).device
+    for model in models:
+        model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals = torch.zeros(len(models), 3, dtype=torch.float64)
+    example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), float32_products():
+        forward = forward_together(models, example.contiguous(memory_format=torch.channels_last))
         for images, labels in dataset.batches("test", batch_size, device):
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            hits = best == labels[:, None]
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            totals += torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
-    top1, top5, loss_sum = (totals / len(dataset.test_pool)).tolist()
-    return Measurement(100 * top1, 100 * top5, loss_sum, time.perf_counter() - started)
+            for total, logits in zip(
+                totals, forward(images.contiguous(memory_format=torch.channels_last)), strict=True
+            ):
+                total += hits_and_loss(logits, labels)
+    seconds = (time.perf_counter() - started) / len(models)
+    return [
+        Measurement(100 * top1, 100 * top5, loss, seconds)
+        for top1, top5, loss in (totals / len(dataset.test_pool)).tolist()
+    ]
+
+
+def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """(3,) float64 on the CPU: how many labels are the best logit, how many are among the best five, summed loss."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = best == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
 
 
 @torch.inference_mode()
