@@ -65,7 +65,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("accuracy", pa.float64(), "top-1 over all test images", "percent"),
             field("accuracy_top5", pa.float64(), "top-5 over all test images", "percent"),
             field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
-            field("seconds", pa.float64(), "wall clock of measuring accuracy and loss", "s"),
+            field(
+                "seconds", pa.float64(), "wall clock of measuring accuracy and loss; measured together, a share", "s"
+            ),
             field("latency_1", pa.float64(), "median time of a forward pass of 1 image, beside other tasks", "ms"),
             field("latency_64", pa.float64(), "median time of a forward pass of 64 images, beside other tasks", "ms"),
             field("device", pa.string(), "GPU, or CPU, that latencies were measured on"),
@@ -132,7 +134,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
             field("started", pa.timestamp("us", "UTC"), "when the stage began"),
             field("finished", pa.timestamp("us", "UTC"), "when its output was stored"),
-            field("seconds", pa.float64(), "wall clock of the stage", "s"),
+            field("seconds", pa.float64(), "wall clock of the stage; of what it does with others, an equal share", "s"),
             field("node", pa.string(), "Ray's id of the node"),
             field("worker", pa.int64(), "process id on the node"),
             field("gpus", pa.string(), "ids of the GPUs it was given, comma-separated"),

@@ -4,8 +4,8 @@ import contextlib
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from workloads.config import (
     SplitsConfig,
     TrainingConfig,
 )
-from workloads.evaluation import accuracy, evaluate, logits, parameter_count
+from workloads.evaluation import Measurement, accuracy, evaluate, evaluate_together, logits, parameter_count
 from workloads.fusion import fuse
 from workloads.groups import Pairings
 from workloads.landscape import Plane, embedded
@@ -59,10 +59,10 @@ class LostNetwork(Exception):
 
 @dataclass(frozen=True)
 class Output:
-    """What a stage made: rows by table, and a network unless it only compares others."""
+    """What a stage made: rows by table, none before its network is measured, and a network unless it only compares."""
 
     network: tuple[nn.Module, Description] | None
-    rows: dict[str, list[dict[str, Any]]]
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 @functools.lru_cache(maxsize=4)
@@ -116,7 +116,11 @@ class Worker:
         self.outputs: dict[str, Tensor] = {}
 
     def run(self, work: Work) -> Output:
-        """The output of one stage."""
+        """The whole output of one stage."""
+        return self.measured(work, self.make(work))
+
+    def make(self, work: Work) -> Output:
+        """The output of one stage; its network is yet to be measured, unless it was trained."""
         kinds: dict[str, Callable[[Work], Output]] = {
             "train": self.train,
             "load": self.load,
@@ -136,10 +140,18 @@ class Worker:
         chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
         return list(self.dataset.batches("train", size, device(), chosen))
 
-    def measured(self, model: nn.Module, description: Description, work: Work) -> Output:
-        """A network and its measurement before any epoch."""
-        row = evaluation_row(model, description, self.dataset, evaluate(model, self.dataset), 0, work.labels)
-        return Output((model, description), {"evaluations": [row]})
+    def tests(self, outputs: Sequence[Output]) -> list[Measurement]:
+        """The measurements of networks that were made from the same one, together."""
+        return evaluate_together([output.network[0] for output in outputs if output.network], self.dataset)
+
+    def measured(self, work: Work, output: Output, test: Measurement | None = None) -> Output:
+        """The output with the row of its network, for which it is measured unless `test` is given."""
+        if output.rows or output.network is None:
+            return output
+        model, description = output.network
+        test = test or evaluate(model, self.dataset)
+        row = evaluation_row(model, description, self.dataset, test, 0, work.labels)
+        return replace(output, rows={"evaluations": [row]})
 
     def trained(self, model: nn.Module, description: Description, history: list[Epoch], work: Work) -> Output:
         """A network and the rows of its training."""
@@ -206,7 +218,7 @@ class Worker:
         model = build(config, channels=self.dataset.shape[0], classes=len(self.dataset.classes))
         checkpoints.load_state(model, checkpoints.read_state(path), path)
         model.to(device()).eval()
-        return self.measured(model, self.describe(model, config), work)
+        return Output((model, self.describe(model, config)))
 
     def fuse(self, work: Work) -> Output:
         """One network from several."""
@@ -217,7 +229,7 @@ class Worker:
         accuracies = [accuracy(model, batches) for model in models]
         images = [images for images, _ in batches]
         fused = fuse(models, [network.structure for network, _ in parents], images, config, accuracies)
-        return self.measured(fused, replace(parents[0][1], places={}), work)
+        return Output((fused, replace(parents[0][1], places={})))
 
     def fine_tune(self, work: Work) -> Output:
         """A network after more epochs on all data."""
@@ -247,7 +259,7 @@ class Worker:
             base, config, sources, originals=description.widths, parameters=description.parameters, scored=scored
         )
         places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
-        return self.measured(pruned.model, replace(description, places=places), work)
+        return Output((pruned.model, replace(description, places=places)))
 
     def importances(self, work: Work) -> Output:
         """The scores of a group's neurons."""

@@ -1,4 +1,4 @@
-"""What a Ray task does: run a batch of stages one after the other, store what they made, report how each ended."""
+"""What a Ray task does: run a batch of stages, store what they made, report how each ended."""
 
 import contextlib
 import functools
@@ -13,12 +13,14 @@ from typing import Any
 
 from orchestrator.hardware import settle
 from orchestrator.records import failure, first_line, recorded_environment, timing
-from orchestrator.stages import LostNetwork, Worker, forget_networks, snapshot_place
+from orchestrator.stages import LostNetwork, Output, Worker, forget_networks, snapshot_place
 from orchestrator.store import StorageError, Store
 from orchestrator.work import Context, Outcome, Work
 from workloads import checkpoints
+from workloads.evaluation import Measurement
 
 Rows = dict[str, list[dict[str, Any]]]
+MEASURED_TOGETHER = 16  # networks in memory at a time
 
 
 def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
@@ -39,12 +41,12 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     worker = functools.cache(lambda: Worker(context))
     tables: Rows = {}
     outcomes = []
-    for work in batch:
-        outcome, rows = attempt(work, worker, store, context)
-        outcomes.append(outcome)
-        for table, made in rows.items():
-            labels = {**work.labels, "cell": work.key, "environment": environment}
-            tables.setdefault(table, []).extend({**labels, **row} for row in made)
+    for start in range(0, len(batch), MEASURED_TOGETHER):
+        for attempt in attempted(batch[start : start + MEASURED_TOGETHER], worker, store, context):
+            outcomes.append(attempt.outcome)
+            for table, made in attempt.rows.items():
+                labels = {**attempt.work.labels, "cell": attempt.work.key, "environment": environment}
+                tables.setdefault(table, []).extend({**labels, **row} for row in made)
     timings = tables.pop("timings", [])
     shard = hashlib.sha256(" ".join(row["cell"] for row in timings).encode()).hexdigest()[:20]
     for table, labelled in (*tables.items(), ("timings", timings)):
@@ -56,29 +58,99 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     return outcomes
 
 
-def attempt(work: Work, worker: Callable[[], Worker], store: Store, context: Context) -> tuple[Outcome, Rows]:
-    """Run one stage and keep its network or its failure; its rows by table."""
-    started, clock = datetime.now(UTC), time.perf_counter()
-    try:
-        with time_limit(context.time_limit):
-            output = worker().run(work)
-        if work.keep and output.network:
-            store.write_network(work.key, checkpoints.dumps(*output.network))
-    except StorageError:
-        raise
-    except Exception as error:
-        lost = error.key if isinstance(error, LostNetwork) else None
-        row = {**work.labels, "cell": work.key, "environment": recorded_environment(store.uri)}
-        store.write_rows("failures", work.key, [{**row, **failure(work.kind, error)}])
-        return Outcome(work.key, time.perf_counter() - clock, first_line(error), lost), {}
-    seconds = time.perf_counter() - clock
-    timings = [timing(work.kind, started, seconds, context.threads)]
-    return Outcome(work.key, seconds), {**output.rows, "timings": timings} if work.record else {}
+def attempted(batch: Sequence[Work], worker: Callable[[], Worker], store: Store, context: Context) -> list["Attempt"]:
+    """Make the networks of all stages, measure them together, then keep those that others read."""
+    started = []
+    for work in batch:
+        attempt = Attempt(work, store, context)
+        started.append(attempt)
+        with attempt.step(), attempt.limit():
+            attempt.output = worker().make(work)
+    measure_together(started, worker, context)
+    for attempt in started:
+        if attempt.output:
+            with attempt.step():
+                with attempt.limit():
+                    output = worker().measured(attempt.work, attempt.output, attempt.test)
+                if attempt.work.keep and output.network:
+                    store.write_network(attempt.work.key, checkpoints.dumps(*output.network))
+                attempt.rows = output.rows
+        attempt.end()
+    return started
+
+
+def measure_together(attempts: Sequence["Attempt"], worker: Callable[[], Worker], context: Context) -> None:
+    """Measure networks that are yet to be measured; where that fails, each is left to be measured by itself."""
+    outputs = {attempt: attempt.output for attempt in attempts if attempt.output and not attempt.output.rows}
+    if len(outputs) < 2:
+        return
+    limit = context.time_limit and context.time_limit * len(outputs)
+    with contextlib.suppress(Exception), time_limit(limit):
+        for attempt, test in zip(outputs, worker().tests(list(outputs.values())), strict=True):
+            attempt.test = test
+            attempt.seconds += test.seconds
+
+
+class Attempt:
+    """A stage on its way, in steps, until it is done or one of them fails.
+
+    Attributes:
+        seconds: wall clock of its steps, and its share of the measurement with others.
+        output: what it made; None before that and after the last step.
+        test: how its network was measured with others, if it was.
+        rows: by table, once it is done.
+        error, lost: as in its outcome.
+    """
+
+    def __init__(self, work: Work, store: Store, context: Context):
+        self.work, self.store, self.context = work, store, context
+        self.started, self.seconds = datetime.now(UTC), 0.0
+        self.output: Output | None = None
+        self.test: Measurement | None = None
+        self.rows: Rows = {}
+        self.error: str | None = None
+        self.lost: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return Outcome(self.work.key, self.seconds, self.error, self.lost)
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Take the time of a block; an error in it becomes a row in `failures`.
+
+        Raises:
+            StorageError: the run cannot be written to.
+        """
+        clock = time.perf_counter()
+        try:
+            yield
+        except StorageError:
+            raise
+        except Exception as error:
+            self.lost = error.key if isinstance(error, LostNetwork) else None
+            self.error = first_line(error)
+            row = {**self.work.labels, "cell": self.work.key, "environment": recorded_environment(self.store.uri)}
+            self.store.write_rows("failures", self.work.key, [{**row, **failure(self.work.kind, error)}])
+        finally:
+            self.seconds += time.perf_counter() - clock
+
+    def limit(self) -> contextlib.AbstractContextManager[None]:
+        """What is left of the stage's time."""
+        return time_limit(self.context.time_limit, self.seconds)
+
+    def end(self) -> None:
+        """Let go of the network; the rows of a stage that is done get that of its timing, if they are wanted."""
+        self.output = None
+        if self.error is None:
+            timings = [timing(self.work.kind, self.started, self.seconds, self.context.threads)]
+            self.rows = {**self.rows, "timings": timings} if self.work.record else {}
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Interrupt what runs longer; None lets it run.
+def time_limit(seconds: float | None, spent: float = 0.0) -> Iterator[None]:
+    """Interrupt what runs longer than this less the seconds spent before; None lets it run.
 
     Raises:
         TimeoutError: the time was over.
@@ -91,7 +163,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise TimeoutError(f"the stage took longer than its time_limit of {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds - spent, 0.001))
     try:
         yield
     finally:

@@ -1,0 +1,99 @@
+"""Stages of one task: measured together as each by itself, and none fails for another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from orchestrator import Experiment
+from orchestrator.driver import shared_context
+from orchestrator.facts import gather
+from orchestrator.plan import make_plan
+from orchestrator.stages import Worker
+from orchestrator.store import Store
+from orchestrator.tasks import MEASURED_TOGETHER, execute
+from orchestrator.work import Context, Outcome, Work
+from tests.conftest import TINY
+
+UNEQUAL = ["seconds", "latency_1", "latency_64"]
+SPARSITIES = [round(0.05 * number, 2) for number in range(1, 10)]
+
+
+class Fragile(nn.Sequential):
+    """Breaks down on batches when its first layer has 5 channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2 and self[0].out_channels == 5:
+            raise RuntimeError("five channels are bad luck")
+        return super().forward(x)
+
+
+def fragile(*, in_channels: int, num_classes: int) -> nn.Module:
+    last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)]
+    return Fragile(nn.Conv2d(in_channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), *last)
+
+
+def grid(folder: Path, **settings: Any) -> tuple[list[Work], Context]:
+    """The prunings of a tiny experiment, whose network is trained first."""
+    experiment = Experiment.model_validate({**TINY, **settings})
+    facts, store = gather(experiment), Store(folder)
+    stages = make_plan(experiment, facts).stages.values()
+    works = [Work(s.kind, s.key, s.parameters, s.inputs, s.labels, s.kind == "train", True) for s in stages]
+    context = Context(**shared_context(experiment, facts, store), threads=1)
+    assert [outcome.error for outcome in execute(works[:1], context)] == [None]
+    return works[1:], context
+
+
+def evaluations(folder: Path, works: Sequence[Work]) -> pd.DataFrame:
+    """Their rows, in this order."""
+    frame = Store(folder).read_table("evaluations").to_pandas()
+    return frame.set_index("cell").loc[[work.key for work in works]]
+
+
+def rows_of(folder: Path, works: Sequence[Work]) -> pd.DataFrame:
+    """The same, without what depends on the clock."""
+    return evaluations(folder, works).drop(columns=UNEQUAL)
+
+
+@pytest.mark.parametrize("group", [0, 5])
+def test_stages_of_one_task_and_each_in_a_task_of_its_own(tmp_path: Path, group: int) -> None:
+    pruning = {"groups": [group], "sparsities": SPARSITIES}
+    rows = []
+    for name in ("together", "alone"):
+        works, context = grid(tmp_path / name, pruning=pruning)
+        assert len(works) > MEASURED_TOGETHER
+        outcomes = execute(works, context) if name == "together" else [execute([w], context)[0] for w in works]
+        assert [outcome.error for outcome in outcomes] == [None] * len(works)
+        rows.append(rows_of(tmp_path / name, works))
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+
+
+def test_a_network_that_breaks_down_does_not_spoil_the_others(tmp_path: Path) -> None:
+    pruning = {"groups": [0, 1], "sparsities": [0.2, 0.375, 0.5], "methods": ["conventional"]}
+    works, context = grid(tmp_path, model={"name": "tests.test_tasks:fragile"}, pruning=pruning)
+    works = [work for work in works if work.parameters["group"] == 1]
+    outcomes: list[Outcome] = execute(works, context)
+    assert [outcome.error for outcome in outcomes] == [None, "RuntimeError: five channels are bad luck", None]
+    assert Store(tmp_path).read_table("failures")["cell"].to_pylist() == [works[1].key]
+    assert rows_of(tmp_path, [works[0], works[2]])["accuracy"].between(0, 100).all()
+
+
+def test_seconds_of_stages_measured_together_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    tests = Worker.tests
+
+    def recorded(self: Worker, *arguments: Any) -> Any:
+        measured = tests(self, *arguments)
+        shares.extend(measurement.seconds for measurement in measured)
+        return measured
+
+    monkeypatch.setattr(Worker, "tests", recorded)
+    works, context = grid(tmp_path, pruning={"groups": [3]})
+    outcomes = execute(works, context)
+    assert evaluations(tmp_path, works)["seconds"].tolist() == shares
+    assert len(set(shares)) == 1
+    assert all(outcome.seconds > share for outcome, share in zip(outcomes, shares, strict=True))
