@@ -1,6 +1,7 @@
 """What the benchmarks share: the clock, the machine, and a table that is printed as it grows and kept as Parquet."""
 
 import argparse
+import functools
 import importlib.metadata
 import multiprocessing
 import os
@@ -8,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,15 @@ def median_seconds(action: Callable[[], object], runs: int) -> float:
     return statistics.median(seconds(action) for _ in range(runs))
 
 
+def medians(measures: Mapping[str, Callable[[], float]], runs: int) -> dict[str, float]:
+    """The median of what each function returns, called in turns, so that what else the machine does meets all."""
+    taken = [{name: measure() for name, measure in measures.items()} for _ in range(runs)]
+    return {name: statistics.median(run[name] for run in taken) for name in measures}
+
+
 def side_by_side(actions: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Median wall clock of each action, taken in turns, so that what else the machine does meets all of them."""
-    taken = [{name: seconds(action) for name, action in actions.items()} for _ in range(runs)]
-    return {name: statistics.median(run[name] for run in taken) for name in actions}
+    """Median wall clock of each action, likewise."""
+    return medians({name: functools.partial(seconds, action) for name, action in actions.items()}, runs)
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -88,11 +94,15 @@ class Table:
 
     def add(self, **row: Any) -> None:
         """Print one row, the first below the title and the names of the columns, and keep it."""
+        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
         if not self.rows:
-            print(f"\n{self.title}\n" + "  ".join(f"{name:>8}" for name in row))
-        cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
-        print("  ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(row, cells, strict=True)), flush=True)
+            self.widths = [max(10, len(name), len(cell)) for name, cell in zip(row, cells, strict=True)]
+            print(f"\n{self.title}\n" + self._line(row))
+        print(self._line(cells), flush=True)
         self.rows.append(row)
+
+    def _line(self, cells: Iterable[str]) -> str:
+        return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, self.widths, strict=True))
 
 
 def announce(conditions: Mapping[str, Any]) -> None:

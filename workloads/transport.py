@@ -2,7 +2,6 @@
 
 import warnings
 
-import ot
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -60,6 +59,8 @@ def exact_plan(source: Tensor, target: Tensor, cost: Tensor) -> Tensor:
         sources, targets = linear_sum_assignment(costs)
         plan[sources, targets] = 1 / n
         return plan
+    import ot  # here, as it takes more than a second to load
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the log says the same, and becomes an error
         solution, log = ot.emd(source.numpy(), target.numpy(), costs, numItermax=MAX_ITERATIONS, log=True)
