@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from planning import median_seconds
+from measuring import median_seconds
 from torch import Tensor
 
 from orchestrator.environment import processor

@@ -7,11 +7,10 @@ Prints medians of n runs side by side, with hardware and versions. No network is
 
 import argparse
 import platform
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+
+from measuring import median_seconds
 
 from orchestrator import Experiment
 from orchestrator.driver import missing
@@ -36,16 +35,6 @@ def experiment(cells: int) -> Experiment:
             "pruning": {"sparsities": sparsities},
         }
     )
-
-
-def median_seconds(action: Callable[[], object], runs: int) -> float:
-    """Median wall clock of several calls."""
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 def main() -> None:

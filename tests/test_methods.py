@@ -11,7 +11,7 @@ from workloads.methods.fusing import intra_fusion
 from workloads.methods.selecting import most_important
 from workloads.registry import check_options, code_version, lookup
 from workloads.tracing import trace
-from workloads.transport import exact_plan, proportional, uniform
+from workloads.transport import exact_plan, pairwise_distances, proportional, uniform
 
 
 @pytest.fixture
@@ -106,6 +106,13 @@ def test_an_unconverged_plan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("workloads.transport.MAX_ITERATIONS", 1)
     with pytest.raises(RuntimeError, match="optimal transport of 60 to 40 neurons did not converge"):
         exact_plan(uniform(60), uniform(40), torch.rand(60, 40))
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 1.0), (64, 2.0), (150, 1.0), (150, 2.0)])
+def test_distances_are_to_the_bit_those_of_all_pairs(n: int, p: float) -> None:
+    vectors = torch.randn(n, 37, generator=torch.Generator().manual_seed(n))
+    all_pairs = torch.cdist(vectors, vectors, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(pairwise_distances(vectors, p), all_pairs)
 
 
 def test_mass_in_proportion() -> None:

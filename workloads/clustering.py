@@ -3,9 +3,6 @@
 import warnings
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -28,6 +25,10 @@ def clusters(vectors: Tensor, m: int, kind: str = "k-means") -> Tensor:
         m: number of clusters, at most n.
         kind: `k-means`, or `gaussian-mixture` with one variance a component.
     """
+    from sklearn.cluster import KMeans  # here, as scikit-learn takes a second to load
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     points = coordinates(vectors).numpy()
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # equal neurons make fewer clusters than asked for

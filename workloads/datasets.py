@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-import torchvision
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from workloads.config import IMAGENET_MEAN, IMAGENET_STD, DatasetConfig
@@ -34,6 +32,9 @@ from workloads.samples import (
 PARTS = ("train", "test")
 FINGERPRINTED_FILES, FINGERPRINTED_BYTES = 256, 1 << 20
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 
 
@@ -60,6 +61,8 @@ def existing_root(config: DatasetConfig) -> Path:
 
 def digits(config: DatasetConfig) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey; every fifth is a test image."""
+    from sklearn.datasets import load_digits  # here, as it takes a second to load
+
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(bunch.target.astype(np.int64))
@@ -82,10 +85,13 @@ def _mapped(label: str, size: int | None, read: Callable[[str], Part], classes: 
     return in_memory(pairs[0], pairs[1], classes, label)
 
 
-def _torchvision(config: DatasetConfig, kind: Callable[..., Any], label: str, classes: Sequence[str]) -> Source:
+def _torchvision(config: DatasetConfig, name: str, label: str, classes: Sequence[str]) -> Source:
     root = Path(config.root or "data").expanduser()
 
     def read(part: str) -> Part:
+        import torchvision  # here, as it takes seconds to load and images are mostly in the cache
+
+        kind = getattr(torchvision.datasets, name)
         try:
             loaded = kind(root, train=part == "train", download=False)
         except RuntimeError:
@@ -104,21 +110,20 @@ def _torchvision(config: DatasetConfig, kind: Callable[..., Any], label: str, cl
 
 def cifar10(config: DatasetConfig) -> Source:
     """CIFAR-10, 60,000 colour images of 32×32 (Krizhevsky 2009), downloaded where there is internet."""
-    return _torchvision(config, torchvision.datasets.CIFAR10, "cifar10", CIFAR10_CLASSES)
+    return _torchvision(config, "CIFAR10", "cifar10", CIFAR10_CLASSES)
 
 
 def cifar100(config: DatasetConfig) -> Source:
     """CIFAR-100, the same with 100 classes."""
     classes = [str(number) for number in range(100)]
-    return _torchvision(config, torchvision.datasets.CIFAR100, "cifar100", classes)
+    return _torchvision(config, "CIFAR100", "cifar100", classes)
 
 
 def fashion_mnist(config: DatasetConfig) -> Source:
     """Fashion-MNIST, 70,000 grey images of 28×28 (Xiao et al. 2017); root may hold the four IDX .gz files."""
     root = Path(config.root or "data").expanduser()
-    classes = torchvision.datasets.FashionMNIST.classes
     if not (root / "train-images-idx3-ubyte.gz").exists():
-        return _torchvision(config, torchvision.datasets.FashionMNIST, "fashion-mnist", classes)
+        return _torchvision(config, "FashionMNIST", "fashion-mnist", FASHION_CLASSES)
 
     def content(name: str, header: int) -> np.ndarray:
         with gzip.open(root / name) as file:
@@ -130,7 +135,7 @@ def fashion_mnist(config: DatasetConfig) -> Source:
         labels = content(f"{prefix}-labels-idx1-ubyte.gz", 8).astype(np.int64)
         return torch.from_numpy(images.copy()), torch.from_numpy(labels)
 
-    return _mapped("fashion-mnist", config.size, read, classes)
+    return _mapped("fashion-mnist", config.size, read, FASHION_CLASSES)
 
 
 def parquet(config: DatasetConfig) -> Source:

@@ -75,6 +75,11 @@ class Flow(TorchDispatchMode):
     fixed: dict[int, str] = field(default_factory=dict)
     grouped: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would load its compiler, seconds of work, only to keep it from compiling __torch_dispatch__.
+        return False
+
     def __post_init__(self) -> None:
         super().__init__()
         self.paused = False

@@ -13,6 +13,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from workloads.transport import pairwise_distances
+
 PRODUCER, CONSUMER, THROUGH, NORM = "producer", "consumer", "through", "norm"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
@@ -217,8 +219,7 @@ class Pairings:
     def distances(self, p: float) -> Tensor:
         """(n, n) l_p distances between the directions of all pairings, computed once."""
         if p not in self._distances:
-            exact = "donot_use_mm_for_euclid_dist"
-            self._distances[p] = torch.cdist(self.directions, self.directions, p=p, compute_mode=exact)
+            self._distances[p] = pairwise_distances(self.directions, p)
         return self._distances[p]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.groups import CONSUMER, NORM, PRODUCER, Group, get_layer, rows
+from workloads.transport import pairwise_distances
 
 
 def by_layer(
@@ -46,9 +47,7 @@ def fpgm(model: nn.Module, group: Group) -> Tensor:
 
     What lies nearest to the geometric median can be replaced by the others. The weights contain the merged batch-norm.
     """
-    exact = "donot_use_mm_for_euclid_dist"
-    distances = by_layer(model, group, lambda w: torch.cdist(w, w, compute_mode=exact).sum(1), (PRODUCER,))
-    return relative(torch.stack(distances).mean(0))
+    return relative(torch.stack(by_layer(model, group, lambda w: pairwise_distances(w).sum(1), (PRODUCER,))).mean(0))
 
 
 def bn_scale(model: nn.Module, group: Group, *, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
