@@ -1,35 +1,32 @@
 """The data-free grid: the published procedure, every cell from scratch, against metaprune's way.
 
-    python benchmarks/grid.py [--images 359] [--groups 0 1 ...] [--width 1] [--runs 1] [--threads 1]
-        [--data FOLDER] [--checkpoint FILE] [--model vgg11_bn] [--epochs 2] [--out grid.parquet]
+    python benchmarks/grid.py [--model vgg11_bn] [--width 1] [--data FOLDER] [--checkpoint FILE] [--epochs 2]
+        [--images 359] [--groups 0 1 ...] [--runs 1] [--threads 1] [--out grid.parquet]
 
 All groups × 7 sparsities × {conventional, intra-fusion}, on the same network and test images, group by group in turn.
 Without `--data`, a folder with train.parquet and test.parquet, the images are scikit-learn's digits at 32×32; without
-`--checkpoint` the network is trained on them first, for `--epochs`. Prints medians of n runs with hardware and
-versions, how many predicted labels are equal, and what share metaprune's forward passes reach of the rate of a large
-matrix product. Processor time hardly depends on what else runs on the machine. Every measurement stands in the Parquet
-file. Groups are found by metaprune's own `trace` on both sides, as it is the one at hand.
+`--checkpoint` the network is trained on them first, for `--epochs`. Groups are found by metaprune's own `trace` on both
+sides. Prints wall clock and processor time, which depends less on what else runs on the machine, how many predicted
+labels are equal, and what share metaprune's forward passes reach of the rate of a large matrix product.
 """
 
 import argparse
 import contextlib
 import copy
-import os
-import platform
-import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
 
-import pandas as pd
 import torch
+from measuring import Table, announce, machine, parser, write
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.functional import to_pil_image
 
-from orchestrator.environment import processor
 from workloads.checkpoints import load_state, read_state
 from workloads.compression import Network, Sources, compress, score
 from workloads.config import CompressionConfig, DatasetConfig, ModelConfig, TrainingConfig
@@ -51,27 +48,44 @@ STEPS = ("copy, groups, batch-norm", "importance, plan, pruning", "test images")
 PUBLISHED_BATCH, BATCH = 128, 500
 
 
-@dataclass
+Cell = tuple[int, float, str]
+
+
+class Spent(NamedTuple):
+    """Seconds of wall clock, and of the processor in all threads."""
+
+    wall: float
+    processor: float
+
+
 class Side:
     """One way through the grid.
 
     Attributes:
-        name: published or metaprune.
-        seconds: a row for every measurement: run, group, step, seconds of wall clock and of the processor.
+        spent: by group and step, one a timed block of the present run; a group of None is all groups together.
         labels: predicted for every test image (N,) by group, sparsity and method.
     """
 
-    name: str
-    seconds: list[dict[str, object]] = field(default_factory=list)
-    labels: dict[tuple[int, float, str], Tensor] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.spent: dict[tuple[int | None, str], list[Spent]] = defaultdict(list)
+        self.labels: dict[Cell, Tensor] = {}
 
     @contextlib.contextmanager
-    def timed(self, run: int, group: int | None, step: str) -> Iterator[None]:
+    def timed(self, group: int | None, step: str) -> Iterator[None]:
         """Keep how long the block takes."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, processor = time.perf_counter(), time.process_time()
         yield
-        spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        self.seconds.append({"side": self.name, "run": run, "group": group, "step": step, **spent})
+        self.spent[group, step].append(Spent(time.perf_counter() - wall, time.process_time() - processor))
+
+    def total(self, *, group: int | None = None, step: str | None = None) -> Spent:
+        """The sum over the blocks of a group, of a step, or of both."""
+        chosen = [
+            spent
+            for (its_group, its_step), blocks in self.spent.items()
+            for spent in blocks
+            if (group is None or its_group == group) and (step is None or its_step == step)
+        ]
+        return Spent(sum(spent.wall for spent in chosen), sum(spent.processor for spent in chosen))
 
 
 class PublishedImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -91,31 +105,31 @@ class PublishedImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 @torch.no_grad()
-def published(side: Side, run: int, model: nn.Module, number: int, loader: DataLoader, example: Tensor) -> None:
+def published(side: Side, model: nn.Module, number: int, loader: DataLoader, example: Tensor) -> None:
     """Every cell of a group from scratch: copy, groups, batch-norm, importance, plan, pruning, all test images."""
     for sparsity, method in CELLS:
-        with side.timed(run, number, STEPS[0]):
+        with side.timed(number, STEPS[0]):
             network = copy.deepcopy(model).eval()
             structure = trace(network, example)
             merge_batch_norm(network, structure)
-        with side.timed(run, number, STEPS[1]):
+        with side.timed(number, STEPS[1]):
             group = structure.groups[number]
             scores = importance("l1", network, group)
             keep = max(1, int(group.size * (1 - sparsity)))
             apply(network, group, maps(method, Pairings(network, group), scores, keep))
-        with side.timed(run, number, STEPS[2]):
+        with side.timed(number, STEPS[2]):
             labels = [network(images).argmax(1) for images, _ in loader]
         side.labels[number, sparsity, method] = torch.cat(labels)
 
 
-def ours(side: Side, run: int, base: Network, number: int, dataset: Dataset, example: Tensor) -> list[nn.Module]:
+def ours(side: Side, base: Network, number: int, dataset: Dataset, example: Tensor) -> list[nn.Module]:
     """The networks of a group: importance and cost once, then measured together."""
     sources = Sources(example)
-    with side.timed(run, number, STEPS[1]):
+    with side.timed(number, STEPS[1]):
         scored = score(base, number, {"name": "l1"}, sources)
         configs = [CompressionConfig(group=number, sparsity=s, method={"name": method}) for s, method in CELLS]
         networks = [compress(base, config, sources, scored=lambda _: scored).model for config in configs]
-    with side.timed(run, number, STEPS[2]):
+    with side.timed(number, STEPS[2]):
         evaluate_together(networks, dataset, BATCH)
     return networks
 
@@ -154,43 +168,72 @@ def trained(options: argparse.Namespace, dataset: Dataset) -> nn.Module:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vgg11_bn")
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--data")
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--images", type=int)
-    parser.add_argument("--groups", type=int, nargs="*")
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", default="grid.parquet")
-    return parser.parse_args()
+    options = parser(__doc__, "grid.parquet", runs=1)
+    options.add_argument("--model", default="vgg11_bn")
+    options.add_argument("--width", type=float, default=1.0)
+    options.add_argument("--data", help="folder with train.parquet and test.parquet")
+    options.add_argument("--checkpoint", help="safetensors state dict of the network")
+    options.add_argument("--epochs", type=int, default=2, help="of training without a checkpoint")
+    options.add_argument("--images", type=int, help="of the test set; all unless given")
+    options.add_argument("--groups", type=int, nargs="+", help="all unless given")
+    return options.parse_args()
 
 
-def table(title: str, rows: pd.DataFrame, by: str, cells: int) -> None:
-    """Print medians over the runs: wall clock a cell of both sides, and the ratios of wall clock and processor time."""
-    sums = rows.groupby([by, "side", "run"], sort=False)[["seconds", "cpu_seconds"]].sum()
-    medians = sums.groupby(level=[0, 1], sort=False).median()
-    print(f"{title:<28} {'published (ms)':>15} {'metaprune (ms)':>15} {'ratio':>7} {'of processor time':>18}")
-    for name in rows[by].unique():
-        theirs, mine = medians.loc[name, "published"], medians.loc[name, "metaprune"]
-        ratios = theirs / mine
-        print(
-            f"{name!s:<28} {1000 * theirs['seconds'] / cells:>15.1f} {1000 * mine['seconds'] / cells:>15.1f} "
-            f"{ratios['seconds']:>7.1f} {ratios['cpu_seconds']:>18.1f}"
+class Run(NamedTuple):
+    """Both sides of one run, operations of metaprune's forward passes, and the best rate of a matrix product."""
+
+    published: Side
+    metaprune: Side
+    operations: float
+    product_rate: float
+
+
+def measured(model: nn.Module, dataset: Dataset, groups: list[int]) -> Run:
+    """Both sides, group by group in turn."""
+    theirs, mine, operations, rate = Side(), Side(), 0.0, 0.0
+    one, few = torch.zeros(1, *dataset.shape), torch.randn(2, *dataset.shape)
+    loader = DataLoader(PublishedImages(dataset), batch_size=PUBLISHED_BATCH)
+    with mine.timed(None, STEPS[0]):
+        base = Network.prepared(model, one)
+    for number in groups:
+        published(theirs, model, number, loader, one)
+        networks = ours(mine, base, number, dataset, one)
+        labels, flops = predicted(networks, dataset, few.contiguous(memory_format=torch.channels_last))
+        mine.labels |= {(number, *cell): found for cell, found in zip(CELLS, labels, strict=True)}
+        operations += flops * len(dataset.test_pool)
+        rate = max(rate, product_rate())
+    return Run(theirs, mine, operations, rate)
+
+
+def add(table: Table, name: str, spent: list[tuple[Spent, Spent]], cells: int) -> None:
+    """Add the medians over the runs of what both sides spent."""
+    (their_wall, my_wall), (their_processor, my_processor) = (
+        [median(1000 * run[side][kind] / cells for run in spent) for side in (0, 1)] for kind in (0, 1)
+    )
+    ratios = {"ratio": their_wall / my_wall, "ratio of processor time": their_processor / my_processor}
+    table.add(**{table.title.split()[-1]: name, "published (ms)": their_wall, "metaprune (ms)": my_wall, **ratios})
+
+
+def compared(runs: list[Run], dataset: Dataset) -> Table:
+    """How far both sides agree, and how fast metaprune's forward passes are."""
+    table = Table("Agreement and speed")
+    truth = dataset.test.labels[dataset.test_pool]
+    for run in runs:
+        keys = list(run.published.labels)
+        theirs, mine = (torch.stack([side.labels[key] for key in keys]) for side in run[:2])
+        accuracies = [100 * (labels == truth).double().mean(1) for labels in (theirs, mine)]
+        rate = run.operations / run.metaprune.total(step=STEPS[2]).processor
+        table.add(
+            labels=mine.numel(),
+            equal=int((theirs == mine).sum()),
+            **{
+                "accuracy differs by (points)": float((accuracies[0] - accuracies[1]).abs().max()),
+                "GFLOP/s a core": rate / 1e9,
+                "large product": run.product_rate / 1e9,
+                "share (%)": 100 * rate / run.product_rate,
+            },
         )
-
-
-def report(sides: list[Side], runs: int) -> pd.DataFrame:
-    """Print what a cell costs on both sides, by step and by group; the measurements."""
-    rows = pd.DataFrame([row for side in sides for row in side.seconds])
-    cells = len(sides[0].labels)
-    print(f"a cell of {cells}, n = {runs}, medians")
-    table("step", pd.concat([rows, rows.assign(step="whole grid")]), "step", cells)
-    measuring = rows[rows["step"] == STEPS[2]]
-    table("test images of group", measuring.astype({"group": int}), "group", len(CELLS))
-    return rows
+    return table
 
 
 def main() -> None:
@@ -199,36 +242,21 @@ def main() -> None:
     source = {"name": "parquet", "root": options.data} if options.data else {"name": "digits", "size": 32}
     dataset = load(DatasetConfig(**source, test_samples=options.images))
     model = trained(options, dataset)
-    one, few = torch.zeros(1, *dataset.shape), torch.randn(2, *dataset.shape)
-    loader = DataLoader(PublishedImages(dataset), batch_size=PUBLISHED_BATCH)
-    sides = [Side("published"), Side("metaprune")]
-    groups = options.groups or range(len(trace(model, one).groups))
-    operations, most = 0.0, 0.0
-    for run in range(options.runs):
-        with sides[1].timed(run, None, STEPS[0]):
-            base = Network.prepared(model, one)
-        for number in groups:
-            published(sides[0], run, model, number, loader, one)
-            networks = ours(sides[1], run, base, number, dataset, one)
-            labels, flops = predicted(networks, dataset, few.contiguous(memory_format=torch.channels_last))
-            sides[1].labels |= {(number, *cell): found for cell, found in zip(CELLS, labels, strict=True)}
-            operations += flops * len(dataset.test_pool)
-            most = max(most, *(product_rate() for _ in range(3)))
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, {sys.platform}"
-    print(f"{processor()}, {options.threads} thread{'s' * (options.threads > 1)}, {versions}")
-    print(f"{options.model}, width {options.width:g}, {len(dataset.test_pool)} test images of {dataset.shape}")
-    rows = report(sides, options.runs)
-    keys, truth = list(sides[0].labels), dataset.test.labels[dataset.test_pool]
-    theirs, mine = (torch.stack([side.labels[key] for key in keys]) for side in sides)
-    points = 100 * ((theirs == truth).double().mean(1) - (mine == truth).double().mean(1)).abs().max()
-    print(f"{int((theirs == mine).sum())} of {mine.numel()} labels equal; accuracies differ by {points:.3f} at most")
-    spent = rows[(rows["side"] == "metaprune") & (rows["step"] == STEPS[2])]["cpu_seconds"].sum()
-    rate = operations / spent
-    share = f"{100 * rate / most:.0f} % of the {most / 1e9:.0f} of a large matrix product"
-    print(f"metaprune's forward passes: {rate / 1e9:.0f} GFLOP/s a core, {share}")
-    about = {"processor": processor(), "threads": options.threads, "torch": torch.__version__, "model": options.model}
-    rows.assign(**about, width=options.width, images=len(dataset.test_pool)).to_parquet(options.out)
-    print(f"Every measurement is in {options.out}")
+    groups = options.groups or list(range(len(trace(model, torch.zeros(1, *dataset.shape)).groups)))
+    settings = {"model": options.model, "width": options.width, "images": len(dataset.test_pool)}
+    conditions = machine("torch", "torchvision") | {"threads": options.threads, "runs": options.runs} | settings
+    announce(conditions)
+    runs = [measured(model, dataset, groups) for _ in range(options.runs)]
+    steps = Table(f"A cell of {len(groups) * len(CELLS)} by step")
+    for step in STEPS:
+        sums = [(run.published.total(step=step), run.metaprune.total(step=step)) for run in runs]
+        add(steps, step, sums, len(groups) * len(CELLS))
+    add(steps, "all", [(run.published.total(), run.metaprune.total()) for run in runs], len(groups) * len(CELLS))
+    measuring = Table("The test images by group")
+    for number in groups:
+        sums = [tuple(side.total(group=number, step=STEPS[2]) for side in run[:2]) for run in runs]  # type: ignore[misc]
+        add(measuring, str(number), sums, len(CELLS))
+    write(options.out, conditions, steps, measuring, compared(runs, dataset))
 
 
 if __name__ == "__main__":
