@@ -205,13 +205,18 @@ def measured(model: nn.Module, dataset: Dataset, groups: list[int]) -> Run:
     return Run(theirs, mine, operations, rate)
 
 
-def add(table: Table, name: str, spent: list[tuple[Spent, Spent]], cells: int) -> None:
-    """Add the medians over the runs of what both sides spent."""
-    (their_wall, my_wall), (their_processor, my_processor) = (
-        [median(1000 * run[side][kind] / cells for run in spent) for side in (0, 1)] for kind in (0, 1)
-    )
-    ratios = {"ratio": their_wall / my_wall, "ratio of processor time": their_processor / my_processor}
-    table.add(**{table.title.split()[-1]: name, "published (ms)": their_wall, "metaprune (ms)": my_wall, **ratios})
+def add(
+    table: Table, column: str, name: str, runs: list[Run], cells: int, group: int | None = None, step: str | None = None
+) -> None:
+    """Add the medians over the runs of what both sides spent a cell."""
+    spent = [[side.total(group=group, step=step) for side in run[:2]] for run in runs]
+    theirs, mine = (Spent(*(median(kind) for kind in zip(*side, strict=True))) for side in zip(*spent, strict=True))
+    milliseconds = {
+        "published (ms)": 1000 * theirs.wall / cells,
+        "metaprune (ms)": 1000 * mine.wall / cells,
+    }
+    ratios = {"ratio": theirs.wall / mine.wall, "ratio of processor time": theirs.processor / mine.processor}
+    table.add(**{column: name}, **milliseconds, **ratios)
 
 
 def compared(runs: list[Run], dataset: Dataset) -> Table:
@@ -247,15 +252,13 @@ def main() -> None:
     conditions = machine("torch", "torchvision") | {"threads": options.threads, "runs": options.runs} | settings
     announce(conditions)
     runs = [measured(model, dataset, groups) for _ in range(options.runs)]
-    steps = Table(f"A cell of {len(groups) * len(CELLS)} by step")
+    cells = len(groups) * len(CELLS)
+    steps, measuring = Table(f"A cell, mean of {cells}"), Table("The test images, a cell")
     for step in STEPS:
-        sums = [(run.published.total(step=step), run.metaprune.total(step=step)) for run in runs]
-        add(steps, step, sums, len(groups) * len(CELLS))
-    add(steps, "all", [(run.published.total(), run.metaprune.total()) for run in runs], len(groups) * len(CELLS))
-    measuring = Table("The test images by group")
+        add(steps, "step", step, runs, cells, step=step)
+    add(steps, "step", "all", runs, cells)
     for number in groups:
-        sums = [tuple(side.total(group=number, step=STEPS[2]) for side in run[:2]) for run in runs]  # type: ignore[misc]
-        add(measuring, str(number), sums, len(CELLS))
+        add(measuring, "group", str(number), runs, len(CELLS), group=number, step=STEPS[2])
     write(options.out, conditions, steps, measuring, compared(runs, dataset))
 
 
