@@ -150,7 +150,9 @@ class Attempt:
 
 @contextlib.contextmanager
 def time_limit(seconds: float | None, spent: float = 0.0) -> Iterator[None]:
-    """Interrupt what runs longer than this less the seconds spent before; None lets it run.
+    """Interrupt what runs longer than this less the seconds spent before, and again where it goes on nevertheless.
+
+    None lets it run.
 
     Raises:
         TimeoutError: the time was over.
@@ -163,7 +165,7 @@ def time_limit(seconds: float | None, spent: float = 0.0) -> Iterator[None]:
         raise TimeoutError(f"the stage took longer than its time_limit of {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds - spent, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds - spent, 0.001), seconds)
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
 """Stages of one task: measured together as each by itself, and none fails for another."""
 
+import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,13 @@ SPARSITIES = [round(0.05 * number, 2) for number in range(1, 10)]
 
 
 class Fragile(nn.Sequential):
-    """Breaks down on batches when its first layer has 5 channels."""
+    """Breaks down on batches when its first layer has 5 channels, and hangs when it is told to."""
+
+    hangs = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.hangs and (not isinstance(x, torch.Tensor) or len(x) > 2):
+            time.sleep(600)
         if len(x) > 2 and self[0].out_channels == 5:
             raise RuntimeError("five channels are bad luck")
         return super().forward(x)
@@ -80,6 +86,15 @@ def test_a_network_that_breaks_down_does_not_spoil_the_others(tmp_path: Path) ->
     assert [outcome.error for outcome in outcomes] == [None, "RuntimeError: five channels are bad luck", None]
     assert Store(tmp_path).read_table("failures")["cell"].to_pylist() == [works[1].key]
     assert rows_of(tmp_path, [works[0], works[2]])["accuracy"].between(0, 100).all()
+
+
+def test_networks_that_hang_end_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruning = {"groups": [0], "sparsities": [0.2, 0.5], "methods": ["conventional"]}
+    works, context = grid(tmp_path, model={"name": "tests.test_tasks:fragile"}, pruning=pruning)
+    monkeypatch.setattr(Fragile, "hangs", True)
+    outcomes = execute(works, dataclasses.replace(context, time_limit=1.0))
+    expected = "TimeoutError: the stage took longer than its time_limit of 1 s"
+    assert [outcome.error for outcome in outcomes] == [expected] * 2
 
 
 def test_seconds_of_stages_measured_together_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
