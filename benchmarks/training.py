@@ -81,11 +81,11 @@ def published(
 
 
 def noise(count: int) -> Dataset:
-    """Random 32×32 colour images of ten classes, to train on."""
+    """Random 32×32 colour images of ten classes, all to train on and one of them to test."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (count,), generator=generator)
-    source = in_memory((images, labels), (images[:1], labels[:1]), "0123456789", "noise")
+    source = in_memory((images, labels), (images, labels), "0123456789", "noise")
     every, one = torch.arange(count), torch.arange(1)
     return Dataset(source.train, source.test, source.classes, source.fingerprint, (0.5,) * 3, (0.25,) * 3, every, one)
 

@@ -52,6 +52,10 @@ def test_reading_an_experiment_needs_neither_ray_nor_torch() -> None:
     assert "orchestrator.experiment" in imported_by(statement, "ray", "torch")
 
 
+def test_a_run_starts_without_what_only_some_stages_need() -> None:
+    assert "workloads.tracing" in imported_by("import orchestrator.driver", "torchvision", "sklearn", "ot")
+
+
 def test_what_is_blocked_cannot_be_imported() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         imported_by("import torch", "torch")
