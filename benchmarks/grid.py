@@ -149,7 +149,7 @@ def predicted(networks: list[nn.Module], dataset: Dataset, example: Tensor) -> t
 
 
 def product_rate(size: int = 2048, attempts: int = 6) -> float:
-    """The most floating-point operations a second of the processor that a float32 product of square matrices reaches."""
+    """The most floating-point operations a second of the processor that float32 products of matrices reach."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     out, seconds = torch.empty(size, size), []
     for _ in range(attempts):
