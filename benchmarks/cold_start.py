@@ -9,7 +9,6 @@ with the least possible: a script that imports PyTorch and Ray, starts Ray, and 
 """
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ IMPORTS = {
 }
 LEAST = """
 import torch, ray
-ray.init(include_dashboard=False, object_store_memory=256 * 1024**2, log_to_driver=False)
+ray.init(include_dashboard=False, object_store_memory=256 * 1024**2, log_to_driver=False, logging_level=40)
 
 @ray.remote
 def first():
@@ -62,7 +61,7 @@ def first_task_seconds(experiment: str) -> float:
             if process.poll() is not None:
                 raise SystemExit(f"`metaprune run {experiment}` ended before any task: run it by itself to see why")
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait()
         return pd.read_parquet(Path(folder, "results", "timings"))["started"].min().timestamp() - started
 
