@@ -64,8 +64,8 @@ def test_a_run_outlives_a_node_and_equals_a_local_one(tmp_path: Path, monkeypatc
     """Host `two` gets a stage that does not end there, and is killed with all its processes."""
     monkeypatch.chdir(tmp_path)
     marker = tmp_path / "stuck"
-    (tmp_path / "mine.py").write_text(STUCK.format(marker=str(marker)))
-    grid = {"groups": [0, 1], "sparsities": [0.3, 0.5], "criteria": ["l1", "mine:stuck_on_two"]}
+    (tmp_path / "stuck.py").write_text(STUCK.format(marker=str(marker)))
+    grid = {"groups": [0, 1], "sparsities": [0.3, 0.5], "criteria": ["l1", "stuck:stuck_on_two"]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**TINY, "pipelines": ["fap"], "pruning": grid}))
     with cluster(tmp_path) as (head, _, two):
         command = ["python", "-m", "orchestrator", "run", "mine.yaml", "--address", f"{head.address}:6379"]
