@@ -1,6 +1,7 @@
 """Fusing whole networks, and landscapes: seconds of a fusion of k ResNet18s, points of a plane a second.
 
     python benchmarks/fusion.py [--networks 2 4 6] [--width 1] [--images 200] [--points 4] [--samples 500] [--runs 3]
+        [--clock wall|processor]
 
 Fusion, by column: the average alone; aligned by distances of weights; by those of activations on `--images` images;
 with the repair of statistics as well, which is metaprune's default. A point of a landscape is the network there,
@@ -15,7 +16,7 @@ from functools import partial
 
 import torch
 import torchvision.transforms as T
-from measuring import Table, announce, machine, parser, side_by_side, write
+from measuring import CLOCKS, Table, Timed, announce, machine, parser, side_by_side, write
 from torch import nn
 from training import Pictures, noise
 
@@ -41,7 +42,7 @@ def resnet18(width: float, seed: int) -> Network:
     return Network.prepared(model, torch.zeros(1, 3, 32, 32))
 
 
-def measure_fusion(table: Table, count: int, options: argparse.Namespace) -> None:
+def measure_fusion(table: Table, count: int, options: argparse.Namespace, timed: Timed) -> None:
     """Add the row of a number of networks."""
     networks = [resnet18(options.width, seed) for seed in range(count)]
     images = [batch for batch, _ in noise(options.images).batches("train", options.images)]
@@ -49,7 +50,7 @@ def measure_fusion(table: Table, count: int, options: argparse.Namespace) -> Non
     def fused(config: FusionConfig) -> nn.Module:
         return fuse([n.model for n in networks], [n.structure for n in networks], images, config)
 
-    taken = side_by_side({name: partial(fused, config) for name, config in FUSIONS.items()}, options.runs)
+    taken = timed({name: partial(fused, config) for name, config in FUSIONS.items()})
     columns = {f"{name} (s)": value for name, value in taken.items()}
     table.add(networks=count, **columns, **{"s/aligned": taken["with repair"] / (count - 1)})
 
@@ -74,7 +75,7 @@ def plane_points(plane: Plane, dataset: Dataset, points: int) -> list[float]:
     return [evaluate(plane.network(place, 0.0), dataset).accuracy for place in places]
 
 
-def measure_landscape(table: Table, options: argparse.Namespace) -> None:
+def measure_landscape(table: Table, options: argparse.Namespace, timed: Timed) -> None:
     """Add the rows of the plain and of metaprune's way; both find the same accuracies."""
     models = [resnet18(options.width, seed).model for seed in range(3)]
     dataset = noise(options.samples)
@@ -84,12 +85,11 @@ def measure_landscape(table: Table, options: argparse.Namespace) -> None:
     plane = Plane(models)
     found = plain_points(models[:2], loader, options.points), plane_points(plane, dataset, options.points)
     assert max(abs(a - b) for a, b in zip(*found, strict=True)) <= 1, found  # rounding turns a label in a hundred
-    taken = side_by_side(
+    taken = timed(
         {
             "plain": lambda: plain_points(models[:2], loader, options.points),
             "metaprune": lambda: plane_points(plane, dataset, options.points),
-        },
-        options.runs,
+        }
     )
     for name, value in taken.items():
         table.add(way=name, **{"points/s": options.points / value, "ratio": taken["plain"] / value})
@@ -102,15 +102,17 @@ def main() -> None:
     arguments.add_argument("--images", type=int, default=200)
     arguments.add_argument("--points", type=int, default=4)
     arguments.add_argument("--samples", type=int, default=500)
+    arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="processor where other programs run too")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    settings = ("threads", "width", "images", "points", "samples", "runs")
+    settings = ("threads", "width", "images", "points", "samples", "runs", "clock")
     conditions = machine("torch", "POT") | {name: getattr(options, name) for name in settings}
     announce(conditions)
+    timed = partial(side_by_side, runs=options.runs, clock=CLOCKS[options.clock])
     fusions, landscape = Table("Fusion of ResNet18s"), Table("Points of a landscape")
     for count in options.networks:
-        measure_fusion(fusions, count, options)
-    measure_landscape(landscape, options)
+        measure_fusion(fusions, count, options, timed)
+    measure_landscape(landscape, options, timed)
     write(options.out, conditions, fusions, landscape)
 
 

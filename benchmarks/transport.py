@@ -1,6 +1,7 @@
 """Optimal transport between the neurons of a group: the cost matrix, the exact plan, and how both grow.
 
-    python benchmarks/transport.py [--sizes 64 128 256 512 1024] [--runs 3] [--threads 2] [--out transport.parquet]
+    python benchmarks/transport.py [--sizes 64 128 256 512 1024] [--runs 3] [--threads 2]
+        [--clock wall|processor] [--out transport.parquet]
 
 Costs are l1 distances between n unit vectors of 9n weights, as wide as 3×3 convolutions of n channels have them: as
 `torch.cdist` gives all pairs of them, as metaprune does (the same numbers, each pair once) and as `torch.pdist` does
@@ -10,13 +11,25 @@ as an assignment, where n is a multiple of m; by `exact_plan`, which chooses. Me
 fresh process. POT's `numThreads` has no effect since POT 0.9.7, so plans run on one thread.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import ot
 import torch
-from measuring import Table, announce, growth, in_fresh_process, largest_memory, machine, parser, side_by_side, write
+from measuring import (
+    CLOCKS,
+    Table,
+    Timed,
+    announce,
+    growth,
+    in_fresh_process,
+    largest_memory,
+    machine,
+    parser,
+    side_by_side,
+    write,
+)
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -30,7 +43,7 @@ Costs = np.ndarray
 def directions(n: int, seed: int = 0) -> Tensor:
     """(n, 9n) float32 unit vectors that resemble each other, as trained neurons do: 64 components and noise."""
     generator = torch.Generator().manual_seed(seed)
-    draw = functools.partial(torch.randn, generator=generator)
+    draw = partial(torch.randn, generator=generator)
     return torch.nn.functional.normalize(draw(n, 64) @ draw(64, 9 * n) + 3 * draw(n, 9 * n), dim=1)
 
 
@@ -67,19 +80,18 @@ def memory(n: int, m: int) -> float:
     return largest_memory() - before
 
 
-def measure_costs(table: Table, n: int, runs: int) -> None:
+def measure_costs(table: Table, n: int, timed: Timed) -> None:
     """Add the row of n vectors; what is compared is equal."""
     vectors = directions(n)
     ours = pairwise_distances(vectors, 1.0)
     assert torch.equal(ours, all_pairs(vectors))
     torch.testing.assert_close(torch.pdist(vectors, 1.0), ours[*torch.triu_indices(n, n, 1)], rtol=1e-4, atol=0)
-    taken = side_by_side(
+    taken = timed(
         {
             "cdist": lambda: all_pairs(vectors),
             "metaprune": lambda: pairwise_distances(vectors, 1.0),
             "pdist": lambda: torch.pdist(vectors, 1.0),
-        },
-        runs,
+        }
     )
     table.add(n=n, d=9 * n, **in_milliseconds(taken), ratio=taken["cdist"] / taken["metaprune"])
 
@@ -99,7 +111,7 @@ def ways(cost: Tensor, potentials: Costs | None) -> dict[str, Callable[[], Costs
     return found
 
 
-def measure_plans(table: Table, n: int, runs: int) -> None:
+def measure_plans(table: Table, n: int, timed: Timed) -> None:
     """Add the rows of n sources; every way gives a plan of the same cost."""
     among = pairwise_distances(directions(n), 1.0).double()
     across = torch.cdist(directions(n), directions(n, seed=1), p=1.0).double()
@@ -111,7 +123,7 @@ def measure_plans(table: Table, n: int, runs: int) -> None:
         least, *others = (float((way() * cost.numpy()).sum()) for way in found.values())
         assert np.allclose(others, least, rtol=1e-9, atol=0)
         potentials = simplex(cost.numpy())[1]
-        taken = dict.fromkeys(WAYS, float("nan")) | side_by_side(found, runs)
+        taken = dict.fromkeys(WAYS, float("nan")) | timed(found)
         added = in_fresh_process(memory, n, m)
         ratio = taken["simplex"] / taken["metaprune"]
         table.add(to=kind, n=n, m=m, **in_milliseconds(taken), ratio=ratio, MiB=added)
@@ -137,15 +149,18 @@ def print_growth(costs: Table, plans: Table) -> None:
 def main() -> None:
     arguments = parser(__doc__, "transport.parquet")
     arguments.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="n; also try 4096")
+    arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="processor where other programs run too")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    conditions = machine("torch", "POT", "scipy") | {"threads": options.threads, "runs": options.runs}
+    settings = ("threads", "runs", "clock")
+    conditions = machine("torch", "POT", "scipy") | {name: getattr(options, name) for name in settings}
     announce(conditions)
+    timed = partial(side_by_side, runs=options.runs, clock=CLOCKS[options.clock])
     costs, plans = Table("Cost matrix of n vectors of d weights"), Table("Exact plan from n to m equal masses")
     for n in options.sizes:
-        measure_costs(costs, n, options.runs)
+        measure_costs(costs, n, timed)
     for n in options.sizes:
-        measure_plans(plans, n, options.runs)
+        measure_plans(plans, n, timed)
     if len([n for n in options.sizes if n >= 256]) > 1:
         print_growth(costs, plans)
     write(options.out, conditions, costs, plans)
