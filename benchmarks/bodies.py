@@ -1,8 +1,10 @@
 """What tasks do in benchmarks/orchestration.py: nothing, or sleep. Loads without PyTorch."""
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.store import Store
 from orchestrator.work import Context, Outcome, Work
@@ -22,6 +24,8 @@ def sleep(batch: Sequence[Work], context: Context) -> list[Outcome]:
     return nothing(batch, context)
 
 
-def rest(seconds: float) -> None:
-    """Let a worker load this module and wait until the others did."""
-    time.sleep(seconds)
+def meet(folder: str, workers: int) -> None:
+    """Let a worker load this module, and keep it until so many others have."""
+    Path(folder, str(os.getpid())).touch()
+    while len(os.listdir(folder)) < workers:
+        time.sleep(0.2)

@@ -1,13 +1,14 @@
 """The data-free grid: the published procedure, every cell from scratch, against metaprune's way.
 
     python benchmarks/grid.py [--model vgg11_bn] [--width 1] [--data FOLDER] [--checkpoint FILE] [--epochs 2]
-        [--images 359] [--groups 0 1 ...] [--runs 1] [--threads 1] [--out grid.parquet]
+        [--images 359] [--groups 0 1 ...] [--precision float32] [--runs 1] [--threads 1] [--out grid.parquet]
 
 All groups × 7 sparsities × {conventional, intra-fusion}, on the same network and test images, group by group in turn.
 Without `--data`, a folder with train.parquet and test.parquet, the images are scikit-learn's digits at 32×32; without
 `--checkpoint` the network is trained on them first, for `--epochs`. Groups are found by metaprune's own `trace` on both
 sides. Prints wall clock and processor time, which depends less on what else runs on the machine, how many predicted
-labels are equal, and what share metaprune's forward passes reach of the rate of a large convolution.
+labels are equal, and what share metaprune's forward passes reach of the rate of a large convolution. `--precision` is
+that of metaprune's measuring; the published procedure keeps to float32.
 """
 
 import argparse
@@ -32,10 +33,11 @@ from workloads.compression import Network, Sources, compress, score
 from workloads.config import CompressionConfig, DatasetConfig, ModelConfig, TrainingConfig
 from workloads.criteria import importance
 from workloads.datasets import load
-from workloads.evaluation import evaluate_together
+from workloads.evaluation import BATCH, evaluate_together
 from workloads.groups import Pairings, apply, merge_batch_norm
 from workloads.methods import maps
 from workloads.models import build
+from workloads.precision import products
 from workloads.prefix import forward_together
 from workloads.samples import Dataset
 from workloads.tracing import trace
@@ -45,7 +47,7 @@ SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 METHODS = ("conventional", "intra-fusion")
 CELLS = [(sparsity, method) for sparsity in SPARSITIES for method in METHODS]
 STEPS = ("copy, groups, batch-norm", "importance, plan, pruning", "test images")
-PUBLISHED_BATCH, BATCH = 128, 500
+PUBLISHED_BATCH = 128
 
 
 Cell = tuple[int, float, str]
@@ -122,7 +124,7 @@ def published(side: Side, model: nn.Module, number: int, loader: DataLoader, exa
         side.labels[number, sparsity, method] = torch.cat(labels)
 
 
-def ours(side: Side, base: Network, number: int, dataset: Dataset, example: Tensor) -> list[nn.Module]:
+def ours(side: Side, base: Network, number: int, dataset: Dataset, example: Tensor, precision: str) -> list[nn.Module]:
     """The networks of a group: importance and cost once, then measured together."""
     sources = Sources(example)
     with side.timed(number, STEPS[1]):
@@ -130,32 +132,35 @@ def ours(side: Side, base: Network, number: int, dataset: Dataset, example: Tens
         configs = [CompressionConfig(group=number, sparsity=s, method={"name": method}) for s, method in CELLS]
         networks = [compress(base, config, sources, scored=lambda _: scored).model for config in configs]
     with side.timed(number, STEPS[2]):
-        evaluate_together(networks, dataset, BATCH)
+        evaluate_together(networks, dataset, precision=precision)
     return networks
 
 
 @torch.inference_mode()
-def predicted(networks: list[nn.Module], dataset: Dataset, example: Tensor) -> tuple[list[Tensor], float]:
+def predicted(
+    networks: list[nn.Module], dataset: Dataset, example: Tensor, precision: str
+) -> tuple[list[Tensor], float]:
     """The labels (N,) by each network, as `evaluate_together` counts them, and floating-point operations an image."""
-    forward = forward_together(networks, example)
-    batches = dataset.batches("test", BATCH)
-    labels = [
-        [logits.argmax(1) for logits in forward(images.contiguous(memory_format=torch.channels_last))]
-        for images, _ in batches
-    ]
+    with products(precision, example.device):
+        forward = forward_together(networks, example)
+        labels = [
+            [logits.argmax(1) for logits in forward(images.contiguous(memory_format=torch.channels_last))]
+            for images, _ in dataset.batches("test", BATCH["cpu"])
+        ]
     with FlopCounterMode(display=False) as counter:
         list(forward(example))
     return [torch.cat(parts) for parts in zip(*labels, strict=True)], counter.get_total_flops() / len(example)
 
 
 @torch.inference_mode()
-def convolution_rate(channels: int = 256, images: int = 64, attempts: int = 6) -> float:
+def convolution_rate(precision: str, channels: int = 256, images: int = 64, attempts: int = 6) -> float:
     """The most operations a second of the processor of a 3×3 convolution of 8×8 maps, near the hardware's peak.
 
     On some processors matrix products are far from it.
     """
-    inputs = torch.randn(images, channels, 8, 8).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    dtype = getattr(torch, precision)
+    inputs = torch.randn(images, channels, 8, 8).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3).to(dtype, memory_format=torch.channels_last)
     seconds = []
     for _ in range(attempts):
         started = time.process_time()
@@ -183,6 +188,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--checkpoint", help="safetensors state dict of the network")
     options.add_argument("--epochs", type=int, default=2, help="of training without a checkpoint")
     options.add_argument("--images", type=int, help="of the test set; all unless given")
+    options.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     options.add_argument("--groups", type=int, nargs="+", help="all unless given")
     return options.parse_args()
 
@@ -196,7 +202,7 @@ class Run(NamedTuple):
     convolution_rate: float
 
 
-def measured(model: nn.Module, dataset: Dataset, groups: list[int]) -> Run:
+def measured(model: nn.Module, dataset: Dataset, groups: list[int], precision: str) -> Run:
     """Both sides, group by group in turn."""
     theirs, mine, operations, rate = Side(), Side(), 0.0, 0.0
     one, few = torch.zeros(1, *dataset.shape), torch.randn(2, *dataset.shape)
@@ -205,11 +211,11 @@ def measured(model: nn.Module, dataset: Dataset, groups: list[int]) -> Run:
         base = Network.prepared(model, one)
     for number in groups:
         published(theirs, model, number, loader, one)
-        networks = ours(mine, base, number, dataset, one)
-        labels, flops = predicted(networks, dataset, few.contiguous(memory_format=torch.channels_last))
+        networks = ours(mine, base, number, dataset, one, precision)
+        labels, flops = predicted(networks, dataset, few.contiguous(memory_format=torch.channels_last), precision)
         mine.labels |= {(number, *cell): found for cell, found in zip(CELLS, labels, strict=True)}
         operations += flops * len(dataset.test_pool)
-        rate = max(rate, convolution_rate())
+        rate = max(rate, convolution_rate(precision))
     return Run(theirs, mine, operations, rate)
 
 
@@ -257,9 +263,10 @@ def main() -> None:
     model = trained(options, dataset)
     groups = options.groups or list(range(len(trace(model, torch.zeros(1, *dataset.shape)).groups)))
     settings = {"model": options.model, "width": options.width, "images": len(dataset.test_pool)}
+    settings["precision"] = options.precision
     conditions = machine("torch", "torchvision") | {"threads": options.threads, "runs": options.runs} | settings
     announce(conditions)
-    runs = [measured(model, dataset, groups) for _ in range(options.runs)]
+    runs = [measured(model, dataset, groups, options.precision) for _ in range(options.runs)]
     cells = len(groups) * len(CELLS)
     steps, measuring = Table(f"A cell, mean of {cells}"), Table("The test images, a cell")
     for step in STEPS:

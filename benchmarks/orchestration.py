@@ -1,11 +1,12 @@
 """What orchestration costs: overhead a cell, memory of the driver, trials a second beside Ray Tune, and makespan.
 
     python benchmarks/orchestration.py [--cells 1000 10000 100000] [--trials 1000] [--workers 8 64] [--runs 3]
-        [--out orchestration.parquet]
+        [--compression 100] [--out orchestration.parquet]
 
 Needs `python -m pip install -e ".[benchmarks]"`. Every line is the median of n runs, each in a process with
 a Ray of its own; hardware and versions are printed above and stand in the Parquet file. Tasks write their rows in
-`timings` as real ones do; no network is built.
+`timings` as real ones do; no network is built. Where workers only sleep, a second stands for `--compression` seconds of
+work, so that what orchestration costs weighs as many times more than in earnest.
 """
 
 import argparse
@@ -38,8 +39,6 @@ from orchestrator.progress import NoProgress
 from orchestrator.store import Store
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# A second of sleep stands for this many seconds of work, in estimates too: tasks hold as many stages as they would.
-COMPRESSION = 100
 
 
 def resident() -> float:
@@ -68,10 +67,10 @@ class Peak:
 
 
 def start_ray(cpus: int) -> None:
-    """A local Ray whose workers are up."""
+    """A local Ray whose workers are all up."""
     ray.init(num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    warm = ray.remote(bodies.rest)
-    ray.get([warm.remote(1 + cpus / 16) for _ in range(cpus)])
+    with tempfile.TemporaryDirectory() as folder:
+        ray.get([ray.remote(bodies.meet).remote(folder, cpus) for _ in range(cpus)])
 
 
 def executed(settings: Experiment, plan: Plan, body: Body, folder: str) -> float:
@@ -83,7 +82,7 @@ def executed(settings: Experiment, plan: Plan, body: Body, folder: str) -> float
     return seconds
 
 
-def cells(count: int) -> dict[str, float]:
+def cells(count: int, _: float) -> dict[str, float]:
     """Planning, running and finding done a grid of stages that do nothing, at the default grain."""
     settings = experiment(count)
     started = time.perf_counter()
@@ -106,7 +105,7 @@ def cells(count: int) -> dict[str, float]:
     }
 
 
-def trials(count: int) -> dict[str, float]:
+def trials(count: int, _: float) -> dict[str, float]:
     """Ray Tune and metaprune on the same trivial grid, one after the other on one Ray."""
     from ray import tune
 
@@ -127,36 +126,39 @@ def trials(count: int) -> dict[str, float]:
     return {"metaprune (cells/s)": ours, "Ray Tune (trials/s)": theirs, "ratio": ours / theirs}
 
 
-def paper_like(workers: int) -> Plan:
-    """Long trainings of 600 to 1500 s, three a worker, each before 128 prunings of 2 s."""
+def paper_like(workers: int, compression: float) -> Plan:
+    """Long trainings of 600 to 1500 s, three a worker, each before 128 prunings of 2 s.
+
+    Estimates are not compressed, so that tasks hold as many stages as they would.
+    """
     plan, draw = Plan(), random.Random(0)
     for number in range(3 * workers):
         cost = draw.uniform(600, 1500)
-        trained = plan.add("train", {"number": number, "seconds": cost / COMPRESSION}, (), {}, cost)
+        trained = plan.add("train", {"number": number, "seconds": cost / compression}, (), {}, cost)
         for group in range(8):
             for sparsity in range(16):
                 where = {"group": group, "sparsity": sparsity, "criterion": {"name": "l1"}}
-                plan.add("compress", {**where, "seconds": 2 / COMPRESSION}, (trained,), {"final": True}, 2.0)
+                plan.add("compress", {**where, "seconds": 2 / compression}, (trained,), {"final": True}, 2.0)
     return plan
 
 
-def makespan(workers: int) -> dict[str, float]:
+def makespan(workers: int, compression: float) -> dict[str, float]:
     """The time that a graph like the paper's takes, against the least possible."""
-    plan = paper_like(workers)
+    plan = paper_like(workers, compression)
     start_ray(workers)
     with tempfile.TemporaryDirectory() as folder:
         seconds = executed(experiment(40), plan, bodies.sleep, folder)
     work = sum(stage.cost for stage in plan.stages.values())
-    bound = max(max(plan.priorities().values()), work / workers) / COMPRESSION
+    bound = max(max(plan.priorities().values()), work / workers) / compression
     return {"makespan (s)": seconds, "lower bound (s)": bound, "over it (%)": 100 * (seconds / bound - 1)}
 
 
-MEASURES: dict[str, Callable[[int], dict[str, float]]] = {"cells": cells, "trials": trials, "workers": makespan}
+MEASURES: dict[str, Callable[[int, float], dict[str, float]]] = {"cells": cells, "trials": trials, "workers": makespan}
 
 
-def measured(name: str, size: int) -> dict[str, float]:
+def measured(name: str, size: int, compression: float) -> dict[str, float]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--only", name, str(size)]
+    command = [sys.executable, __file__, "--only", name, str(size), "--compression", str(compression)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(next(line for line in printed.splitlines() if line.startswith("{")))  # Ray may print too
 
@@ -167,23 +169,25 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="*", default=[1_000])
     parser.add_argument("--workers", type=int, nargs="*", default=[8, 64])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--compression", type=float, default=100)
     parser.add_argument("--out", default="orchestration.parquet")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(MEASURES[options.only[0]](int(options.only[1]))))
+        print(json.dumps(MEASURES[options.only[0]](int(options.only[1]), options.compression)))
         return
     machine: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "ray": ray.__version__,
+        "compression": options.compression,
     }
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + f", n = {options.runs}, medians")
     rows: list[dict[str, Any]] = []
     for name in MEASURES:
         for size in getattr(options, name):
-            runs = [measured(name, size) for _ in range(options.runs)]
+            runs = [measured(name, size, options.compression) for _ in range(options.runs)]
             for quantity in runs[0]:
                 median = statistics.median(run[quantity] for run in runs)
                 print(f"{name:<8} {size:>7}  {quantity:<24} {median:>12.4g}", flush=True)

@@ -17,6 +17,7 @@ from workloads.config import (
     FineTuningConfig,
     FusionConfig,
     LandscapeConfig,
+    MeasuringConfig,
     ModelConfig,
     Positive,
     Repair,
@@ -181,6 +182,8 @@ class Experiment(Config):
     """Grids of pruning: a mapping, or a list of them."""
     fine_tuning: FineTuningConfig = FineTuningConfig()
     """How models are retrained after pruning or fusion."""
+    measuring: MeasuringConfig = MeasuringConfig()
+    """How networks are measured."""
     resources: ResourcesConfig = ResourcesConfig()
     """What tasks reserve."""
     storage: str | None = None

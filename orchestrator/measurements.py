@@ -29,6 +29,7 @@ def evaluation_row(
     dataset: Dataset,
     test: Measurement,
     epoch: int,
+    precision: str,
     labels: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The columns of `evaluations` that a measured network fills."""
@@ -45,6 +46,7 @@ def evaluation_row(
         "accuracy": test.accuracy,
         "accuracy_top5": test.accuracy_top5,
         "loss": test.loss,
+        "precision": precision,
         "seconds": test.seconds,
         **latencies(model, description, dataset.shape),
         "device": environment()["gpu"] or environment()["processor"],
@@ -103,7 +105,9 @@ def distance_row(original: Tensor, other: Tensor) -> dict[str, Any]:
     return {"mean": distances.mean().item(), "distances": distances.tolist()}
 
 
-def landscape_rows(plane: Plane, config: LandscapeConfig, row: int, dataset: Dataset) -> list[dict[str, Any]]:
+def landscape_rows(
+    plane: Plane, config: LandscapeConfig, row: int, dataset: Dataset, precision: str
+) -> list[dict[str, Any]]:
     """The rows of `landscapes` for one row of points; the first one has the three networks themselves too."""
     x, y = plane.grid(config.size, config.margin)
     points = [(None, float(value), float(y[row])) for value in x]
@@ -112,6 +116,6 @@ def landscape_rows(plane: Plane, config: LandscapeConfig, row: int, dataset: Dat
     measured = dataset.with_test_samples(config.samples)
     rows = []
     for corner, *place in points:
-        test = evaluate(plane.network(*place), measured)
+        test = evaluate(plane.network(*place), measured, precision=precision)
         rows.append({"corner": corner, "x": place[0], "y": place[1], "accuracy": test.accuracy, "loss": test.loss})
     return rows

@@ -136,6 +136,8 @@ class _Builder:
         self.of_model = facts.models[model.label]
         self.data = {**changed(experiment.dataset, "root", "stream"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
+        measuring = changed(experiment.measuring)
+        self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
             "model": model.label,
@@ -158,7 +160,7 @@ class _Builder:
         labels = {**self.labels, "pipeline": "whole-data", "training_data": "whole", "stage": "baseline"}
         network = changed(self.model, "checkpoint") | self.code(self.model.name)
         if self.of_model.checkpoint:
-            parameters = {"dataset": self.data, "model": network, "checkpoint": self.of_model.checkpoint}
+            parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
             return self.plan.add("load", parameters, (), labels, self.seconds(0, self.facts.test))
         return self.train({}, 1.0, labels)
 
@@ -199,7 +201,7 @@ class _Builder:
         return self.plan.add("fine-tune", parameters, (key,), labels, cost)
 
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
-        parameters = {"dataset": self.data, "fusion": changed(fusion), "seed": self.seed}
+        parameters = {**self.measured, "fusion": changed(fusion), "seed": self.seed}
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
 
@@ -210,7 +212,7 @@ class _Builder:
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
         draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair == "data"
         parameters = {
-            "dataset": self.data,
+            **self.measured,
             "sparsity": sparsity,
             "criterion": self.criterion(cell),
             "method": changed(cell.method) | self.code(cell.method.name),
@@ -286,7 +288,7 @@ class _Builder:
         """Measure a plane row by row."""
         images = min(config.samples or self.facts.test, self.facts.test)
         for row in range(config.size):
-            parameters = {"dataset": self.data, "landscape": changed(config), "row": row}
+            parameters = {**self.measured, "landscape": changed(config), "row": row}
             self.plan.add("landscape", parameters, keys, labels, self.seconds(0, config.size * images))
 
     def add_fap(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:

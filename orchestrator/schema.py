@@ -65,6 +65,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("accuracy", pa.float64(), "top-1 over all test images", "percent"),
             field("accuracy_top5", pa.float64(), "top-5 over all test images", "percent"),
             field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
+            field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),
             field(
                 "seconds", pa.float64(), "wall clock of measuring accuracy and loss; measured together, a share", "s"
             ),

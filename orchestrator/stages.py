@@ -24,6 +24,7 @@ from workloads.config import (
     FineTuningConfig,
     FusionConfig,
     LandscapeConfig,
+    MeasuringConfig,
     ModelConfig,
     SplitsConfig,
     TrainingConfig,
@@ -140,17 +141,19 @@ class Worker:
         chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
         return list(self.dataset.batches("train", size, device(), chosen))
 
-    def tests(self, outputs: Sequence[Output]) -> list[Measurement]:
-        """The measurements of networks that were made from the same one, together."""
-        return evaluate_together([output.network[0] for output in outputs if output.network], self.dataset)
+    def tests(self, outputs: Sequence[Output], work: Work) -> list[Measurement]:
+        """The measurements of networks that were made from the same one, together; `work` is of one of them."""
+        models = [output.network[0] for output in outputs if output.network]
+        return evaluate_together(models, self.dataset, precision=measuring(work).precision)
 
     def measured(self, work: Work, output: Output, test: Measurement | None = None) -> Output:
         """The output with the row of its network, for which it is measured unless `test` is given."""
         if output.rows or output.network is None:
             return output
         model, description = output.network
-        test = test or evaluate(model, self.dataset)
-        row = evaluation_row(model, description, self.dataset, test, 0, work.labels)
+        precision = measuring(work).precision
+        test = test or evaluate(model, self.dataset, precision=precision)
+        row = evaluation_row(model, description, self.dataset, test, 0, precision, work.labels)
         return replace(output, rows={"evaluations": [row]})
 
     def trained(self, model: nn.Module, description: Description, history: list[Epoch], work: Work) -> Output:
@@ -158,7 +161,7 @@ class Worker:
         precision = resolved(work.parameters["training"].get("precision", "auto"), device())
         test = history[-1].test if history else evaluate(model, self.dataset)
         assert test is not None
-        row = evaluation_row(model, description, self.dataset, test, len(history), work.labels)
+        row = evaluation_row(model, description, self.dataset, test, len(history), "float32", work.labels)
         epochs = [epoch_row(epoch, precision) | {"final": False} for epoch in history]
         return Output((model, description), {"evaluations": [row], "epochs": epochs})
 
@@ -289,7 +292,8 @@ class Worker:
         """One row of the plane through a network and two that were pruned from it."""
         plane = stored_plane(self.context.store, work.inputs, self.dataset.shape)
         config = LandscapeConfig(**work.parameters["landscape"])
-        return Output(None, {"landscapes": landscape_rows(plane, config, work.parameters["row"], self.dataset)})
+        rows = landscape_rows(plane, config, work.parameters["row"], self.dataset, measuring(work).precision)
+        return Output(None, {"landscapes": rows})
 
     def calibration_images(self, work: Work) -> list[Tensor]:
         """Unlabelled training images, the same for every stage with the same seed."""
@@ -300,6 +304,11 @@ class Worker:
 def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Model settings from a key, less the digest of the user's own code."""
     return {name: value for name, value in settings.items() if name != "code"}
+
+
+def measuring(work: Work) -> MeasuringConfig:
+    """How the network of a stage is measured."""
+    return MeasuringConfig(**work.parameters.get("measuring", {}))
 
 
 def snapshot_place(key: str) -> tuple[str, str]:

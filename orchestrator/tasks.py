@@ -86,7 +86,8 @@ def measure_together(attempts: Sequence["Attempt"], worker: Callable[[], Worker]
         return
     limit = context.time_limit and context.time_limit * len(outputs)
     with contextlib.suppress(Exception), time_limit(limit):
-        for attempt, test in zip(outputs, worker().tests(list(outputs.values())), strict=True):
+        tests = worker().tests(list(outputs.values()), next(iter(outputs)).work)
+        for attempt, test in zip(outputs, tests, strict=True):
             attempt.test = test
             attempt.seconds += test.seconds
 

@@ -37,6 +37,7 @@ PROTOCOL = {
     "fine_tuning.batch_size": 128,
     "fine_tuning.learning_rate": 0.01,
     "fine_tuning.schedule": "halving",
+    "measuring.precision": "float32",
 }
 
 

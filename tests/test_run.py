@@ -1,7 +1,6 @@
 """Whole runs on a local Ray: results, resuming, failures, extension by the user's own code, and reports."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -384,33 +383,3 @@ def test_a_report_from_a_real_run(finished: Path, tmp_path: Path) -> None:
     tuned = frame[frame["final"] & (frame["stage"] == "fine-tuned")].set_index("pipeline")["accuracy"]
     for pipeline, name in (("whole-data", "whole-data"), ("fap", "FaP"), ("paf", "PaF")):
         assert float(table[name].iloc[0]) == pytest.approx(tuned[pipeline], abs=0.005)
-
-
-def test_the_readmes_own_code_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```(\w+)\n(.*?)```", readme, re.DOTALL)
-    (own,) = [text for language, text in blocks if language == "python" and text.startswith("# mine.py")]
-    examples = [text for language, text in blocks if language == "yaml"]
-    (tmp_path / "mine.py").write_text(own)
-    for number, text in enumerate(examples):
-        (tmp_path / f"{number}.yaml").write_text(text)
-    assert [Experiment.load(tmp_path / f"{n}.yaml").name for n in range(2)] == ["my-grid", "all-mine"]
-
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    result = run(tmp_path / "1.yaml", out=tmp_path / "run", progress=NoProgress())
-    assert result.complete, result.failed
-    frame = load(tmp_path / "run")
-    assert frame[frame["final"]]["method"].tolist() == ["conventional", "average_neighbours"]
-    assert set(frame["criterion"].dropna()) == {"biggest_bias"}
-    assert set(frame["dataset"]) == {"stripes"}
-
-
-def test_the_readmes_compression_without_the_orchestrator_works() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(import torch\nimport torchvision\n.*?)```", readme, re.DOTALL)
-    names: dict = {}
-    exec(code, names)
-    assert names["smaller"](torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
-    sizes = [sum(p.numel() for p in names[model].parameters()) for model in ("smaller", "model")]
-    assert sizes[0] < 0.5 * sizes[1]

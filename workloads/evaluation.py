@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from workloads.precision import float32_products
+from workloads.precision import float32_products, products
 from workloads.prefix import forward_together
 from workloads.samples import Dataset
 
+BATCH = {"cpu": 100, "cuda": 500}  # on a CPU, the maps of 100 small images fit its caches
 LATENCY_RUNS = (3, 20)
 LATENCY_SECONDS = 0.05
 
@@ -35,15 +36,23 @@ class Measurement:
     seconds: float
 
 
-def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Measurement:
-    """Run the network in evaluation mode over the test images, in float32, on the device of its weights.
+def evaluate(
+    model: nn.Module, dataset: Dataset, batch_size: int | None = None, *, precision: str = "float32"
+) -> Measurement:
+    """Run the network in evaluation mode over the test images, on the device of its weights.
 
     The weights are laid out channels-last, in place, which most hardware is faster with.
+
+    Args:
+        batch_size: images at a time; None takes what is fast on the device.
+        precision: of the products, float32 or bfloat16.
     """
-    return evaluate_together([model], dataset, batch_size)[0]
+    return evaluate_together([model], dataset, batch_size, precision=precision)[0]
 
 
-def evaluate_together(models: Sequence[nn.Module], dataset: Dataset, batch_size: int = 500) -> list[Measurement]:
+def evaluate_together(
+    models: Sequence[nn.Module], dataset: Dataset, batch_size: int | None = None, *, precision: str = "float32"
+) -> list[Measurement]:
     """The same for copies of one network that differ in some layers; what they have in common runs once a batch.
 
     Every measurement is to the last bit what `evaluate` gives; each takes an equal share of the time.
@@ -54,7 +63,8 @@ def evaluate_together(models: Sequence[nn.Module], dataset: Dataset, batch_size:
     started = time.perf_counter()
     totals = torch.zeros(len(models), 3, dtype=torch.float64)
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.inference_mode(), float32_products():
+    batch_size = batch_size or BATCH[device.type]
+    with torch.inference_mode(), products(precision, device):
         forward = forward_together(models, example.contiguous(memory_format=torch.channels_last))
         for images, labels in dataset.batches("test", batch_size, device):
             for total, logits in zip(
@@ -72,8 +82,8 @@ def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """(3,) float64 on the CPU: how many labels are the best logit, how many are among the best five, summed loss."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = best == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).double().cpu()
+    loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
+    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).cpu()
 
 
 @torch.inference_mode()

@@ -18,6 +18,16 @@ def resolved(precision: str, device: torch.device) -> str:
 
 
 @contextlib.contextmanager
+def products(precision: str, device: torch.device) -> Iterator[None]:
+    """Multiply in bfloat16, by autocast, in TF32 or exactly in float32."""
+    with (
+        float32_products(tf32=precision == "tf32"),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def float32_products(*, tf32: bool = False) -> Iterator[None]:
     """Multiply float32 exactly, or in TF32; by default PyTorch takes TF32 for convolutions on a GPU."""
     settings: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul

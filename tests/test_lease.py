@@ -1,0 +1,53 @@
+"""One driver a run: whose lease counts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.lease import BusyError, Lease, holder
+from orchestrator.store import Store
+
+
+def test_a_driver_that_was_replaced_stops(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, second = Lease(store), Lease(store)
+    first.renew({}, now=True)
+    with pytest.raises(BusyError, match="another driver is at work"):
+        second.renew({}, now=True)
+    store.delete("driver.json")
+    second.renew({"train": 1}, now=True)
+    with pytest.raises(BusyError, match=r"it stops counting after 60 s"):
+        first.renew({}, now=True)
+    first.release()
+    held = holder(store)
+    assert held
+    assert held.running == {"train": 1}
+    second.release()
+    assert holder(store) is None
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        {"pid": 2**22 + 1},  # above the largest process id
+        {"renewed": "2020-01-01T00:00:00Z"},
+        {"host": "elsewhere", "renewed": "2020-01-01T00:00:00Z"},
+        {"pid": "no number"},
+    ],
+)
+def test_a_dead_drivers_lease_is_no_hindrance(tmp_path: Path, stale: dict) -> None:
+    store = Store(tmp_path)
+    Lease(store).renew({}, now=True)
+    store.write(json.dumps({**json.loads(store.read("driver.json")), **stale}).encode(), "driver.json")
+    assert holder(store) is None
+    Lease(store).renew({}, now=True)
+
+
+def test_a_lease_of_another_host_counts_while_it_is_renewed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    Lease(store).renew({}, now=True)
+    other = {**json.loads(store.read("driver.json")), "host": "elsewhere", "pid": 2**22 + 1}
+    store.write(json.dumps(other).encode(), "driver.json")
+    with pytest.raises(BusyError, match="on elsewhere"):
+        Lease(store).check()
