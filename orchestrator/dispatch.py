@@ -86,7 +86,7 @@ class Dispatcher:
     def fill(self) -> None:
         """Submit what is ready as far as the window goes; where nothing is, what was postponed."""
         while self.frontier and len(self.in_flight) < self.window:
-            self.submit(self.frontier.pop())
+            self.submit(self.frontier.pop(max(1, int(self.cpus))))
         if not self.in_flight:
             for batch in self.postponed:
                 self.submit(batch, alone=True)

@@ -8,7 +8,8 @@ from collections.abc import Collection
 from orchestrator.plan import Plan, Stage
 
 BATCH_STAGES = 64
-BATCH_SECONDS = 30.0
+BATCH_SECONDS = 30.0, 240.0
+SHARES = 4
 
 
 class Frontier:
@@ -27,8 +28,10 @@ class Frontier:
         self.batches: dict[tuple, deque[Stage]] = {}
         self.queue: list[tuple[float, int, tuple]] = []
         self.order = itertools.count()
+        self.unsent = 0.0
         for stage in plan.stages.values():
             if stage.key in pending and stage.key not in skipped:
+                self.unsent += stage.cost
                 self.wait(stage.key, [key for key in stage.inputs if key in pending])
 
     def wait(self, key: str, inputs: Collection[str]) -> None:
@@ -50,15 +53,22 @@ class Frontier:
     def __bool__(self) -> bool:
         return bool(self.queue)
 
-    def pop(self) -> list[Stage]:
-        """The most urgent stages, as many as make a task."""
+    def pop(self, workers: int) -> list[Stage]:
+        """The most urgent stages, as many as make a task.
+
+        Networks of one task share what they have in common when they are measured, so tasks are large while much is
+        left for each worker, and become small towards the end, so that all workers are busy until then.
+        """
+        least, most = BATCH_SECONDS
+        limit = min(max(self.unsent / (SHARES * workers), least), most)
         _, _, name = heapq.heappop(self.queue)
         stages = self.batches[name]
         batch = [stages.popleft()]
         seconds = batch[0].cost
-        while stages and len(batch) < BATCH_STAGES and seconds + stages[0].cost <= BATCH_SECONDS:
+        while stages and len(batch) < BATCH_STAGES and seconds + stages[0].cost <= limit:
             batch.append(stages.popleft())
             seconds += batch[-1].cost
+        self.unsent -= seconds
         if stages:
             heapq.heappush(self.queue, (-self.priorities[stages[0].key], next(self.order), name))
         else:
