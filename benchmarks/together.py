@@ -77,7 +77,7 @@ def one_after_the_other(name: str, count: int, options: argparse.Namespace) -> f
 def stacked(name: str, count: int, options: argparse.Namespace) -> float:
     """Seconds of an epoch in float32 in which every step is one of all networks, on batches of their own."""
     models, dataset = [network(name, options.device) for _ in range(count)], noise(options.images)
-    parameters, buffers = stack_module_state(models)  # type: ignore[arg-type]
+    parameters, buffers = stack_module_state(models)
     shell = copy.deepcopy(models[0]).to("meta").train()
     optimizer = torch.optim.SGD(parameters.values(), options.config.learning_rate, options.config.momentum)
     device = torch.device(options.device)
@@ -116,7 +116,7 @@ def main() -> None:
     arguments.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     options = arguments.parse_args()
     precision = resolved(options.precision, torch.device(options.device))
-    options.config = TrainingConfig(epochs=1, precision=precision)
+    options.config = TrainingConfig(epochs=1, precision=options.precision)
     ways = WAYS | ({"stacked": stacked} if precision == "float32" else {})
     torch.set_num_threads(options.threads)
     settings = ("threads", "device", "images", "runs")
