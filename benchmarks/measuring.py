@@ -46,11 +46,6 @@ def seconds(action: Callable[[], object], clock: Callable[[], float] = time.perf
     return min(taken)
 
 
-def median_seconds(action: Callable[[], object], runs: int) -> float:
-    """Median wall clock of several calls."""
-    return statistics.median(seconds(action) for _ in range(runs))
-
-
 def medians(measures: Mapping[str, Callable[[], float]], runs: int) -> dict[str, float]:
     """The median of what each function returns, called in turns, so that what else the machine does meets all."""
     taken = [{name: measure() for name, measure in measures.items()} for _ in range(runs)]

@@ -1,20 +1,18 @@
 """How planning grows with the grid: seconds to make a plan of 1k, 10k and 100k cells, and to find that all is done.
 
-    python benchmarks/planning.py [--runs 3]
+    python benchmarks/planning.py [--runs 3] [--out planning.parquet]
 
-Prints medians of n runs side by side, with hardware and versions. No network is built and no Ray started.
+No network is built and no Ray started.
 """
 
-import argparse
-import platform
-import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 
-from measuring import median_seconds
+from measuring import Table, announce, machine, parser, side_by_side, write
 
 from orchestrator import Experiment
 from orchestrator.driver import missing
-from orchestrator.environment import processor
 from orchestrator.facts import Facts, ModelFacts
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
@@ -38,23 +36,27 @@ def experiment(cells: int) -> Experiment:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
-    runs = parser.parse_args().runs
-    print(f"{processor()}, Python {platform.python_version()}, {sys.platform}, n = {runs}, medians")
-    print(f"{'cells':>8} {'plan (s)':>9} {'cells/s':>9} {'all done (s)':>13}")
+    options = parser(__doc__, "planning.parquet").parse_args()
+    conditions = machine("metaprune") | {"runs": options.runs}
+    announce(conditions)
+    table = Table("A plan, and finding that all of it is done")
     for cells in (1_000, 10_000, 100_000):
         settings = experiment(cells)
         plan = make_plan(settings, FACTS)
-        planning = median_seconds(lambda settings=settings: make_plan(settings, FACTS), runs)  # type: ignore[misc]
         with tempfile.TemporaryDirectory() as folder:
             store = Store(folder)
             keys = list(plan.stages)
             for start in range(0, len(keys), 64):
                 store.write_rows("timings", str(start), [{"cell": key} for key in keys[start : start + 64]])
             assert missing(plan, store) == set()
-            finding = median_seconds(lambda plan=plan, store=store: missing(plan, store), runs)  # type: ignore[misc]
-        print(f"{plan.cells:>8} {planning:>9.2f} {plan.cells / planning:>9.0f} {finding:>13.2f}")
+            ways: dict[str, Callable[[], object]] = {
+                "plan": partial(make_plan, settings, FACTS),
+                "all done": partial(missing, plan, store),
+            }
+            taken = side_by_side(ways, options.runs)
+        columns = {"plan (s)": taken["plan"], "cells/s": plan.cells / taken["plan"], "all done (s)": taken["all done"]}
+        table.add(cells=plan.cells, **columns)
+    write(options.out, conditions, table)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,241 @@
-"""Recompute every claim of results/README.md from the Parquet files beside it; exit status 1 if one no longer holds.
+"""Recompute every table and claim of results/README.md from the Parquet files beside it; exit status 1 if one is wrong.
 
-python results/check.py
+python results/check.py             # tells every claim, and every table that the README has differently
+python results/check.py --tables    # prints the tables, in Markdown
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from reports import load
-from reports.selection import tables_of
+from reports.ranking import scopes
+from reports.reproduction import GRADES, graded
+from reports.selection import Tables, tables_of
+from reports.statistics import average_ranks, by_method, paired_differences
 
 HERE = Path(__file__).parent
-NETWORKS = {"vgg11_bn": "methods-vgg11_bn", "resnet18": "methods-resnet18"}
-HALVES = "halves-vgg11_bn"
+DATA_FREE = {"VGG11-BN": "data-free-vgg11_bn", "ResNet18": "data-free-resnet18"}
+SEEDS, HALVES, EXACT = "methods-seeds", "halves-vgg11_bn", "float32-vgg11_bn"
+METHODS = {
+    "conventional": "conventional",
+    "intra-fusion": "intra-fusion",
+    "fusion-preserving": "fusion-preserving",
+    "fusion-preserving(target=k-means)": "fusion-preserving, k-means targets",
+    "folding": "folding",
+    "neuron-merging": "neuron-merging",
+    "reconstruction": "reconstruction",
+}
+DATA_FREE_METHODS = ["fusion-preserving", "fusion-preserving(target=k-means)", "folding"]
 
 # (sentence, measured value, whether it holds)
 Claim = tuple[str, float, bool]
 
 
+@cache
+def run(name: str) -> Tables:
+    """The tables of a run in this folder."""
+    return tables_of(HERE / name)
+
+
+def final(name: str, *, groups: str) -> pd.DataFrame:
+    """Final rows after pruning `one` group or `all`."""
+    frame = run(name).evaluations
+    return frame[frame["final"] & (frame["group"].isna() if groups == "all" else frame["group"].notna())]
+
+
+def one_group(name: str) -> pd.DataFrame:
+    """Accuracy a method (column) and a cell of one group under l1 that all methods have without repair."""
+    frame = final(name, groups="one")
+    frame = frame[(frame["criterion"] == "l1") & frame["method"].isin(METHODS)]
+    return frame.pivot_table(index=["group", "target_sparsity"], columns="method", values="accuracy").dropna()
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first column to the left."""
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def reproduction() -> str:
+    """Intra-Fusion's gains beside those of Tables 10 to 13."""
+    rows = []
+    for name, folder in DATA_FREE.items():
+        cells = graded(run(folder).evaluations.query("final"))
+        for criterion, part in cells.groupby("criterion", sort=False):
+            counts = part["grade"].value_counts().reindex(GRADES, fill_value=0)
+            accuracies = [f"{part[f'measured_{method}'].mean():.1f}" for method in ("conventional", "intra-fusion")]
+            gains = [f"{part[f'{whose}_gain'].mean():+.1f}" for whose in ("measured", "published")]
+            signs = f"{counts.iloc[:2].sum()} / {counts.iloc[2]} / {counts.iloc[3]}"
+            rows.append([f"{name}, {criterion}", str(len(part)), *accuracies, *gains, signs])
+    head = ["", "cells", "conventional", "Intra-Fusion", "gain", "published gain", "sign same / unclear / opposite"]
+    return markdown(head, rows)
+
+
+def gains_by_group() -> str:
+    """Intra-Fusion's mean gain in each group, measured and published."""
+    rows = []
+    for name, folder in DATA_FREE.items():
+        cells = graded(run(folder).evaluations.query("final"))
+        for whose in ("measured", "published"):
+            gains = cells.groupby("group")[f"{whose}_gain"].mean()
+            rows.append([f"{name}, {whose}", *(f"{gain:+.1f}" for gain in gains)])
+    most = max(map(len, rows))
+    return markdown(["group", *map(str, range(most - 1))], [row + [""] * (most - len(row)) for row in rows])
+
+
+def methods_one_group() -> str:
+    """Every method without repair: mean accuracy over one-group cells, and the worst cell beside conventional."""
+    columns = []
+    for folder in DATA_FREE.values():
+        accuracies = one_group(folder)
+        worst = accuracies.sub(accuracies["conventional"], axis=0).min()
+        columns.append([[f"{accuracies[method].mean():.1f}", f"{worst[method]:+.1f}"] for method in METHODS])
+    rows = [[label, *first, *second] for label, first, second in zip(METHODS.values(), *columns, strict=True)]
+    return markdown(["method", "VGG11-BN", "worst", "ResNet18", "worst"], rows)
+
+
+def methods_all_groups() -> str:
+    """Every method on whole networks, by sparsity and repair: VGG11-BN / ResNet18."""
+    frames = [final(folder, groups="all") for folder in DATA_FREE.values()]
+    cells = [(sparsity, repair) for repair in ("", ", data-free repair", ", repair") for sparsity in (0.2, 0.5)]
+    rows = []
+    for method, label in METHODS.items():
+        row = [label]
+        for sparsity, repair in cells:
+            each = [
+                frame[(frame["method"] == method + repair) & (frame["target_sparsity"] == sparsity)]["accuracy"].item()
+                for frame in frames
+            ]
+            row.append(" / ".join(f"{accuracy:.1f}" for accuracy in each))
+        rows.append(row)
+    names = {"": "", ", data-free repair": ", data-free", ", repair": ", data"}
+    return markdown(["method", *(f"{100 * sparsity:.0f} %{names[repair]}" for sparsity, repair in cells)], rows)
+
+
+def over_seeds(scope: str) -> pd.DataFrame:
+    """Ranks, means and differences from Intra-Fusion and conventional pruning over the seeds of both small networks."""
+    frame = run(SEEDS).evaluations.query("final")
+    accuracies = by_method(frame[scopes(frame) == scope])
+    columns = {"rank": average_ranks(accuracies), "accuracy": accuracies.mean()}
+    each = pd.DataFrame(columns)
+    for reference in ("conventional", "intra-fusion"):
+        each = each.join(paired_differences(accuracies, reference).add_prefix(f"{reference} "))
+    return each.sort_values("rank")
+
+
+def seeds_table(scope: str) -> str:
+    """Average ranks and differences with intervals over seeds."""
+    rows = []
+    for method, row in over_seeds(scope).iterrows():
+        base, comma, repair = str(method).partition(", ")
+        numbers = [f"{row['rank']:.2f}", f"{row['accuracy']:.1f}"]
+        for reference in ("conventional", "intra-fusion"):
+            mean, low, high = (row[f"{reference} {part}"] for part in ("mean", "low", "high"))
+            numbers.append("" if low == high else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
+        rows.append([METHODS[base] + comma + repair, *numbers])
+    return markdown(["method", "rank", "accuracy", "less conventional", "less Intra-Fusion"], rows)
+
+
+def cost() -> str:
+    """What pruning all groups conventionally saves: the widths, and so the costs, are those of every method."""
+    rows = []
+    for name, folder in DATA_FREE.items():
+        frame = final(folder, groups="all")
+        part = frame[frame["method"] == "conventional"].set_index("target_sparsity").sort_index()
+        base = run(folder).evaluations.query("stage == 'baseline'").iloc[0]
+        for sparsity, row in part.iterrows():
+            weights, macs = f"{100 * row['weight_sparsity']:.0f}", f"{100 * (1 - row['macs'] / base['macs']):.0f}"
+            rows.append([name, f"{100 * float(str(sparsity)):.0f}", weights, macs])
+    return markdown(["network", "neurons removed (%)", "weights (%)", "multiplications (%)"], rows)
+
+
+def fused_halves() -> str:
+    """Two halves, fused, before any further training."""
+    frame = run(HALVES).evaluations
+    fused = frame[(frame["stage"] == "fused") & frame["target_sparsity"].isna()].set_index("fusion")["accuracy"]
+    names = {
+        "none": "none (plain average)",
+        "activations": "optimal transport by activations",
+        "weights": "optimal transport by weights",
+        "weight-matching": "weight matching (Git Re-Basin)",
+    }
+    rows = [[label, f"{fused[name]:.1f}", f"{fused[f'{name}(repair=False)']:.1f}"] for name, label in names.items()]
+    return markdown(["alignment", "repaired", "not repaired"], rows)
+
+
+def tuned() -> pd.DataFrame:
+    """The last rows of all pipelines with two halves, which are named without their one fusion."""
+    frame = run(HALVES).evaluations
+    ends = frame[frame["final"] & (frame["stage"] == "fine-tuned")]
+    return ends.assign(pipeline=ends["pipeline"].str.split(",").str[0])
+
+
+def tuned_halves() -> str:
+    """Pruned in steps and trained again, by pipeline."""
+    ends = tuned()
+    table = ends.pivot_table(index="target_sparsity", columns="pipeline", values="accuracy")
+    weights = ends.groupby("target_sparsity")["weight_sparsity"].mean()
+    rows = [
+        [f"{100 * float(str(sparsity)):.0f} % ({100 * weights[sparsity]:.0f} %)"]
+        + [f"{row[pipeline]:.1f}" for pipeline in ("whole-data", "FaP", "PaF")]
+        for sparsity, row in table.iterrows()
+    ]
+    return markdown(["neuron sparsity (weights)", "whole-data", "FaP", "PaF"], rows)
+
+
+def tables() -> list[str]:
+    """All tables of the README, in its order."""
+    of_seeds = [seeds_table("one group"), seeds_table("all groups")]
+    data_free = [reproduction(), gains_by_group(), methods_one_group(), methods_all_groups(), cost()]
+    return [*data_free, *of_seeds, fused_halves(), tuned_halves()]
+
+
 def claims() -> Iterator[Claim]:
     """Every claim with its number."""
-    for network, run in NETWORKS.items():
-        yield from of_methods(network, tables_of(HERE / run).evaluations)
-    yield from of_halves(load(HERE / HALVES))
+    for name, folder in DATA_FREE.items():
+        yield from of_methods(name, folder)
+    yield from of_seeds()
+    yield from of_halves()
+    yield from of_precision()
 
 
-def of_methods(network: str, frame: pd.DataFrame) -> Iterator[Claim]:
+def of_methods(name: str, folder: str) -> Iterator[Claim]:
     """Methods without fine-tuning on trained weights."""
-    final = frame[frame["final"]]
-    one = final[final["group"].notna()].pivot_table(
-        index=["group", "target_sparsity"], columns="method", values="accuracy"
-    )
-    one = one[["conventional", "intra-fusion", "fusion-preserving", "folding", "reconstruction"]].dropna()
-    gains = one.mean() - one.mean()["intra-fusion"]
-    losses = one.sub(one["conventional"], axis=0).min()
-    for name, least in (("folding", 1.5), ("reconstruction", 1.5), ("fusion-preserving", 0.5)):
-        value = gains[name]
-        yield f"{network}, one group: {name} is ahead of Intra-Fusion in the mean", value, value >= least
-    for name in ("folding", "fusion-preserving"):
-        value = losses[name]
-        yield f"{network}, one group: {name}'s worst cell against conventional pruning", value, value >= -1.0
-    value = gains["conventional"]
-    yield f"{network}, one group: conventional pruning against Intra-Fusion in the mean", value, value <= -5
-    whole = final[final["group"].isna()].pivot_table(index="target_sparsity", columns="method", values="accuracy")
-    for name in ("conventional", "intra-fusion", "folding"):
-        value = (whole[f"{name}, repair"] - whole[name]).min()
-        yield f"{network}, all groups: least gain of {name} by repair on data", value, value >= 0
+    cells = graded(run(folder).evaluations.query("final"))
+    for criterion, part in cells.groupby("criterion", sort=False):
+        value = part["measured_gain"].mean()
+        yield f"{name}, {criterion}: Intra-Fusion's mean gain over conventional pruning", value, value > 1
+    opposite = 100 * (cells["grade"] == GRADES[3]).mean()
+    yield f"{name}: share of published cells with the opposite sign (%)", opposite, opposite < 10
+    accuracies = one_group(folder)
+    gains = accuracies.mean() - accuracies.mean()["intra-fusion"]
+    losses = accuracies.sub(accuracies["conventional"], axis=0).min()
+    for method in DATA_FREE_METHODS:
+        value = gains[method]
+        yield f"{name}, one group: {method} against Intra-Fusion in the mean", value, value > 0
+    value = losses["folding"]
+    yield f"{name}, one group: folding's worst cell against conventional pruning", value, value >= -1
+    whole = final(folder, groups="all").pivot_table(index="target_sparsity", columns="method", values="accuracy")
+    for method in ("conventional", "intra-fusion", "folding"):
+        value = (whole[f"{method}, repair"] - whole[method]).min()
+        yield f"{name}, all groups: least gain of {method} by repair on data", value, value >= 0
 
 
-def of_halves(frame: pd.DataFrame) -> Iterator[Claim]:
+def of_seeds() -> Iterator[Claim]:
+    """Methods over networks trained from several seeds."""
+    for scope in ("one group", "all groups"):
+        each = over_seeds(scope)
+        for method in DATA_FREE_METHODS:
+            value = each.loc[method, "intra-fusion low"]
+            yield f"seeds, {scope}: lower end of the interval of {method} less Intra-Fusion", value, value > 0
+
+
+def of_halves() -> Iterator[Claim]:
     """Two halves of the training set, fused."""
+    frame = run(HALVES).evaluations
     base = frame[frame["stage"] == "baseline"].set_index("training_data")["accuracy"]
     fused = frame[(frame["stage"] == "fused") & frame["target_sparsity"].isna()].set_index("fusion")["accuracy"]
     value = fused["activations"] - fused["none"]
@@ -62,19 +246,37 @@ def of_halves(frame: pd.DataFrame) -> Iterator[Claim]:
     yield "what repair adds to fusion by activations", value, value >= 25
     value = fused["activations"] - max(base["subset-1"], base["subset-2"])
     yield "fused by activations and repaired, untrained, against the better half", value, value >= -4
-    ends = frame[frame["final"] & (frame["stage"] == "fine-tuned")].groupby("pipeline")["accuracy"].mean()
-    for pipeline in ("fap", "paf"):
+    ends = tuned().groupby("pipeline")["accuracy"].mean()
+    for pipeline in ("FaP", "PaF"):
         value = ends[pipeline] - ends["whole-data"]
         yield f"{pipeline} against whole-data, mean of both sparsities", value, -5 <= value <= 0
 
 
+def of_precision() -> Iterator[Claim]:
+    """Cells measured in float32 too."""
+    cell = ["group", "target_sparsity", "criterion", "method"]
+    exact, rounded = (final(name, groups="one").set_index(cell)["accuracy"] for name in (EXACT, DATA_FREE["VGG11-BN"]))
+    differences = (exact - rounded).dropna().abs()
+    value = differences.max()
+    yield f"largest difference of bfloat16 from float32 in {len(differences)} cells", value, value <= 0.3
+    value = differences.mean()
+    yield "mean difference of bfloat16 from float32 in them", value, value <= 0.1
+
+
 def check(tell: Callable[[str], object] = print) -> bool:
-    """Tell every claim; whether all hold."""
+    """Tell every claim, and every table that the README has differently; whether all is as written."""
     found = list(claims())
     for sentence, value, holds in found:
         tell(f"{'holds ' if holds else 'BROKEN'} {value:+7.2f}  {sentence}")
-    return all(holds for *_, holds in found)
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    wrong = [table for table in tables() if table not in readme]
+    for table in wrong:
+        tell(f"BROKEN          the README has this table differently:\n{table}")
+    return not wrong and all(holds for *_, holds in found)
 
 
 if __name__ == "__main__":
-    sys.exit(not check())
+    if "--tables" in sys.argv[1:]:
+        print("\n\n".join(tables()))
+    else:
+        sys.exit(not check())
