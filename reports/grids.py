@@ -26,29 +26,34 @@ Item = tuple[str, Figure | Table]
 
 
 def data_free_figure(tables: Tables) -> Iterator[Item]:
-    """Accuracy against neuron sparsity, a panel a group, a figure a model."""
+    """Accuracy against neuron sparsity, a panel a group, a figure a model and setting of the grid such as repair."""
     rows = data_free_rows(tables)
-    drawn = rows.assign(variant=variants(rows, "pipeline"))
+    drawn = rows.assign(variant=variants(rows, "pipeline", of="plain"))
     if tables.published:
         theirs = curves(rows)
         several = " · " + theirs["criterion"] if rows["criterion"].nunique() > 1 else ""
-        drawn = pd.concat([drawn, theirs.assign(variant=theirs["method"] + several + ", published")])
-    for model, frame in drawn.groupby("model", sort=False):
+        named = theirs["method"] + several + ", published"
+        drawn = pd.concat([drawn, theirs.assign(variant=named, settings="")])
+    for (model, settings), frame in drawn.groupby(["model", "settings"], sort=False):
         panels = {f"group {group}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
         start = baselines(tables.evaluations, str(model))
         label = "neuron sparsity of the group (%)"
-        yield f"data-free-{model}", sparsity_figure(panels, dict.fromkeys(panels, start), label)
+        name = comparisons.stem("data-free", model, *[settings] * bool(settings))
+        yield name, sparsity_figure(panels, dict.fromkeys(panels, start), label)
 
 
 def whole_network_figure(tables: Tables) -> Iterator[Item]:
-    """Accuracy against neuron sparsity when all groups are pruned, a panel a model."""
+    """Accuracy against neuron sparsity when all groups are pruned, a panel a model and setting of the grid."""
     rows = whole_network_rows(tables)
     if rows.empty:
         return
-    frame = rows.assign(variant=variants(rows, "pipeline"))
-    panels = {str(model): part for model, part in frame.groupby("model", sort=False)}
-    starts = {model: baselines(tables.evaluations, model) for model in panels}
-    yield "whole-network", sparsity_figure(panels, starts, "neuron sparsity of all groups (%)", columns=2)
+    frame = rows.assign(variant=variants(rows, "pipeline", of="plain"))
+    panels, starts = {}, {}
+    for (model, settings), part in frame.groupby(["model", "settings"], sort=False):
+        title = f"{model}, {settings}" if settings else str(model)
+        panels[title], starts[title] = part, baselines(tables.evaluations, str(model))
+    columns = 3 if frame["settings"].nunique() == 3 else 2
+    yield "whole-network", sparsity_figure(panels, starts, "neuron sparsity of all groups (%)", columns)
 
 
 def sparsity_figure(
@@ -178,7 +183,7 @@ def accuracy_against(cost: str) -> Callable[[Tables], Iterator[Item]]:
         whole = rows[rows["group"].isna() & rows["method"].notna()]
         start = tables.evaluations[tables.evaluations["stage"] == "baseline"]
         start = start[start["training_data"] == "whole"]
-        drawn = whole.assign(variant=variants(whole, "pipeline"))
+        drawn = whole.assign(variant=variants(whole, "pipeline", of="plain"))
         for model, figure in tradeoffs.figures_against(tradeoffs.COSTS[cost], drawn, start):
             yield f"accuracy-against-{cost}-{model}", figure
 

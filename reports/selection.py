@@ -76,7 +76,8 @@ def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
 
 
 def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, their methods named with every setting of the grid that is not the usual one."""
+    """The rows, their methods named with all unusual settings of their grid; `settings` has these alone,
+    `plain` the method without."""
     told = pd.DataFrame(
         {
             "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
@@ -86,11 +87,10 @@ def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
             "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
         }
     )
-    names = [
-        ", ".join([method, *(part for part in parts if isinstance(part, str))]) if isinstance(method, str) else method
-        for method, parts in zip(frame["method"], told.itertuples(index=False), strict=True)
-    ]
-    return frame.assign(method=pd.Series(names, frame.index, dtype=frame["method"].dtype))
+    joined = [", ".join(part for part in parts if isinstance(part, str)) for parts in told.itertuples(index=False)]
+    settings = pd.Series(joined, frame.index, dtype=frame["method"].dtype)
+    named = frame["method"].where(settings == "", frame["method"] + ", " + settings)
+    return frame.assign(plain=frame["method"], settings=settings, method=named)
 
 
 def with_branches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -143,9 +143,13 @@ def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
     return frame[(frame["model"] == model) & (frame["stage"] == "baseline") & (frame["training_data"] == "whole")]
 
 
-def variants(frame: pd.DataFrame, *further: str) -> pd.Series:
-    """The method, followed by the criterion, and by further columns, where there are several."""
-    names = frame["method"]
+def variants(frame: pd.DataFrame, *further: str, of: str = "method") -> pd.Series:
+    """The method, followed by the criterion, and by further columns, where there are several.
+
+    Args:
+        of: the column that names the method, `plain` where its settings are told elsewhere.
+    """
+    names = frame[of]
     for column in ("criterion", *further):
         if frame[column].nunique() > 1:
             names = names + " · " + frame[column]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -40,11 +41,13 @@ COSTS = {
 
 
 def figures_against(cost: Cost, rows: pd.DataFrame, baselines: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """A figure a model, a panel for what was not and what was fine-tuned (and a device, of latency).
+    """A figure a model, a panel for what was not and what was fine-tuned, each setting of the grid (and a device, of
+    latency); the front is that of all settings.
 
     Args:
         cost: the horizontal axis.
-        rows: final evaluations of networks pruned in all groups, with a column `variant` to be drawn as one line.
+        rows: final evaluations of networks pruned in all groups, with a column `variant` to be drawn as one line, and
+            `settings` of the grid.
         baselines: evaluations of the unpruned networks.
     """
     apart = ["device"] * (cost.column == "latency_1" and rows["device"].nunique() > 1)
@@ -56,7 +59,11 @@ def figures_against(cost: Cost, rows: pd.DataFrame, baselines: pd.DataFrame) -> 
         panels = {}
         for title, part in frame.groupby("title"):
             same = start[start["device"].isin(part["device"])] if apart else start
-            panels[str(title)] = (means(part, ["variant", "target_sparsity"], cost), means(same, ["model"], cost))
+            unpruned = means(same, ["model"], cost)
+            points = means(part, ["settings", "variant", "target_sparsity"], cost)
+            front = pareto_front(pd.concat([points, unpruned]), cost)
+            for settings, pruned in points.groupby("settings", sort=False):
+                panels[f"{title}, {settings}" if settings else str(title)] = Panel(pruned, unpruned, front)
         yield str(model), tradeoff_figure(cost, panels)
 
 
@@ -67,15 +74,23 @@ def means(rows: pd.DataFrame, by: list[str], cost: Cost) -> pd.DataFrame:
     return accuracy.assign(**{cost.column: grouped[cost.column].mean()}).reset_index()
 
 
-def tradeoff_figure(cost: Cost, panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
-    """A line a variant, the unpruned network, and the front; panels hold means of pruned and of unpruned networks."""
-    figure, axes = figures.panels(list(panels), columns=2)
-    looks = figures.style(sorted({name for pruned, _ in panels.values() for name in pruned["variant"]}))
-    for axis, (pruned, unpruned) in zip(axes, panels.values(), strict=True):
-        draw_front(axis, pareto_front(pd.concat([pruned, unpruned]), cost), cost)
-        for variant, points in pruned.groupby("variant"):
+class Panel(NamedTuple):
+    """What one panel shows: means of pruned networks, of the unpruned one, and those on the front."""
+
+    pruned: pd.DataFrame
+    unpruned: pd.DataFrame
+    front: pd.DataFrame
+
+
+def tradeoff_figure(cost: Cost, panels: dict[str, Panel]) -> Figure:
+    """A line a variant, the unpruned network, and the front."""
+    figure, axes = figures.panels(list(panels), columns=3 if len(panels) == 3 else 2)
+    looks = figures.style(sorted({name for panel in panels.values() for name in panel.pruned["variant"]}))
+    for axis, panel in zip(axes, panels.values(), strict=True):
+        draw_front(axis, panel.front, cost)
+        for variant, points in panel.pruned.groupby("variant"):
             figures.curve(axis, points, cost.column, looks[str(variant)], cost.scale)
-        figures.curve(axis, unpruned, cost.column, UNPRUNED, cost.scale)
+        figures.curve(axis, panel.unpruned, cost.column, UNPRUNED, cost.scale)
     figures.label(figure, cost.label)
     figures.legend(figure, {**looks, "unpruned": UNPRUNED, "Pareto front": FRONT})
     return figure

@@ -120,6 +120,26 @@ def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
     assert axis.get_title() == "group 0"
 
 
+def test_settings_of_grids_have_figures_and_panels_of_their_own(run: Path) -> None:
+    repaired = [{**row, "cell": row["cell"] + "r", "repair": "data", "accuracy": 85.0} for row in ROWS[1:]]
+    whole = [{**row, "cell": row["cell"] + "w", "group": None} for row in ROWS[1:] + repaired]
+    store = Store(run)
+    store.write_rows("evaluations", "more", repaired + whole)
+    plan(store, ROWS + repaired + whole)
+    tables = tables_of(run)
+    each = dict(RESULTS["data-free-figure"].make(tables))
+    assert list(each) == ["data-free-net", "data-free-net-repair"]
+    ((_, panels),) = RESULTS["whole-network-figure"].make(tables)
+    ((_, costs),) = RESULTS["accuracy-against-macs"].make(tables)
+    assert [axis.get_title() for axis in panels.figure.axes] == ["net", "net, repair"]
+    assert [axis.get_title() for axis in costs.figure.axes] == ["not fine-tuned", "not fine-tuned, repair"]
+    for figure in (*each.values(), panels):
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names == ["conventional", "intra-fusion"]
+    (axis,) = each["data-free-net-repair"].axes
+    assert [line.lines[0].get_xydata()[-1].tolist() for line in axis.containers] == [[50, 85]] * 2
+
+
 @pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize(
     "names", [["a"] * 2, ["fusion-preserving(restore_norm=False)", "b", "c", "d", "e"], list("abcdefg")]
