@@ -1,7 +1,6 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
 import hashlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from orchestrator.experiment import Experiment
 from workloads import checkpoints, datasets, models
 from workloads.config import ModelConfig
 from workloads.criteria import CRITERIA
-from workloads.evaluation import parameter_count
+from workloads.evaluation import latency, parameter_count
 from workloads.methods import METHODS
 from workloads.registry import check_options, code_version, draws, lookup
 from workloads.tracing import trace
@@ -145,15 +144,10 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
     )
 
 
-@torch.inference_mode()
-def _forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int = 16) -> float:
+def _forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int = 8) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = torch.zeros(images, *shape)
-        model(batch)
-        started = time.perf_counter()
-        model(batch)
-        return (time.perf_counter() - started) / images
+        return latency(model, shape, images) / 1000 / images
     finally:
         torch.set_num_threads(threads)
