@@ -254,12 +254,15 @@ def export(
 def status(folder: RunArgument) -> None:
     """Show what of a run is done, running, failed and missing, and why. Exit status 1 if something failed."""
     with refusing_bad_input():
+        from orchestrator.epochs import reached
         from orchestrator.lease import holder
         from orchestrator.store import Store
         from reports import load
 
         planned, done, failures = (load(folder, table) for table in ("plan", "timings", "failures"))
-        driver = holder(Store(folder))
+        store = Store(folder)
+        driver = holder(store)
+        epochs = reached(store, planned.loc[~planned["cell"].isin(done["cell"]), "cell"]) if driver else {}
     active = driver.running if driver else {}
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "done", "running", "failed", "missing", "all"):
@@ -272,6 +275,8 @@ def status(folder: RunArgument) -> None:
         table.add_row(str(kind), *(str(count) for count in counts))
     console.print(table)
     console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
+    for key, (epoch, last) in epochs.items():
+        console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
     open_failures = failures[~failures["cell"].isin(done["cell"])]
     for row in open_failures.itertuples():
         console.print(f"{row.cell} {row.kind}: {row.error}: {str(row.message).partition(chr(10))[0]}", markup=False)

@@ -1,13 +1,15 @@
 """Sends the stages of a plan to Ray as tasks, a bounded number at a time, and follows them until none can run."""
 
 import functools
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
 
 from orchestrator import progress as progress_views
+from orchestrator.epochs import reached
 from orchestrator.experiment import Experiment, TaskConfig
 from orchestrator.frontier import Frontier
 from orchestrator.hardware import SEES_ALL_GPUS
@@ -19,6 +21,7 @@ from orchestrator.work import Context, Outcome, Work
 
 Body = Callable[[Sequence[Work], Context], list[Outcome]]
 POLL_SECONDS = 1.0
+LOOK_SECONDS = 10.0
 WHOLE_GPUS = ("train", "fine-tune")
 SHARE_OF_GPU = 0.25
 
@@ -66,6 +69,8 @@ class Dispatcher:
         self.waited: set[tuple[str, str]] = set()
         cluster = ray.cluster_resources()
         self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+        self.looked = time.monotonic()
+        self.reached: Collection[tuple[int, int]] = ()
         self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
 
     def loop(self) -> None:
@@ -74,6 +79,7 @@ class Dispatcher:
             while self.frontier or self.in_flight or self.postponed:
                 self.fill()
                 running = self.running()
+                self.view.training(self.epochs())
                 self.view.running(running)
                 self.lease.renew(running)
                 finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
@@ -102,6 +108,14 @@ class Dispatcher:
                 break
             kinds[batch[0].kind] += 1
         return kinds
+
+    def epochs(self) -> Collection[tuple[int, int]]:
+        """The epochs that trainings have reached, and how many they will have, looked up now and then."""
+        if time.monotonic() - self.looked >= LOOK_SECONDS:
+            self.looked = time.monotonic()
+            flying = [stage.key for batch in self.in_flight.values() for stage in batch if stage.kind in WHOLE_GPUS]
+            self.reached = reached(self.store, flying).values() if flying else ()
+        return self.reached
 
     def reserved(self, kind: str) -> dict[str, float]:
         """What a task of this kind takes of the cluster."""

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Protocol, TextIO
 
 from rich.console import Console, Group
@@ -22,6 +23,9 @@ class Progress(Protocol):
     def running(self, kinds: Counter[str]) -> None:
         """Stages by kind that are with workers now."""
 
+    def training(self, epochs: Collection[tuple[int, int]]) -> None:
+        """The epochs that trainings have reached, and how many they will have."""
+
     def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
         """One stage has ended; `cost` is its share of the estimated work."""
 
@@ -40,6 +44,7 @@ class Tally:
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.active: Counter[str] = Counter()
+        self.epochs: Collection[tuple[int, int]] = ()
         self.before = 0
         self.cost_left = self.cost_ended = 0.0
         self.started = time.monotonic()
@@ -51,6 +56,9 @@ class Tally:
 
     def running(self, kinds: Counter[str]) -> None:
         self.active = kinds
+
+    def training(self, epochs: Collection[tuple[int, int]]) -> None:
+        self.epochs = epochs
 
     def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
         (self.failed if error else self.done)[kind] += 1
@@ -74,9 +82,11 @@ class Tally:
         return self.elapsed() * max(self.cost_left, 0.0) / self.cost_ended if self.cost_ended else None
 
     def summary(self) -> str:
-        """One line: how far, how many failed and running, how fast, how long."""
+        """One line: how far, how many failed and running, at which epochs, how fast, how long."""
         done, total = self.done.total(), self.total.total()
         parts = [f"{done}/{total} stages", f"{self.failed.total()} failed", f"{self.active.total()} running"]
+        if self.epochs:
+            parts.append("epochs " + " ".join(f"{epoch}/{epochs}" for epoch, epochs in self.epochs))
         parts += [f"{self.rate():.1f}/s", f"{duration(self.elapsed())} elapsed"]
         left = self.seconds_left()
         return ", ".join(parts + ([f"{duration(left)} left"] if left is not None else []))

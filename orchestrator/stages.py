@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.epochs import EpochsTold
 from orchestrator.hardware import device
 from orchestrator.measurements import distance_row, epoch_row, evaluation_row, landscape_rows, split_rows
 from orchestrator.store import Store
@@ -198,21 +199,26 @@ class Worker:
     def learn(self, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor) -> list[Epoch]:
         """Train a network in place, from the snapshot on that a lost worker left."""
         store, place = Store(self.context.store), snapshot_place(work.key)
+        told = EpochsTold(store, work.key, config.epochs)
         start = None
         if store.exists(*place):
             with contextlib.suppress(ValueError):
                 start = Snapshot.loads(store.read(*place))
-        return train(
-            model,
-            self.dataset,
-            config,
-            seed=stage_seed(work.key),
-            indices=pool,
-            augmentation=self.augmentation,
-            start=start,
-            snapshot_every=self.context.snapshot_every,
-            on_snapshot=lambda snapshot: store.write(snapshot.dumps(), *place),
-        )
+        try:
+            return train(
+                model,
+                self.dataset,
+                config,
+                seed=stage_seed(work.key),
+                indices=pool,
+                augmentation=self.augmentation,
+                start=start,
+                snapshot_every=self.context.snapshot_every,
+                on_snapshot=lambda snapshot: store.write(snapshot.dumps(), *place),
+                on_epoch=told,
+            )
+        finally:
+            told.forget()
 
     def load(self, work: Work) -> Output:
         """A published network from its checkpoint file."""

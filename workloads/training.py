@@ -37,6 +37,7 @@ def train(
     start: Snapshot | None = None,
     snapshot_every: int = 0,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
+    on_epoch: Callable[[list[Epoch]], None] = lambda history: None,
 ) -> list[Epoch]:
     """Train a network in place, on the device of its weights.
 
@@ -52,6 +53,7 @@ def train(
         start: an earlier training of the same network with the same settings, to go on from.
         snapshot_every: epochs between two snapshots; 0 takes none.
         on_snapshot: gets them.
+        on_epoch: gets all epochs so far after each.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; names the epoch.
@@ -64,7 +66,9 @@ def train(
         float32_products(tf32=precision == "tf32"),
     ):
         torch.manual_seed(seed)  # for layers that draw, such as dropout
-        return _train(model, dataset, config, precision, seed, pool, augmentation, start, snapshot_every, on_snapshot)
+        return _train(
+            model, dataset, config, precision, seed, pool, augmentation, start, snapshot_every, on_snapshot, on_epoch
+        )
 
 
 def _train(
@@ -78,6 +82,7 @@ def _train(
     start: Snapshot | None,
     snapshot_every: int,
     on_snapshot: Callable[[Snapshot], None],
+    on_epoch: Callable[[list[Epoch]], None],
 ) -> list[Epoch]:
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -123,5 +128,6 @@ def _train(
         history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
         if snapshot_every and epoch % snapshot_every == 0 and epoch < config.epochs:
             on_snapshot(Snapshot.take(model, optimizer, generator, history))
+        on_epoch(history)
     model.eval()
     return history
