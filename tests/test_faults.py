@@ -130,13 +130,21 @@ def test_a_killed_worker(order: Callable, calm: Path, tmp_path: Path, action: st
     assert_equal(tmp_path, calm)
 
 
+# As in the foreground of a terminal; where the tests run in a shell's background, they ignore interrupts themselves.
+HEEDING_INTERRUPTS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from orchestrator.cli import main
+main()
+"""
+
+
 def driver(folder: Path, *arguments: str, experiment: Experiment = EXPERIMENT) -> subprocess.Popen[str]:
     """`metaprune run` in a process and a session of its own."""
     path = folder.parent / "experiment.yaml"
     path.write_text(experiment.to_yaml())
-    command = [sys.executable, "-m", "orchestrator", "run", str(path), "--out", str(folder), *arguments]
     return subprocess.Popen(
-        command,
+        [sys.executable, "-c", HEEDING_INTERRUPTS, "run", str(path), "--out", str(folder), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
