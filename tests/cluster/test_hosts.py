@@ -23,9 +23,12 @@ import pathlib, socket, time
 from workloads.criteria import l1
 
 def stuck_on_two(model, group):
+    marker = pathlib.Path({marker!r})
     if socket.gethostname() == "two":
-        pathlib.Path({marker!r}).touch()
+        marker.touch()
         time.sleep(600)
+    while not marker.exists():
+        time.sleep(0.1)
     return l1(model, group)
 """
 
@@ -61,7 +64,7 @@ def results(folder: Path) -> pd.DataFrame:
 
 
 def test_a_run_outlives_a_node_and_equals_a_local_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Host `two` gets a stage that does not end there, and is killed with all its processes."""
+    """Host `one` waits until `two` has a stage that does not end there; then `two` is killed with all its processes."""
     monkeypatch.chdir(tmp_path)
     marker = tmp_path / "stuck"
     (tmp_path / "stuck.py").write_text(STUCK.format(marker=str(marker)))
