@@ -31,7 +31,8 @@ from orchestrator.progress import NoProgress
 
 class Telling(NoProgress):
     def start(self, total, done, cost):
-        print(int(ray.cluster_resources()["CPU"]))
+        print(int(ray.cluster_resources()["CPU"]), flush=True)
+        input()
 
 assert run("tiny.yaml", out="run", address="local", progress=Telling()).complete
 """
@@ -44,6 +45,7 @@ def test_it_takes_all_cores_and_leaves_no_process(tmp_path: Path) -> None:
         [sys.executable, "-c", RUN],
         cwd=tmp_path,
         env={**os.environ, "METAPRUNE_TEST": mark},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -51,7 +53,7 @@ def test_it_takes_all_cores_and_leaves_no_process(tmp_path: Path) -> None:
     assert running.stdout
     cores = running.stdout.readline()
     during = processes_with(mark)
-    _, errors = running.communicate(timeout=300)
+    _, errors = running.communicate("go on\n", timeout=300)
     assert running.returncode == 0, errors
     assert int(cores) == get_num_cpus()
     assert any("raylet" in command for command in during)
