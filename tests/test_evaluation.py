@@ -73,8 +73,8 @@ def test_bfloat16_moves_accuracy_little_and_leaves_the_network(digits: Dataset) 
     model = build(ModelConfig(name="vgg11_bn", width=0.125), channels=1, classes=10)
     train(model, digits, TrainingConfig(epochs=20, batch_size=25, schedule="one-cycle"), seed=0)
     exact, rounded = (evaluate(model, digits, precision=precision) for precision in ("float32", "bfloat16"))
-    assert exact.accuracy > 80
-    assert rounded.accuracy == pytest.approx(exact.accuracy, abs=1), "an image in 100"
+    assert exact.accuracy > 60
+    assert rounded.accuracy == pytest.approx(exact.accuracy, abs=2), "two images in 100"
     assert rounded.loss != exact.loss
     assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
