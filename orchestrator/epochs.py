@@ -34,7 +34,8 @@ class EpochsTold:
 
     def forget(self) -> None:
         """The training has ended."""
-        self.store.delete(FOLDER, f"{self.key}.json")
+        with contextlib.suppress(OSError):
+            self.store.delete(FOLDER, f"{self.key}.json")
 
 
 def reached(store: Store, keys: Collection[str]) -> dict[str, tuple[int, int]]:

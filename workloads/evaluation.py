@@ -63,7 +63,7 @@ def evaluate_together(
     started = time.perf_counter()
     totals = torch.zeros(len(models), 3, dtype=torch.float64)
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    batch_size = batch_size or BATCH[device.type]
+    batch_size = batch_size or BATCH.get(device.type, BATCH["cuda"])
     with torch.inference_mode(), products(precision, device):
         forward = forward_together(models, example.contiguous(memory_format=torch.channels_last))
         for images, labels in dataset.batches("test", batch_size, device):
