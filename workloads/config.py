@@ -182,7 +182,7 @@ class MeasuringConfig(Config):
     """How networks are measured; what a training measures after its epochs is always in float32."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16` is faster where the hardware multiplies it natively, and moves accuracies by a few images in 10,000."""
+    """`bfloat16` is faster where the hardware multiplies it natively; accuracies move by some images in 10,000."""
 
 
 class LandscapeConfig(Config):
