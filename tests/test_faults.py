@@ -318,10 +318,10 @@ def test_a_task_that_raises(half: Path, calm: Path, order: Callable) -> None:
 
 def test_a_stage_over_its_time_limit(half: Path, calm: Path, order: Callable) -> None:
     order("hang", "sweep")
-    limited = changed(resources={"compress": {"time_limit": 3}})
+    limited = changed(resources={"compress": {"time_limit": 10}})
     result = start(half, limited)
     assert len(result.failed) == 1
-    assert "TimeoutError: the stage took longer than its time_limit of 3 s" in next(iter(result.failed.values()))
+    assert "TimeoutError: the stage took longer than its time_limit of 10 s" in next(iter(result.failed.values()))
     assert result.done == 7
     assert start(half, limited, retry_failed=True).complete
     assert_equal(half, calm)
