@@ -13,6 +13,7 @@ from PIL import Image
 from workloads.augmentation import augment, crop, flip, normalise
 from workloads.config import DatasetConfig
 from workloads.datasets import load
+from workloads.samples import Dataset, Samples
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_image_folder(tmp_path: Path, stream: bool) -> None:
     dataset = load(DatasetConfig(name="image-folder", root=str(tmp_path), size=10, stream=stream))
     assert dataset.classes == ("ant", "bee")
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    ((images, labels),) = dataset.train.batches([torch.tensor([4, 0])])
+    ((images, labels),) = dataset.train.batches(torch.tensor([4, 0]), 2, torch.device("cpu"))
     assert labels.tolist() == [1, 0]
     assert torch.equal(images[1], pixels(picture(0, (12, 10)))[:, :, 1:11]), "the centre is cut out"
 
@@ -167,6 +168,21 @@ def test_foreign_parquet_is_named(tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": ["a"]}), tmp_path / f"{part}.parquet")
     with pytest.raises(ValueError, match=r"train.parquet' has no image column .* it has: text"):
         load(DatasetConfig(name="parquet", root=str(tmp_path)))
+
+
+def test_images_stay_on_a_gpu_if_they_fit(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for a GPU, as neither is the CPU."""
+    samples, gpu = Samples(digits.train.labels, digits.shape, digits.train.images), torch.device("meta")
+    assert samples.nearest(torch.device("cpu"))[0] is digits.train.images
+    images, labels = samples.nearest(gpu)
+    assert (images.device, labels.device) == (gpu, gpu)
+    assert samples.nearest(gpu)[0] is images, "they are not sent again"
+    monkeypatch.setattr("workloads.samples.RESIDENT_BYTES", images.nbytes - 1)
+    assert samples.nearest(gpu)[0] is digits.train.images
+    batches = list(samples.batches(torch.arange(70), 32, gpu))
+    assert [(len(images), images.device, labels.device) for images, labels in batches] == [
+        (count, gpu, gpu) for count in (32, 32, 6)
+    ]
 
 
 def test_augmentation_moves_pixels_and_keeps_them() -> None:

@@ -61,7 +61,7 @@ def evaluate_together(
     for model in models:
         model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
-    totals = torch.zeros(len(models), 3, dtype=torch.float64)
+    totals = torch.zeros(len(models), 3, dtype=torch.float64, device=device)
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
     batch_size = batch_size or BATCH.get(device.type, BATCH["cuda"])
     with torch.inference_mode(), products(precision, device):
@@ -71,19 +71,17 @@ def evaluate_together(
                 totals, forward(images.contiguous(memory_format=torch.channels_last)), strict=True
             ):
                 total += hits_and_loss(logits, labels)
+    means = (totals / len(dataset.test_pool)).tolist()  # waits for a GPU
     seconds = (time.perf_counter() - started) / len(models)
-    return [
-        Measurement(100 * top1, 100 * top5, loss, seconds)
-        for top1, top5, loss in (totals / len(dataset.test_pool)).tolist()
-    ]
+    return [Measurement(100 * top1, 100 * top5, loss, seconds) for top1, top5, loss in means]
 
 
 def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """(3,) float64 on the CPU: how many labels are the best logit, how many are among the best five, summed loss."""
+    """(3,) float64: how many labels are the best logit, how many are among the best five, summed loss."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = best == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
-    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]).cpu()
+    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss])
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ import functools
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workloads.augmentation import normalise
+
+RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
 
 
 class Samples:
@@ -31,6 +33,7 @@ class Samples:
         self.labels = labels
         self.shape = shape
         self._images = images
+        self._resident: tuple[torch.device, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,10 +43,19 @@ class Samples:
         """(N, C, H, W) uint8."""
         return self._images if isinstance(self._images, Tensor) else self._images()
 
-    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each vector of sample numbers, uint8 images (B, C, H, W) and labels (B,)."""
-        for chosen in indices:
-            yield self.images[chosen], self.labels[chosen]
+    def nearest(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """All images and labels, on a GPU if they fit into `RESIDENT_BYTES`, where they stay for the next call."""
+        if device.type == "cpu" or self.images.nbytes > RESIDENT_BYTES:
+            return self.images, self.labels
+        if self._resident is None or self._resident[0] != device:
+            self._resident = device, self.images.to(device), self.labels.to(device)
+        return self._resident[1:]
+
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time."""
+        images, labels = self.nearest(device)
+        for chosen in order.to(images.device).split(size):
+            yield images[chosen].to(device), labels[chosen].to(device)
 
 
 class StreamedSamples(Samples):
@@ -53,10 +65,10 @@ class StreamedSamples(Samples):
         labels: (N,) int64.
         shape: (C, H, W) that every image is brought to.
         files: N paths.
-        workers: loader processes; 0 decodes in the calling one.
+        workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
     """
 
-    def __init__(self, labels: Tensor, shape: tuple[int, int, int], files: Sequence[Path], workers: int = 2):
+    def __init__(self, labels: Tensor, shape: tuple[int, int, int], files: Sequence[Path], workers: int | None = None):
         super().__init__(labels, shape, lambda: torch.stack([decode(file, shape) for file in files]))
         self.files = files
         self.workers = workers
@@ -64,9 +76,17 @@ class StreamedSamples(Samples):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return decode(self.files[index], self.shape), self.labels[index]
 
-    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        order = [chosen.tolist() for chosen in indices]
-        yield from torch.utils.data.DataLoader(self, batch_sampler=order, num_workers=self.workers)  # type: ignore[arg-type]
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        numbers = [chosen.tolist() for chosen in order.split(size)]
+        workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
+        loader = torch.utils.data.DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_sampler=numbers,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -118,8 +138,8 @@ class Dataset(Source):
         """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some."""
         samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
         chosen = pool if indices is None else indices
-        for images, labels in samples.batches(chosen.split(batch_size)):
-            yield normalise(images.to(device), self.mean, self.std), labels.to(device)
+        for images, labels in samples.batches(chosen, batch_size, torch.device(device)):
+            yield normalise(images, self.mean, self.std), labels
 
 
 def first_shuffled(count: int, wanted: int) -> Tensor:
