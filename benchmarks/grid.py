@@ -1,14 +1,16 @@
 """The data-free grid: the published procedure, every cell from scratch, against metaprune's way.
 
     python benchmarks/grid.py [--model vgg11_bn] [--width 1] [--data FOLDER] [--checkpoint FILE] [--epochs 2]
-        [--images 359] [--groups 0 1 ...] [--precision float32] [--runs 1] [--threads 1] [--out grid.parquet]
+        [--images 359] [--groups 0 1 ...] [--precision float32] [--device cpu] [--runs 1] [--threads 1]
+        [--out grid.parquet]
 
 All groups × 7 sparsities × {conventional, intra-fusion}, on the same network and test images, group by group in turn.
 Without `--data`, a folder with train.parquet and test.parquet, the images are scikit-learn's digits at 32×32; without
 `--checkpoint` the network is trained on them first, for `--epochs`. Groups are found by metaprune's own `trace` on both
 sides. Prints wall clock and processor time, which depends less on what else runs on the machine, how many predicted
-labels are equal, and what share metaprune's forward passes reach of the rate of a large convolution. `--precision` is
-that of metaprune's measuring; the published procedure keeps to float32.
+labels are equal, and what share metaprune's forward passes reach of the rate of a large convolution, by processor time
+on a CPU and by wall clock on a GPU. `--precision` is that of metaprune's measuring; the published procedure keeps to
+float32.
 """
 
 import argparse
@@ -74,9 +76,11 @@ class Side:
 
     @contextlib.contextmanager
     def timed(self, group: int | None, step: str) -> Iterator[None]:
-        """Keep how long the block takes."""
+        """Keep how long the block takes, until a GPU is through with it."""
         wall, processor = time.perf_counter(), time.process_time()
         yield
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.spent[group, step].append(Spent(time.perf_counter() - wall, time.process_time() - processor))
 
     def total(self, *, group: int | None = None, step: str | None = None) -> Spent:
@@ -120,7 +124,7 @@ def published(side: Side, model: nn.Module, number: int, loader: DataLoader, exa
             keep = max(1, int(group.size * (1 - sparsity)))
             apply(network, group, maps(method, Pairings(network, group), scores, keep))
         with side.timed(number, STEPS[2]):
-            labels = [network(images).argmax(1) for images, _ in loader]
+            labels = [network(images.to(example.device)).argmax(1).cpu() for images, _ in loader]
         side.labels[number, sparsity, method] = torch.cat(labels)
 
 
@@ -144,8 +148,8 @@ def predicted(
     with products(precision, example.device):
         forward = forward_together(networks, example)
         labels = [
-            [logits.argmax(1) for logits in forward(images.contiguous(memory_format=torch.channels_last))]
-            for images, _ in dataset.batches("test", BATCH["cpu"])
+            [logits.argmax(1).cpu() for logits in forward(images.contiguous(memory_format=torch.channels_last))]
+            for images, _ in dataset.batches("test", BATCH[example.device.type], example.device)
         ]
     with FlopCounterMode(display=False) as counter:
         list(forward(example))
@@ -153,26 +157,33 @@ def predicted(
 
 
 @torch.inference_mode()
-def convolution_rate(precision: str, channels: int = 256, images: int = 64, attempts: int = 6) -> float:
-    """The most operations a second of the processor of a 3×3 convolution of 8×8 maps, near the hardware's peak.
+def convolution_rate(precision: str, device: str, channels: int = 256, attempts: int = 6) -> float:
+    """The most operations a second of a 3×3 convolution of 8×8 maps, near the hardware's peak.
 
     On some processors matrix products are far from it.
     """
-    dtype = getattr(torch, precision)
-    inputs = torch.randn(images, channels, 8, 8).to(dtype, memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 3, 3).to(dtype, memory_format=torch.channels_last)
-    seconds = []
+    inputs = torch.randn(64 if device == "cpu" else 4096, channels, 8, 8, device=device)
+    weight = torch.randn(channels, channels, 3, 3, device=device)
+    inputs, weight = (
+        tensor.to(getattr(torch, precision), memory_format=torch.channels_last) for tensor in (inputs, weight)
+    )
+    side = Side()
     for _ in range(attempts):
-        started = time.process_time()
-        torch.conv2d(inputs, weight, padding=1)
-        seconds.append(time.process_time() - started)
-    return 2 * 9 * channels**2 * inputs[:, 0].numel() / min(seconds)
+        with side.timed(None, "convolution"):
+            torch.conv2d(inputs, weight, padding=1)
+    fastest = min(computing(spent, device) for spent in side.spent[None, "convolution"])
+    return 2 * 9 * channels**2 * inputs[:, 0].numel() / fastest
+
+
+def computing(spent: Spent, device: str) -> float:
+    """Seconds in which the device was at work: other programs take a CPU away, and a processor waits for a GPU."""
+    return spent.processor if device == "cpu" else spent.wall
 
 
 def trained(options: argparse.Namespace, dataset: Dataset) -> nn.Module:
     """The network of the checkpoint, or one that is trained here."""
     config = ModelConfig(name=options.model, width=options.width)
-    model = build(config, channels=dataset.shape[0], classes=len(dataset.classes))
+    model = build(config, channels=dataset.shape[0], classes=len(dataset.classes)).to(options.device)
     if options.checkpoint:
         load_state(model, read_state(options.checkpoint), options.checkpoint)
     else:
@@ -189,6 +200,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--epochs", type=int, default=2, help="of training without a checkpoint")
     options.add_argument("--images", type=int, help="of the test set; all unless given")
     options.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--groups", type=int, nargs="+", help="all unless given")
     return options.parse_args()
 
@@ -202,10 +214,10 @@ class Run(NamedTuple):
     convolution_rate: float
 
 
-def measured(model: nn.Module, dataset: Dataset, groups: list[int], precision: str) -> Run:
+def measured(model: nn.Module, dataset: Dataset, groups: list[int], precision: str, device: str) -> Run:
     """Both sides, group by group in turn."""
     theirs, mine, operations, rate = Side(), Side(), 0.0, 0.0
-    one, few = torch.zeros(1, *dataset.shape), torch.randn(2, *dataset.shape)
+    one, few = torch.zeros(1, *dataset.shape, device=device), torch.randn(2, *dataset.shape, device=device)
     loader = DataLoader(PublishedImages(dataset), batch_size=PUBLISHED_BATCH)
     with mine.timed(None, STEPS[0]):
         base = Network.prepared(model, one)
@@ -215,7 +227,7 @@ def measured(model: nn.Module, dataset: Dataset, groups: list[int], precision: s
         labels, flops = predicted(networks, dataset, few.contiguous(memory_format=torch.channels_last), precision)
         mine.labels |= {(number, *cell): found for cell, found in zip(CELLS, labels, strict=True)}
         operations += flops * len(dataset.test_pool)
-        rate = max(rate, convolution_rate(precision))
+        rate = max(rate, convolution_rate(precision, device))
     return Run(theirs, mine, operations, rate)
 
 
@@ -233,7 +245,7 @@ def add(
     table.add(**{column: name}, **milliseconds, **ratios)
 
 
-def compared(runs: list[Run], dataset: Dataset) -> Table:
+def compared(runs: list[Run], dataset: Dataset, device: str) -> Table:
     """How far both sides agree, and how fast metaprune's forward passes are."""
     table = Table("Agreement and speed")
     truth = dataset.test.labels[dataset.test_pool]
@@ -241,13 +253,13 @@ def compared(runs: list[Run], dataset: Dataset) -> Table:
         keys = list(run.published.labels)
         theirs, mine = (torch.stack([side.labels[key] for key in keys]) for side in run[:2])
         accuracies = [100 * (labels == truth).double().mean(1) for labels in (theirs, mine)]
-        rate = run.operations / run.metaprune.total(step=STEPS[2]).processor
+        rate = run.operations / computing(run.metaprune.total(step=STEPS[2]), device)
         table.add(
             labels=mine.numel(),
             equal=int((theirs == mine).sum()),
             **{
                 "accuracy differs by (points)": float((accuracies[0] - accuracies[1]).abs().max()),
-                "GFLOP/s a core": rate / 1e9,
+                "GFLOP/s": rate / 1e9,
                 "a convolution": run.convolution_rate / 1e9,
                 "share (%)": 100 * rate / run.convolution_rate,
             },
@@ -261,12 +273,16 @@ def main() -> None:
     source = {"name": "parquet", "root": options.data} if options.data else {"name": "digits", "size": 32}
     dataset = load(DatasetConfig(**source, test_samples=options.images))
     model = trained(options, dataset)
-    groups = options.groups or list(range(len(trace(model, torch.zeros(1, *dataset.shape)).groups)))
+    groups = options.groups or list(
+        range(len(trace(model, torch.zeros(1, *dataset.shape, device=options.device)).groups))
+    )
     settings = {"model": options.model, "width": options.width, "images": len(dataset.test_pool)}
-    settings["precision"] = options.precision
+    settings |= {"precision": options.precision, "device": options.device}
+    if options.device == "cuda":
+        settings["gpu"] = torch.cuda.get_device_name()
     conditions = machine("torch", "torchvision") | {"threads": options.threads, "runs": options.runs} | settings
     announce(conditions)
-    runs = [measured(model, dataset, groups, options.precision) for _ in range(options.runs)]
+    runs = [measured(model, dataset, groups, options.precision, options.device) for _ in range(options.runs)]
     cells = len(groups) * len(CELLS)
     steps, measuring = Table(f"A cell, mean of {cells}"), Table("The test images, a cell")
     for step in STEPS:
@@ -274,7 +290,7 @@ def main() -> None:
     add(steps, "step", "all", runs, cells)
     for number in groups:
         add(measuring, "group", str(number), runs, len(CELLS), group=number, step=STEPS[2])
-    write(options.out, conditions, steps, measuring, compared(runs, dataset))
+    write(options.out, conditions, steps, measuring, compared(runs, dataset, options.device))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class StreamedSamples(Samples):
     def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = [chosen.tolist() for chosen in order.split(size)]
         workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
-        loader = torch.utils.data.DataLoader(
+        loader: torch.utils.data.DataLoader[tuple[Tensor, Tensor]] = torch.utils.data.DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=numbers,
             num_workers=workers,
