@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-LOG_SECONDS = 15.0
+LOG_SECONDS = (15.0, 60.0)  # between two lines of a log: in the beginning, and of a long run
 
 
 class Progress(Protocol):
@@ -87,13 +87,13 @@ class Tally:
         parts = [f"{done}/{total} stages", f"{self.failed.total()} failed", f"{self.active.total()} running"]
         if self.epochs:
             parts.append("epochs " + " ".join(f"{epoch}/{epochs}" for epoch, epochs in self.epochs))
-        parts += [f"{self.rate():.1f}/s", f"{duration(self.elapsed())} elapsed"]
+        parts += [frequency(self.rate()), f"{duration(self.elapsed())} elapsed"]
         left = self.seconds_left()
         return ", ".join(parts + ([f"{duration(left)} left"] if left is not None else []))
 
 
 class LogProgress(Tally):
-    """Plain lines: at the start, at the end, at each failure, and every quarter of a minute."""
+    """Plain lines: at the start, at the end, at each failure, and now and then."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -119,7 +119,8 @@ class LogProgress(Tally):
 
     def running(self, kinds: Counter[str]) -> None:
         super().running(kinds)
-        if time.monotonic() - self.printed >= LOG_SECONDS:
+        soonest, latest = LOG_SECONDS
+        if time.monotonic() - self.printed >= min(max(self.elapsed() / 20, soonest), latest):
             self.line(self.summary())
 
     def stop(self) -> None:
@@ -175,6 +176,14 @@ class NoProgress(Tally):
 def for_terminal() -> Progress:
     """The live view where stdout is a terminal, plain lines elsewhere."""
     return LiveProgress() if sys.stdout.isatty() else LogProgress()
+
+
+def frequency(rate: float) -> str:
+    """Events a second as 12/s, 3.4/min or 0.8/h."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if rate * seconds >= 1:
+            break
+    return f"{rate * seconds:.2g}/{unit}" if rate * seconds < 10 else f"{rate * seconds:.0f}/{unit}"
 
 
 def duration(seconds: float) -> str:

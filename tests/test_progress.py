@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator import progress
-from orchestrator.progress import LiveProgress, LogProgress, duration
+from orchestrator.progress import LiveProgress, LogProgress, duration, frequency
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_log_says_how_far_how_fast_and_how_long(clock: list[float]) -> None:
     assert lines == [
         "6 stages (train 1, compress 5); 1 already done",
         "FAILED compress b: ValueError: broken",
-        "3/6 stages, 1 failed, 0 running, 0.1/s, 30 s elapsed, 20 s left",
+        "3/6 stages, 1 failed, 0 running, 6/min, 30 s elapsed, 20 s left",
     ]
 
 
@@ -46,6 +46,17 @@ def test_silence_is_broken_by_a_line_while_long_stages_run(clock: list[float]) -
         clock[0] += 1
         log.running(Counter(train=1))
     assert stream.getvalue().count("0/1 stages, 0 failed, 1 running") == 2
+    clock[0] += 3600
+    for _ in range(121):
+        clock[0] += 1
+        log.running(Counter(train=1))
+    assert stream.getvalue().count("0/1 stages, 0 failed, 1 running") == 2 + 3, "once a minute in a long run"
+
+
+def test_frequencies() -> None:
+    assert [frequency(rate) for rate in (123.4, 12.0, 1.0, 0.9, 0.1, 0.001, 0.0)] == [
+        "123/s", "12/s", "1/s", "54/min", "6/min", "3.6/h", "0/h",
+    ]  # fmt: skip
 
 
 def test_the_live_view_counts_by_kind() -> None:
