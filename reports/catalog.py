@@ -1,5 +1,6 @@
 """The results that a report can hold, by id: those of any run, and the paper's tables and figures."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -11,6 +12,7 @@ from reports.selection import Tables, data_free_rows, pipeline_rows
 
 Make = Callable[[Tables], Iterator[Item]]
 CIFAR10, CIFAR100, IMAGENET = "data-free-cifar10", "data-free-cifar100", "data-free-imagenet"
+COMPARED = ("conventional", "intra-fusion")
 EXPERIMENTS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
 
 
@@ -35,7 +37,8 @@ class Result:
 class View:
     """What of a run one of the paper's results is about.
 
-    Rows of the built-in experiment count, also at a smaller scale, and rows of the same network and data set.
+    Rows of the built-in experiment count, also at a smaller scale, and rows of the same network and data set. Without
+    split models of all these `folds` there is nothing.
 
     Attributes:
         id: of the result.
@@ -60,13 +63,17 @@ class View:
         """The tables with these rows alone."""
         frames = {each.name: getattr(tables, each.name) for each in fields(tables)}
         chosen = {name: frame[self.mask(frame)] for name, frame in frames.items() if isinstance(frame, pd.DataFrame)}
+        if not set(self.folds) <= {0, *chosen["evaluations"]["folds"]}:
+            chosen = {name: frame[:0] for name, frame in chosen.items()}
         # The plan is needed whole, to follow the inputs of stages.
         return replace(tables, **{**chosen, "plan": tables.plan})
 
     def mask(self, frame: pd.DataFrame) -> pd.Series:
         """Which rows of a table belong."""
         network = frame["network"].astype(str).str.replace(r"-w[\d.]+$", "", regex=True)
-        own = frame["experiment"].astype(str).str.fullmatch(f"{self.experiment}(-.+)?")
+        experiment = frame["experiment"].astype(str)
+        of_others = experiment.isin({result.experiment for result in RESULTS.values()} - {self.experiment})
+        own = experiment.str.fullmatch(f"{self.experiment}(-[^-]+)?") & ~of_others
         same = frame["dataset"] == self.dataset
         if self.networks:
             named = network.isin(self.networks)
@@ -87,8 +94,16 @@ class View:
         return mask
 
     def make(self, make: Make) -> Make:
-        """The same figures and tables of these rows alone, their names led by the id."""
-        return lambda tables: ((f"{self.id}-{name}", item) for name, item in make(self.of(tables)))
+        """The same figures and tables of these rows alone, their names led by the id and, where that is another one
+        than the paper's, by the data set."""
+
+        def these(tables: Tables) -> Iterator[Item]:
+            chosen = self.of(tables)
+            others = sorted({*chosen.evaluations["dataset"]} - {self.dataset})
+            led = "-".join([self.id, *(f"on-{name}" for name in others)])
+            return ((f"{led}-{name}", item) for name, item in make(chosen))
+
+        return these
 
 
 def paper(shows: str, make: Make, view: View) -> tuple[str, Result]:
@@ -97,19 +112,30 @@ def paper(shows: str, make: Make, view: View) -> tuple[str, Result]:
     return view.id, Result(shows, f"the experiment {view.experiment}", view.make(make), view.experiment)
 
 
+def beside_published(make: Make) -> Make:
+    """The same, and the cells that the paper prints with what it prints."""
+    return lambda tables: itertools.chain(make(tables), grids.published_cells(tables))
+
+
 def data_free_tables() -> Iterator[tuple[str, Result]]:
     """Tables 5 and 10–21, each with the networks, criteria and groups that the paper prints there."""
     for table, rows in published.comparisons().query("stage == 'pruned'").groupby("table"):
         network, dataset = rows["network"].iloc[0], rows["dataset"].iloc[0]
         criteria, groups = tuple(rows["criterion"].unique()), tuple(sorted(rows["group"].unique()))
         view = View(
-            f"table-{table}", EXPERIMENTS[dataset], dataset, networks=(network,), criteria=criteria, groups=groups
+            f"table-{table}",
+            EXPERIMENTS[dataset],
+            dataset,
+            networks=(network,),
+            criteria=criteria,
+            methods=COMPARED,
+            groups=groups,
         )
         shows = (
             f"{network} on {dataset}, groups {groups[0]} to {groups[-1]}, {', '.join(criteria)}: conventional pruning "
             f"against Intra-Fusion, without fine-tuning"
         )
-        yield paper(shows, grids.data_free_table, view)
+        yield paper(shows, beside_published(grids.data_free_table), view)
 
 
 def distance_figures(tables: Tables) -> Iterator[Item]:
@@ -225,12 +251,13 @@ ANY_RUN: dict[str, Result] = {
 }
 
 BOTH = ("vgg11_bn", "resnet18")
+UNIONS = ("unions",)
 PAPER: dict[str, Result] = dict(
     [
         paper(
             "fine-tuned: conventional pruning against Intra-Fusion",
-            grids.fine_tuned_table,
-            View("table-1", "fine-tuned", criteria=("l1",)),
+            beside_published(grids.fine_tuned_table),
+            View("table-1", "fine-tuned", networks=BOTH, criteria=("l1",), methods=COMPARED),
         ),
         paper(
             "Intra-Fusion by source and target distribution, six ResNet18",
@@ -238,8 +265,16 @@ PAPER: dict[str, Result] = dict(
             View("table-4", "distributions", networks=("resnet18",)),
         ),
         *data_free_tables(),
-        paper("split models of two folds, by seed", grids.seeds_table, View("table-6", "split-data", folds=(2,))),
-        paper("split models of four folds", grids.seeds_table, View("table-7", "split-data-folds", folds=(4,))),
+        paper(
+            "split models of two folds, by seed",
+            grids.seeds_table,
+            View("table-6", "split-data", splits=UNIONS, folds=(2,)),
+        ),
+        paper(
+            "split models of four folds",
+            grids.seeds_table,
+            View("table-7", "split-data-folds", splits=UNIONS, folds=(4,)),
+        ),
         paper("whole-data models, by seed", grids.seeds_table, View("table-8", "split-data", folds=(0,))),
         paper("neuron sparsity as weight sparsity", grids.sparsity_table, View("table-9", CIFAR10)),
         paper("mass of the neurons of each group", ANY_RUN["masses"].make, View("figure-2", CIFAR10, criteria=("l1",))),
@@ -279,34 +314,40 @@ PAPER: dict[str, Result] = dict(
         paper(
             "test accuracy by epoch, whole-data and split models",
             ANY_RUN["training"].make,
-            View("figure-20", "split-data", folds=(2,)),
+            View("figure-20", "split-data", splits=UNIONS, folds=(2,)),
         ),
-        paper("timeline of whole-data, FaP and PaF", runtime_figure, View("figure-22", "split-data", folds=(2,))),
+        paper(
+            "timeline of whole-data, FaP and PaF",
+            runtime_figure,
+            View("figure-22", "split-data", splits=UNIONS, folds=(2,)),
+        ),
         paper(
             "whole-data, FaP and PaF with Intra-Fusion",
             grids.pipelines_figure,
-            View("figure-23", "split-data", methods=("intra-fusion",), folds=(2,)),
+            View("figure-23", "split-data", methods=("intra-fusion",), splits=UNIONS, folds=(2,)),
         ),
         paper(
             "the same with conventional pruning",
             grids.pipelines_figure,
-            View("figure-24", "split-data", methods=("conventional",), folds=(2,)),
+            View("figure-24", "split-data", methods=("conventional",), splits=UNIONS, folds=(2,)),
         ),
         paper(
             "PaF minus whole-data by epochs, Intra-Fusion",
             grids.retraining_figure,
-            View("figure-25", "split-data", methods=("intra-fusion",), folds=(2,)),
+            View("figure-25", "split-data", methods=("intra-fusion",), splits=UNIONS, folds=(2,)),
         ),
         paper(
             "the same with conventional pruning",
             grids.retraining_figure,
-            View("figure-26", "split-data", methods=("conventional",), folds=(2,)),
+            View("figure-26", "split-data", methods=("conventional",), splits=UNIONS, folds=(2,)),
         ),
-        paper("the cuts into two and four folds", grids.splits_figure, View("figure-27", "split-data-folds")),
+        paper(
+            "the cuts into two and four folds", grids.splits_figure, View("figure-27", "split-data-folds", folds=(2, 4))
+        ),
         paper(
             "two folds against four",
             grids.pipelines_figure,
-            View("figure-28", "split-data-folds", methods=("intra-fusion",), splits=("unions",)),
+            View("figure-28", "split-data-folds", methods=("intra-fusion",), splits=UNIONS, folds=(2, 4)),
         ),
     ]
 )

@@ -1,6 +1,5 @@
 """Pruned networks beside the original and beside each other: output distances, landscapes, distributions."""
 
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,14 +7,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports import figures
+from reports import figures, published
 from reports.statistics import kruskal_wallis, over_seeds
 from reports.tables import Table, number
 
 DISTRIBUTIONS = {
     "intra-fusion": "uTuS",
-    "intra-fusion(target_marginal=importance)": "iTuS",
     "intra-fusion(source_marginal=importance)": "uTiS",
+    "intra-fusion(target_marginal=importance)": "iTuS",
     "intra-fusion(source_marginal=importance, target_marginal=importance)": "iTiS",
 }
 BINS = 40
@@ -41,7 +40,7 @@ def mass_figures(importances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             "uniform": {"color": "black", "linestyle": "--"},
         }
         figures.legend(figure, looks)
-        yield stem("masses", model, criterion), figure
+        yield figures.stem("masses", model, criterion), figure
 
 
 def distance_figures(distances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -49,7 +48,7 @@ def distance_figures(distances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     by = ["model", "pipeline", "criterion", "group"]
     for key, frame in distances.groupby(by, dropna=False, sort=True):
         sparsities = sorted(frame["target_sparsity"].unique())
-        titles = [f"{100 * sparsity:g} %" for sparsity in sparsities]
+        titles = [f"{100 * sparsity:g} % sparsity" for sparsity in sparsities]
         figure, axes = figures.panels(titles, columns=3, share=False)
         looks = figures.style(sorted(frame["method"].unique()))
         for axis, sparsity in zip(axes, sparsities, strict=True):
@@ -66,7 +65,7 @@ def distance_figures(distances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         figure.supxlabel("l2 distance of the outputs to the original's", fontsize=8)
         figure.supylabel("test images (%)", fontsize=8)
         figures.legend(figure, {name: {**look, "marker": ""} for name, look in looks.items()})
-        yield stem("output-distances", *key[:-1], scope(key[-1])), figure
+        yield figures.stem("output-distances", *key[:-1], scope(key[-1])), figure
 
 
 def distance_table(distances: pd.DataFrame) -> Iterator[tuple[str, Table]]:
@@ -91,7 +90,8 @@ def landscape_figures(landscapes: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for key, frame in landscapes.groupby(by, dropna=False, sort=True):
         *place, against, method, group = key
         sparsities = sorted(frame["target_sparsity"].unique())
-        figure, axes = figures.panels([f"{100 * s:g} %" for s in sparsities], columns=3, share=False)
+        titles = [f"{100 * sparsity:g} % sparsity" for sparsity in sparsities]
+        figure, axes = figures.panels(titles, columns=3, share=False)
         names = {"original": "original", "against": str(against), "method": str(method)}
         looks: dict[str, figures.Look] = {
             name: {"color": "white", "marker": marker, "markeredgecolor": "black", "linestyle": "", "markersize": 5}
@@ -105,10 +105,12 @@ def landscape_figures(landscapes: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
             for corner in points.dropna(subset="corner").itertuples():
                 axis.plot(corner.x, corner.y, **looks[names[str(corner.corner)]])
             axis.grid(visible=False)
+            axis.set_aspect("equal")
         figure.supxlabel("l2 distance in weight space", fontsize=8)
+        figure.supylabel("l2 distance in weight space", fontsize=8)
         figures.colourbar(figure, filled, axes, "test accuracy (%)")
         figures.legend(figure, looks)
-        yield stem("landscape", *place, scope(group), method), figure
+        yield figures.stem("landscape", *place, scope(group), method), figure
 
 
 def distributions(rows: pd.DataFrame) -> pd.DataFrame:
@@ -125,17 +127,36 @@ def distributions_table(rows: pd.DataFrame) -> Iterator[tuple[str, Table]]:
     by = ["model", "criterion", "group", "target_sparsity"]
     means = over_seeds(frame, [*by, "distribution"])
     tests = kruskal_wallis(frame, by, "distribution")
+    theirs = published_distributions(frame, names)
     body = []
     for key, cells in means.groupby(by, sort=True):
         found = cells.set_index("distribution").reindex(names)
         row = [*map(str, key[:-1]), f"{100 * key[-1]:g}"]
         row += [number(found.at[name, "mean"], found.at[name, "std"]) for name in names]
-        body.append([*row, number(tests.loc[key])])
+        row.append(number(tests.loc[key]))
+        if not theirs.empty:
+            row += map(number, theirs.loc[key] if key in theirs.index else [float("nan")] * len(theirs.columns))
+        body.append(row)
     caption = (
         "Test accuracy (%) of Intra-Fusion with uniform (u) and importance-informed (i) target (T) and source (S) "
         "distributions, and the p-value of a Kruskal-Wallis test between them over the seeds."
     )
-    yield "distributions", Table(caption, [*by[:-1], "sparsity (%)", *names, "p"], body, 3)
+    head = [*by[:-1], "sparsity (%)", *names, "p", *(f"{name}, published" for name in theirs.columns)]
+    yield "distributions", Table(caption, head, body, 3)
+
+
+def published_distributions(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The paper's accuracies and p-values for those of some rows that it prints, by model, criterion, group and
+    sparsity."""
+    long = published.distributions()
+    long = long.assign(distribution=long["method"].map(DISTRIBUTIONS), criterion="l1", dataset="cifar10")
+    ours = frame[["network", "dataset", "criterion", "model"]].drop_duplicates()
+    joined = long.merge(ours, on=["network", "dataset", "criterion"]).astype({"target_sparsity": float})
+    by = ["model", "criterion", "group", "target_sparsity"]
+    if joined.empty:
+        return pd.DataFrame()
+    table = joined.pivot_table(index=by, columns="distribution", values="accuracy")[names]
+    return table.join(published.kruskal().rename("p"), on=by[2:])
 
 
 def distributions_figure(rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -167,12 +188,7 @@ def distributions_figure(rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         figure.supxlabel("group", fontsize=8)
         figure.supylabel("neuron sparsity (%)", fontsize=8)
         figures.colourbar(figure, shown, axes, "p of Kruskal-Wallis")
-        yield stem("distributions", model), figure
-
-
-def stem(*parts: object) -> str:
-    """The name of a file from what it shows."""
-    return re.sub(r"[^\w.]+", "-", " ".join(str(part) for part in parts)).strip("-")
+        yield figures.stem("distributions", model), figure
 
 
 def scope(group: float) -> str:

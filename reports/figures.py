@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-# Okabe & Ito's palette: told apart with any colour vision, and by brightness in grey.
+# Okabe & Ito's palette, told apart with any colour vision; markers and dashes tell them apart in grey too.
 COLOURS = {
     "conventional": "#000000",
     "intra-fusion": "#0072B2",
@@ -29,7 +29,9 @@ COLOURS = {
 FURTHER_COLOURS = ("#56B4E9", "#882255", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
+FILLS = ("full", "none", "left")
 STYLE: Any = {
+    "text.parse_math": False,
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -45,31 +47,38 @@ STYLE: Any = {
     "svg.hashsalt": "metaprune",
 }
 Look = dict[str, Any]
+PUBLISHED = ", published"  # what ends the names of curves that the paper prints
 TEXT_WIDTH = 5.5  # inches, of a page of the paper
 LEGEND_HANDLE, LEGEND_LETTER, LEGEND_LINE = 0.6, 0.06, 0.18  # inches
+
+
+def stem(*parts: object) -> str:
+    """The name of a file from what it shows."""
+    return re.sub(r"[^\w.]+", "-", " ".join(str(part) for part in parts)).strip("-")
 
 
 def style(names: Sequence[str]) -> dict[str, Look]:
     """Colour, marker and dashes for each name, such as `intra-fusion, repair · l1`.
 
-    What comes before a bracket, comma or dot gives colour and marker; those of known methods have the same colour
-    everywhere. Variants of one method differ in dashes, and their markers are hollow.
+    What comes before a bracket, comma or dot gives colour and marker; known methods have the same ones everywhere.
+    Variants of one method differ in dashes, beyond those in how their markers are filled. What is published is pale.
     """
     bases = {name: re.split(r"[(,·]", name)[0].strip() for name in names}
     order = list(dict.fromkeys(bases.values()))
     unknown = [base for base in order if base not in COLOURS]
     further = dict(zip(unknown, itertools.cycle(FURTHER_COLOURS), strict=False))
+    places = {base: place for place, base in enumerate([*COLOURS, *unknown])}
     looks: dict[str, Look] = {}
     seen: Counter[str] = Counter()
     for name, base in bases.items():
-        position = order.index(base)
         variant = seen[base]
         seen[base] += 1
         looks[name] = {
             "color": COLOURS.get(base) or further[base],
-            "marker": MARKERS[position % len(MARKERS)],
-            "linestyle": DASHES[(variant or position) % len(DASHES)],
-            "fillstyle": "none" if variant else "full",
+            "marker": MARKERS[places[base] % len(MARKERS)],
+            "linestyle": DASHES[(places[base] + variant) % len(DASHES)],
+            "fillstyle": FILLS[variant // len(DASHES) % len(FILLS)],
+            **({"alpha": 0.45} if name.endswith(PUBLISHED) else {}),
         }
     return looks
 

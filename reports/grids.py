@@ -6,9 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports import comparisons, figures, ranking, reproduction, tradeoffs
+from reports import figures, ranking, reproduction, tradeoffs
 from reports.cells import cells_table
-from reports.published import curves
+from reports.published import curves, sparsities
 from reports.selection import (
     Tables,
     baselines,
@@ -23,22 +23,31 @@ from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
 Item = tuple[str, Figure | Table]
+MOST_LINES = 8  # in a panel; with more, each criterion has a figure of its own
 
 
 def data_free_figure(tables: Tables) -> Iterator[Item]:
     """Accuracy against neuron sparsity, a panel a group, a figure a model and setting of the grid such as repair."""
     rows = data_free_rows(tables)
+    names = variants(rows, "pipeline", of="plain")
+    if rows["criterion"].nunique() > 1 and (tables.published or names.nunique() > MOST_LINES):
+        for criterion in rows["criterion"].unique():
+            yield from data_free_figures(tables, rows[rows["criterion"] == criterion], criterion)
+        return
+    yield from data_free_figures(tables, rows)
+
+
+def data_free_figures(tables: Tables, rows: pd.DataFrame, *of: str) -> Iterator[Item]:
+    """The figures of some rows, whose names end in what they are `of`."""
     drawn = rows.assign(variant=variants(rows, "pipeline", of="plain"))
     if tables.published:
         theirs = curves(rows)
-        several = " · " + theirs["criterion"] if rows["criterion"].nunique() > 1 else ""
-        named = theirs["method"] + several + ", published"
-        drawn = pd.concat([drawn, theirs.assign(variant=named, settings="")])
-    for (model, settings), frame in drawn.groupby(["model", "settings"], sort=False):
+        drawn = pd.concat([drawn, theirs.assign(variant=theirs["method"] + figures.PUBLISHED, settings="")])
+    for (model, settings), frame in drawn.groupby(["model", "settings"], sort=True):
         panels = {f"group {group}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
         start = baselines(tables.evaluations, str(model))
         label = "neuron sparsity of the group (%)"
-        name = comparisons.stem("data-free", model, *[settings] * bool(settings))
+        name = figures.stem("data-free", model, *[settings] * bool(settings), *of)
         yield name, sparsity_figure(panels, dict.fromkeys(panels, start), label)
 
 
@@ -49,7 +58,7 @@ def whole_network_figure(tables: Tables) -> Iterator[Item]:
         return
     frame = rows.assign(variant=variants(rows, "pipeline", of="plain"))
     panels, starts = {}, {}
-    for (model, settings), part in frame.groupby(["model", "settings"], sort=False):
+    for (model, settings), part in frame.groupby(["model", "settings"], sort=True):
         title = f"{model}, {settings}" if settings else str(model)
         panels[title], starts[title] = part, baselines(tables.evaluations, str(model))
     columns = 3 if frame["settings"].nunique() == 3 else 2
@@ -98,8 +107,10 @@ GRID = ["model", "pipeline", "criterion", "target_sparsity"]
 SAME = ["model", "criterion", "method", "target_sparsity", "seed"]
 
 
-def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, gain: bool = False) -> Iterator[Item]:
-    """A row a point of the grid, a column a method; nothing without rows."""
+def methods_table(
+    name: str, caption: str, rows: pd.DataFrame, *further: str, gain: bool = False, weights: bool = False
+) -> Iterator[Item]:
+    """A row a point of the grid, with its sparsity of weights if that is wanted, a column a method."""
     if rows.empty:
         return
     by = [*GRID[:3], *further, GRID[3]]
@@ -107,11 +118,14 @@ def methods_table(name: str, caption: str, rows: pd.DataFrame, *further: str, ga
     methods = list(means["mean"].columns)
     gain = gain and {"conventional", "intra-fusion"} <= set(methods)
     keys = [[*map(str, key[:-1]), f"{100 * key[-1]:g}"] for key in means.index]
+    if weights:
+        shares = rows.groupby(by)["weight_sparsity"].mean()
+        keys = [[*key, f"{100 * shares.loc[point]:.1f}"] for key, point in zip(keys, means.index, strict=True)]
     columns = [map(number, means["mean", method], means["std", method]) for method in methods]
     if gain:
         columns.append(map(signed, means["mean", "intra-fusion"] - means["mean", "conventional"]))
     body = [[*key, *cells] for key, cells in zip(keys, zip(*columns, strict=True), strict=True)]
-    head = [*by[:-1], "sparsity (%)", *methods, *["Intra-Fusion gain"] * gain]
+    head = [*by[:-1], "sparsity (%)", *["weight sparsity (%)"] * weights, *methods, *["Intra-Fusion gain"] * gain]
     yield name, Table(caption, head, body, 3)
 
 
@@ -128,7 +142,7 @@ def pipelines_figure(tables: Tables) -> Iterator[Item]:
                 figures.curve(axis, means[means["pipeline"] == pipeline], "weight_sparsity", look)
         figures.label(figure, "weight sparsity (%)")
         figures.legend(figure, looks)
-        yield f"pipelines-{model}", figure
+        yield figures.stem("pipelines", model), figure
 
 
 def pipelines_table(tables: Tables) -> Iterator[Item]:
@@ -185,7 +199,7 @@ def accuracy_against(cost: str) -> Callable[[Tables], Iterator[Item]]:
         start = start[start["training_data"] == "whole"]
         drawn = whole.assign(variant=variants(whole, "pipeline", of="plain"))
         for model, figure in tradeoffs.figures_against(tradeoffs.COSTS[cost], drawn, start):
-            yield f"accuracy-against-{cost}-{model}", figure
+            yield figures.stem("accuracy-against", cost, model), figure
 
     return make
 
@@ -222,18 +236,26 @@ def splits_figure(tables: Tables) -> Iterator[Item]:
         axis.set_yticks(range(len(names)), names)
         axis.set_xlabel("shuffled training set (%)")
         axis.set_xlim(0, 100)
-        yield comparisons.stem("splits", split, f"{folds:g}"), figure
+        yield figures.stem("splits", split, f"{folds:g}"), figure
 
 
 def fine_tuned_table(tables: Tables) -> Iterator[Item]:
     """Accuracy of each method after pruning all groups with fine-tuning, and the gain of Intra-Fusion."""
     rows = pipeline_rows(tables)
     caption = "Test accuracy (%) after pruning all groups and fine-tuning, whole-data."
-    yield from methods_table("fine-tuned", caption, rows[rows["pipeline"] == "whole-data"], gain=True)
+    whole = rows[rows["pipeline"] == "whole-data"]
+    yield from methods_table("fine-tuned", caption, whole, gain=True, weights=True)
+
+
+def published_cells(tables: Tables) -> Iterator[Item]:
+    """The cells that the paper prints too: published, measured and difference, and how far the gains agree."""
+    cells = reproduction.graded(final_rows(tables))
+    if not cells.empty:
+        yield "published", reproduction.cells_table(cells)
 
 
 def seeds_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of the models trained from scratch, a column a seed."""
+    """Accuracy of the models before pruning, a column a seed."""
     frame = tables.evaluations
     rows = frame[frame["stage"] == "baseline"]
     if rows.empty:
@@ -243,7 +265,7 @@ def seeds_table(tables: Tables) -> Iterator[Item]:
     table = rows.assign(cut=cuts).pivot_table(index=by, columns="seed", values="accuracy").sort_index()
     body = [[*map(str, key), *map(number, cells)] for key, cells in zip(table.index, table.to_numpy(), strict=True)]
     head = ["model", "folds", "trained on", *(f"seed {seed}" for seed in table.columns)]
-    yield "models-by-seed", Table("Test accuracy (%) of the models trained from scratch, by seed.", head, body, 3)
+    yield "models-by-seed", Table("Test accuracy (%) of the unpruned models, by seed.", head, body, 3)
 
 
 def sparsity_table(tables: Tables) -> Iterator[Item]:
@@ -253,11 +275,22 @@ def sparsity_table(tables: Tables) -> Iterator[Item]:
     if rows.empty:
         return
     sizes = rows.groupby(["model", "target_sparsity"])[["parameters", "weight_sparsity"]].mean()
+    theirs = sparsities().reindex([(model.partition(" ")[0], sparsity) for model, sparsity in sizes.index])
     body = [
-        [str(model), f"{100 * sparsity:g}", f"{size.parameters:,.0f}", f"{100 * size.weight_sparsity:.1f}"]
-        for (model, sparsity), size in zip(sizes.index, sizes.itertuples(index=False), strict=True)
+        [
+            str(model),
+            f"{100 * sparsity:g}",
+            f"{size.parameters:,.0f}",
+            f"{100 * size.weight_sparsity:.1f}",
+            "–" if pd.isna(paper.parameters) else f"{paper.parameters:,.0f}",
+            number(100 * paper.weight_sparsity, digits=0),
+        ]
+        for (model, sparsity), size, paper in zip(
+            sizes.index, sizes.itertuples(index=False), theirs.itertuples(index=False), strict=True
+        )
     ]
-    head = ["model", "neuron sparsity (%)", "parameters", "weight sparsity (%)"]
+    head = ["model", "neuron sparsity (%)", "parameters", "weight sparsity (%)", "published parameters"]
+    head.append("published weight sparsity (%)")
     yield "sparsities", Table("Parameters that are left when the neurons of all groups are pruned.", head, body, 1)
 
 
@@ -272,9 +305,12 @@ def retraining_figure(tables: Tables) -> Iterator[Item]:
     whole = curves["pipeline"] == "whole-data"
     # whole-data's last retraining has the epochs of PaF's intermediate and last one
     curves = curves.assign(epoch=curves["epoch"].where(~whole, curves["epoch"] - last // 2))
-    pairs = curves[curves["pipeline"].str.startswith("PaF")].merge(curves[whole], on=[*SAME, "epoch"])
-    pairs = pairs.assign(gain=pairs["test_accuracy_x"] - pairs["test_accuracy_y"])
-    for (model, criterion), frame in pairs.groupby(["model", "criterion"], sort=True):
+    pairs = curves[curves["pipeline"].str.startswith("PaF")].merge(
+        curves.loc[whole, [*SAME, "epoch", "test_accuracy"]], on=[*SAME, "epoch"], suffixes=("", "_whole")
+    )
+    pairs = pairs.assign(gain=pairs["test_accuracy"] - pairs["test_accuracy_whole"])
+    several = pairs["pipeline"].nunique() > 1
+    for (model, criterion, pipeline), frame in pairs.groupby(["model", "criterion", "pipeline"], sort=True):
         methods = sorted(frame["method"].unique())
         figure, axes = figures.panels(methods, columns=2)
         names = {sparsity: f"{100 * sparsity:g} %" for sparsity in sorted(frame["target_sparsity"].unique())}
@@ -282,11 +318,10 @@ def retraining_figure(tables: Tables) -> Iterator[Item]:
         for axis, method in zip(axes, methods, strict=True):
             means = over_seeds(frame[frame["method"] == method], ["target_sparsity", "epoch"], "gain")
             for sparsity, points in means.groupby("target_sparsity"):
-                ordered = points.sort_values("epoch")
-                axis.plot(ordered["epoch"], ordered["mean"], **looks[names[sparsity]])
+                figures.curve(axis, points, "epoch", looks[names[sparsity]], scale=1)
             axis.axhline(0, color="black", linewidth=0.5)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.supxlabel("epochs of the last retraining", fontsize=8)
         figure.supylabel("PaF − whole-data (points)", fontsize=8)
         figures.legend(figure, looks)
-        yield comparisons.stem("retraining", model, criterion), figure
+        yield figures.stem("retraining", model, criterion, *[pipeline] * several), figure

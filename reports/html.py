@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reports import figures
+from reports.catalog import Result
 from reports.provenance import Run
 from reports.tables import Table
 
@@ -61,7 +62,7 @@ class Page:
         runs: what it reports.
         sentences: the summary.
         sections: the results that there are.
-        lacking: what the others need, by id.
+        lacking: the others, by id.
         filters: values to choose from, by the head of their column.
         provenance: tables on how the results were made.
         command: what made the page.
@@ -70,7 +71,7 @@ class Page:
     runs: Sequence[Run]
     sentences: Sequence[str]
     sections: Sequence[Section]
-    lacking: Mapping[str, str]
+    lacking: Mapping[str, Result]
     filters: Mapping[str, Sequence[str]]
     provenance: Sequence[Table]
     command: str

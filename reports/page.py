@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from orchestrator.store import folder_name
 from reports import figures, html, ranking, reproduction
 from reports.catalog import RESULTS, Item
+from reports.grids import SAME
 from reports.provenance import environments_table, failures_table, run_of
 from reports.selection import Tables, data_free_rows, final_rows, pipeline_rows, tables_of, whole_network_rows
-from reports.statistics import by_method
-from reports.tables import Table, number
+from reports.statistics import CELL, by_method
+from reports.tables import Table, escaped, number
 
 FORMATS = ("png", "pdf", "svg")
 MOST_NAMES = 5  # in a sentence
@@ -104,11 +105,16 @@ def markdown(
     written: Mapping[str, list[str]],
 ) -> str:
     """The report as one Markdown page beside its files."""
-    page = [f"# {', '.join(map(folder_name, runs))}", "", *sentences, ""]
+    page = [f"# {escaped(', '.join(map(folder_name, runs)))}", "", *map(escaped, sentences), ""]
     for name, items in results.items():
         for stem, item in items:
             figure = f"![{RESULTS[name].shows}]({written[stem][0]})"
-            page += [f"## {stem}", "", figure if isinstance(item, Figure) else item.first(MOST_LINES).markdown(), ""]
+            page += [
+                f"## {escaped(stem)}",
+                "",
+                figure if isinstance(item, Figure) else item.first(MOST_LINES).markdown(),
+                "",
+            ]
     return "\n".join(page)
 
 
@@ -132,7 +138,7 @@ def web_page(
         runs=told,
         sentences=[*sentences, *(f"{run.name}: {run.progress}" for run in told)],
         sections=sections,
-        lacking={name: RESULTS[name].needs for names in lacking.values() for name in names},
+        lacking={name: RESULTS[name] for names in lacking.values() for name in names},
         filters=html.filters(tables.evaluations),
         provenance=provenance,
         command=command,
@@ -146,14 +152,21 @@ def headline(tables: Tables) -> list[str]:
     for scope, rows in scopes.items():
         for model, frame in rows.groupby("model", sort=False):
             if not (shared := by_method(frame)).empty:
-                means = f"mean over {shared.size} cells: {best(shared.mean())}"
+                means = f"mean over {counted(shared.groupby(CELL).ngroups, 'cell')}: {best(shared.mean())}"
                 sentences.append(f"{model}, {scope} pruned without fine-tuning, {means}.")
     for model, frame in pipeline_rows(tables).groupby("model", sort=False):
-        means = best(frame.groupby("pipeline")["accuracy"].mean())
-        sentences.append(f"{model}, all groups pruned and fine-tuned, mean over {len(frame)} cells: {means}.")
+        of_all = frame.pivot_table(index=SAME, columns="pipeline", values="accuracy").dropna()
+        if not of_all.empty:
+            told = f"mean over {counted(of_all.groupby(SAME[:-1]).ngroups, 'cell')}: {best(of_all.mean())}"
+            sentences.append(f"{model}, all groups pruned and fine-tuned, {told}.")
     rows = final_rows(tables)
     compared = reproduction.sentence(rows, tables.settings)
     return [*sentences, *ranking.sentences(rows[rows["method"].notna()]), *[compared] * bool(compared)]
+
+
+def counted(number: int, what: str) -> str:
+    """`1 cell` or `12 cells`."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def best(means: pd.Series) -> str:

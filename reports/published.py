@@ -55,12 +55,25 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     return found[[*same, "model", "method", "group", "neuron_sparsity", "accuracy"]].assign(pipeline="published")
 
 
+def sparsities() -> pd.DataFrame:
+    """Table 9: parameters and weight_sparsity (a share) by network and share of the neurons of all groups."""
+    frame = read("sparsity_translation").rename(columns=lambda name: name.removesuffix("_params"))
+    long = frame.melt(["neuron_sparsity", "weight_sparsity"], var_name="network", value_name="parameters")
+    return long.set_index(["network", "neuron_sparsity"])
+
+
 def distributions() -> pd.DataFrame:
     """Table 4: columns network, group, target_sparsity, method, accuracy (percent)."""
     frame = read("distributions").rename(
         columns={"model": "network", "neuron_sparsity": "target_sparsity", **MARGINALS}
     )
     return frame.melt(["network", "group", "target_sparsity"], var_name="method", value_name="accuracy")
+
+
+def kruskal() -> pd.Series:
+    """Figure 19: p-values by group and target_sparsity, read off a picture."""
+    frame = read("kruskal").rename(columns={"neuron_sparsity": "target_sparsity"})
+    return frame.set_index(["group", "target_sparsity"])["p_value"]
 
 
 def base_models() -> pd.DataFrame:

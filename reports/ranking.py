@@ -1,6 +1,6 @@
 """How methods compare over all cells: average ranks, differences from conventional pruning, and what they support."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for (model, scope), part in rows.assign(scope=scopes(rows)).groupby(["model", "scope"], sort=False):
-        accuracies = by_method(part)
+        accuracies = balanced(by_method(part))
         if accuracies.shape[1] < 2 or accuracies.empty:
             continue
         columns = {"rank": average_ranks(accuracies), "accuracy": accuracies.mean()}
@@ -36,6 +36,20 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
             each.sort_values("rank").rename_axis("method").reset_index().assign(model=model, scope=scope, cells=cells)
         )
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def balanced(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """The seeds with the most cells, and the cells that all of them have.
+
+    While a run goes on, the mean of one seed would otherwise be over other cells than that of the next.
+
+    Args:
+        accuracies: as `by_method` gives them.
+    """
+    cells = accuracies.groupby("seed").size()
+    full = accuracies[accuracies.index.get_level_values("seed").isin(cells.index[cells == cells.max()])]
+    seeds = full.groupby(CELL)[list(full.columns[:1])].transform("size")
+    return full[seeds == seeds.max()]
 
 
 def scopes(rows: pd.DataFrame) -> pd.Series:
@@ -108,7 +122,8 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         return [
             "There is one seed, so no interval can be given: differences between methods may be this model's alone."
         ]
-    return [verdict(f"{model}, {scope}", part) for (model, scope), part in each.groupby(["model", "scope"], sort=False)]
+    told = each[(each["n"] > 1) & each["mean"].notna()]
+    return [verdict(f"{model}, {scope}", part) for (model, scope), part in told.groupby(["model", "scope"], sort=False)]
 
 
 def verdict(where: str, each: pd.DataFrame) -> str:
@@ -120,8 +135,13 @@ def verdict(where: str, each: pd.DataFrame) -> str:
         "not surely different from": others.loc[~((others["low"] > 0) | (others["high"] < 0)), "method"],
     }
     told = [
-        f"{', '.join(methods)} {'is' if len(methods) == 1 else 'are'} {how}"
+        f"{listed(methods)} {'is' if len(methods) == 1 else 'are'} {how}"
         for how, methods in named.items()
         if len(methods)
     ]
     return f"{where}: {'; '.join(told)} conventional pruning (95 % intervals over {each['n'].iloc[0]} seeds)."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, in quotes where they hold commas."""
+    return ", ".join(f"“{name}”" if "," in name else name for name in names)

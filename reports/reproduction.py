@@ -48,17 +48,18 @@ def graded(rows: pd.DataFrame) -> pd.DataFrame:
         rows: final evaluations, with columns `network` and `dataset` that name them as the paper does.
 
     Returns:
-        Columns of `published.comparisons()`, measured_conventional and measured_intra-fusion (percent, mean over
-        seeds), n_conventional and n_intra-fusion (seeds), published_gain and measured_gain (points), and grade, one of
-        `GRADES`.
+        Columns of `published.comparisons()`, model (as in `rows`), measured_conventional and measured_intra-fusion
+        (percent, mean over seeds), n_conventional and n_intra-fusion (seeds), published_gain and measured_gain
+        (points), and grade, one of `GRADES`.
     """
     plain = rows["method"].isin(METHODS) & (rows["pipeline"] == "whole-data")
     ours = rows[plain].assign(
         group=rows["group"].fillna(-1).astype(int), target_sparsity=rows["target_sparsity"].round(4)
     )
-    means = over_seeds(ours, [*published.KEYS, "method"]).drop(columns="std").rename(columns={"mean": "measured"})
+    keys = ["model", *published.KEYS]
+    means = over_seeds(ours, [*keys, "method"]).drop(columns="std").rename(columns={"mean": "measured"})
     sides = [means[means["method"] == method].drop(columns="method") for method in METHODS]
-    measured = sides[0].merge(sides[1], on=published.KEYS, suffixes=[f"_{method}" for method in METHODS])
+    measured = sides[0].merge(sides[1], on=keys, suffixes=[f"_{method}" for method in METHODS])
     cells = published.comparisons().merge(measured, on=published.KEYS)
     theirs = cells["intra-fusion"] - cells["conventional"]
     gain = cells["measured_intra-fusion"] - cells["measured_conventional"]
@@ -90,7 +91,7 @@ def cells_table(cells: pd.DataFrame) -> Table:
     """A row a cell: published, measured, difference, and the gains with their grade."""
     body = []
     for cell in cells.to_dict("records"):
-        row = [cell["network"], cell["dataset"], cell["criterion"], "yes" if cell["stage"] == "fine-tuned" else "no"]
+        row = [cell["model"], cell["dataset"], cell["criterion"], "yes" if cell["stage"] == "fine-tuned" else "no"]
         row += ["all" if cell["group"] < 0 else str(cell["group"]), f"{100 * cell['target_sparsity']:g}"]
         for method in METHODS:
             theirs, ours = cell[method], cell[f"measured_{method}"]
@@ -109,7 +110,7 @@ def cells_table(cells: pd.DataFrame) -> Table:
 def grades_table(cells: pd.DataFrame) -> Table:
     """How many cells have which grade, by model, data set and criterion."""
     body = []
-    by = ["network", "dataset", "criterion", "stage"]
+    by = ["model", "dataset", "criterion", "stage"]
     for key, part in cells.groupby(by, sort=False):
         counts = part["grade"].value_counts().reindex(GRADES, fill_value=0)
         distance = [(part[f"measured_{method}"] - part[method]).abs().mean() for method in METHODS]
@@ -123,12 +124,13 @@ def grades_table(cells: pd.DataFrame) -> Table:
 def models_table(baselines: pd.DataFrame) -> Table:
     """Accuracy of unpruned models beside Tables 6–8."""
     keys = ["network", "dataset", "training_data", "folds"]
-    ours = over_seeds(baselines.assign(folds=baselines["folds"].fillna(1)), keys)
+    as_published = baselines[baselines["split"].isna() | (baselines["split"] == "unions")]
+    ours = over_seeds(as_published.assign(folds=as_published["folds"].fillna(1)), ["model", *keys])
     both = over_seeds(published.base_models(), keys).merge(ours, on=keys, suffixes=("_published", ""))
     body = []
     for row in both.itertuples():
         accuracies = [number(row.mean_published, row.std_published), number(row.mean, row.std)]
-        names = [row.network, row.dataset, row.training_data, f"{row.folds:g}"]
+        names = [row.model, row.dataset, row.training_data, f"{row.folds:g}"]
         body.append([*names, *accuracies, signed(row.mean - row.mean_published)])
     head = ["model", "data set", "trained on", "folds", "published", "measured", "difference"]
     return Table(

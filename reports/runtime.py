@@ -10,7 +10,7 @@ from reports import figures
 from reports.statistics import over_seeds
 from reports.tables import Table, number
 
-KINDS = {"train": "#0072B2", "fine-tune": "#56B4E9", "compress": "#D55E00", "fuse": "#009E73"}
+KINDS = {"load": "#999999", "train": "#0072B2", "fine-tune": "#56B4E9", "compress": "#E69F00", "fuse": "#CC79A7"}
 PIPELINES = ("whole-data", "FaP", "PaF")
 SAME_WORK = ["model", "seed", "criterion", "method", "target_sparsity"]
 
@@ -37,8 +37,11 @@ class Durations:
         return {cell}.union(*(self.before(read) for read in self.inputs[cell]))
 
     def trained(self, cell: str) -> float:
-        """Seconds until the last of the models that a stage needs has been trained from scratch."""
-        return max(self.finished(one) for one in self.before(cell) if not len(self.inputs[one]))
+        """Seconds until the last of the models that a stage needs has been trained; NaN where one was given."""
+        first = [one for one in self.before(cell) if not len(self.inputs[one])]
+        if any(one in self.stages.index and self.stages.at[one, "kind"] == "load" for one in first):
+            return float("nan")
+        return max(map(self.finished, first))
 
 
 def pipeline_durations(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:
@@ -58,18 +61,28 @@ def pipeline_durations(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataF
 
 def runtime_table(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> Iterator[tuple[str, Table]]:
     """Seconds and speed-ups of the pipelines, with one device a split model."""
-    if ends.empty:
+    if ends.empty or (frame := pipeline_durations(ends, plan, timings)).empty:
         return
-    frame = pipeline_durations(ends, plan, timings)
     body = []
     for (model, pipeline), cells in frame.groupby(["model", "pipeline"], sort=True):
-        means = cells[["training", "overall", "training_gain", "overall_gain"]].mean()
-        body.append([str(model), str(pipeline), str(len(cells)), *(number(value) for value in means)])
+        by_seed = cells.groupby("seed")[["training", "overall", "training_gain", "overall_gain"]].mean()
+        counts = [str(len(cells)), str(len(by_seed))]
+        body.append([str(model), str(pipeline), *counts, *map(number, by_seed.mean(), by_seed.std())])
     caption = (
         "Seconds until the models are trained and until the pipeline ends, if each split model has a device of its "
-        "own: the longest chain of stages as measured, mean over the cells; and how many times faster than whole-data."
+        "own: the longest chain of stages as measured, mean over the cells and deviation over seeds; and how many "
+        "times faster than whole-data."
     )
-    head = ["model", "pipeline", "cells", "training (s)", "overall (s)", "training speed-up", "overall speed-up"]
+    head = [
+        "model",
+        "pipeline",
+        "cells",
+        "seeds",
+        "training (s)",
+        "overall (s)",
+        "training speed-up",
+        "overall speed-up",
+    ]
     yield "runtime", Table(caption, head, body, 2)
 
 
@@ -79,12 +92,22 @@ def runtime_figure(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame
     for model, frame in ends.groupby("model", sort=True):
         counts = frame.groupby(SAME_WORK)["pipeline"].nunique()
         work = counts[counts == counts.max()].index[-1]
-        cells = frame.set_index(SAME_WORK).loc[[work]]
-        cells = cells.assign(pipeline=cells["pipeline"].str.partition(",")[0]).drop_duplicates("pipeline")
+        cells, branch = one_branch(frame.set_index(SAME_WORK).loc[[work]])
         chains = [chain(durations, row.cell).assign(pipeline=row.pipeline) for row in cells.itertuples()]
         bars = pd.concat(chains).dropna(subset="finish")
         if not bars.empty:
-            yield f"runtime-{model}", timeline(bars, f"{100 * work[-1]:g} % sparsity, {work[-2]}, seed {work[1]}")
+            told = [f"{100 * work[-1]:g} % sparsity", str(work[-2]), f"seed {work[1]}", *[branch] * bool(branch)]
+            yield figures.stem("runtime", model), timeline(bars, ", ".join(told))
+
+
+def one_branch(ends: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A row a pipeline, FaP and PaF with the same splits and fusion, and what these are where there are several."""
+    named = ends.assign(
+        pipeline=ends["pipeline"].str.partition(", ")[0], branch=ends["pipeline"].str.partition(", ")[2]
+    )
+    shared = named[named["branch"] != ""].groupby("branch", sort=False)["pipeline"].nunique()
+    branch = "" if shared.empty else str(shared.idxmax())
+    return named[named["branch"].isin(["", branch])].drop_duplicates("pipeline"), branch
 
 
 def timeline(bars: pd.DataFrame, title: str) -> Figure:
@@ -158,14 +181,16 @@ def training_figure(epochs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     rows = epochs[(epochs["stage"] == "baseline") & epochs["test_accuracy"].notna()]
     if rows.empty:
         return
-    rows = rows.assign(training_data=rows["training_data"].replace("whole", "whole-data"))
+    cuts = rows["folds"].map("{:g}".format, na_action="ignore") + " " + rows["split"]
+    told = (" of " + cuts).fillna("") if cuts.nunique() > 1 else ""
+    rows = rows.assign(training_data=rows["training_data"].replace("whole", "whole-data") + told)
     panels = {str(model): frame for model, frame in rows.groupby("model", sort=True)}
     figure, axes = figures.panels(list(panels), columns=2)
     looks = figures.style(sorted(rows["training_data"].unique(), key=lambda name: (name != "whole-data", name)))
     for axis, frame in zip(axes, panels.values(), strict=True):
         for name, curve in over_seeds(frame, ["training_data", "epoch"], "test_accuracy").groupby("training_data"):
             ordered = curve.sort_values("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axis.errorbar(ordered["epoch"], ordered["mean"], ordered["std"].fillna(0), capsize=0, **looks[str(name)])
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("test accuracy (%)", fontsize=8)

@@ -17,6 +17,7 @@ NAMED = {
     "distances": "output_distances",
     "landscapes": "landscapes",
 }
+OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
 PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
 
@@ -51,10 +52,26 @@ def tables_of(run: str | Path | Sequence[str | Path], published: bool = False) -
     """
     runs = [run] if isinstance(run, (str, Path)) else run
     settings = {str(place): settings_of(place) for place in runs}
-    others = {name: table_of(runs, name, settings) for name in ("epochs", "splits", "plan", "timings")}
-    named = {name: with_branches(with_settings(table_of(runs, table, settings))) for name, table in NAMED.items()}
+    frames = {name: table_of(runs, table, settings) for name, table in {**NAMED, **OTHERS}.items()}
+    twice = networks_of_one_name(frames["evaluations"]) if len(runs) > 1 else set()
+    frames = {name: with_run_names(frame, twice) for name, frame in frames.items()}
+    frames |= {name: with_branches(with_settings(frames[name])) for name in NAMED}
     of_runs = {folder_name(place): each for place, each in settings.items()}
-    return Tables(**others, **named, settings=of_runs, published=published)
+    return Tables(**frames, settings=of_runs, published=published)
+
+
+def networks_of_one_name(evaluations: pd.DataFrame) -> set[str]:
+    """Models of which there are several, trained or given otherwise, with the same data and seed."""
+    same = ["model", "dataset", "training_data", "folds", "split", "seed"]
+    rows = evaluations[evaluations["stage"] == "baseline"]
+    counts = rows.groupby(same, dropna=False)["cell"].nunique()
+    return set(counts[counts > 1].index.get_level_values("model"))
+
+
+def with_run_names(frame: pd.DataFrame, models: set[str]) -> pd.DataFrame:
+    """The rows, these models named with their run."""
+    named = frame["model"] + ", " + frame["run"].map(folder_name)
+    return frame.assign(model=frame["model"].mask(frame["model"].isin(models), named))
 
 
 def table_of(runs: Sequence[str | Path], table: str, settings: Mapping[str, Any]) -> pd.DataFrame:

@@ -18,6 +18,9 @@ LATEX_ESCAPES = str.maketrans(
         "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
         "±": r"$\pm$",
         "−": r"$-$",
         "×": r"$\times$",
@@ -44,9 +47,9 @@ class Table:
     def markdown(self) -> str:
         """A table in GitHub's Markdown."""
         marks = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]
-        escaped = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows)]
-        lines = [f"| {' | '.join(row)} |" for row in (escaped[0], marks, *escaped[1:])]
-        return f"{self.caption}\n\n" + "\n".join(lines) + "\n"
+        head, *rows = [[escaped(cell) for cell in row] for row in (self.head, *self.rows)]
+        lines = [f"| {' | '.join(row)} |" for row in (head, marks, *rows)]
+        return f"{escaped(self.caption)}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """A `table` environment for the package booktabs."""
@@ -94,6 +97,11 @@ class Table:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
         return text.getvalue()
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown, also within a table, shows as it is."""
+    return " ".join(escape(text, quote=False).replace("|", "\\|").replace("`", "\\`").split())
 
 
 def number(value: float, deviation: float | None = None, digits: int = 2) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from reports import figures
 
 FRONT: figures.Look = {"color": "#BBBBBB", "linewidth": 4, "zorder": 0, "label": "Pareto front"}
+STAGES = {True: "fine-tuned", False: "not fine-tuned"}
 UNPRUNED: figures.Look = {"color": "#000000", "marker": "*", "linestyle": "", "markersize": 8, "label": "unpruned"}
 
 
@@ -51,7 +52,7 @@ def figures_against(cost: Cost, rows: pd.DataFrame, baselines: pd.DataFrame) -> 
         baselines: evaluations of the unpruned networks.
     """
     apart = ["device"] * (cost.column == "latency_1" and rows["device"].nunique() > 1)
-    stages = rows["stage"].eq("fine-tuned").map({True: "fine-tuned", False: "not fine-tuned"})
+    stages = rows["stage"].eq("fine-tuned").map(STAGES)
     titles = stages.str.cat([rows[column].fillna("unknown device") for column in apart], sep=", ")
     known = rows.assign(title=titles)[rows[cost.column].notna()]
     for model, frame in known.groupby("model", sort=False):
@@ -62,8 +63,10 @@ def figures_against(cost: Cost, rows: pd.DataFrame, baselines: pd.DataFrame) -> 
             unpruned = means(same, ["model"], cost)
             points = means(part, ["settings", "variant", "target_sparsity"], cost)
             front = pareto_front(pd.concat([points, unpruned]), cost)
-            for settings, pruned in points.groupby("settings", sort=False):
+            for settings, pruned in points.groupby("settings", sort=True):
                 panels[f"{title}, {settings}" if settings else str(title)] = Panel(pruned, unpruned, front)
+        if all(title.startswith(STAGES[False]) for title in panels):
+            panels = {title.removeprefix(f"{STAGES[False]}, "): panel for title, panel in panels.items()}
         yield str(model), tradeoff_figure(cost, panels)
 
 
@@ -92,7 +95,9 @@ def tradeoff_figure(cost: Cost, panels: dict[str, Panel]) -> Figure:
             figures.curve(axis, points, cost.column, looks[str(variant)], cost.scale)
         figures.curve(axis, panel.unpruned, cost.column, UNPRUNED, cost.scale)
     figures.label(figure, cost.label)
-    figures.legend(figure, {**looks, "unpruned": UNPRUNED, "Pareto front": FRONT})
+    figures.legend(
+        figure, {**looks, "unpruned": UNPRUNED, "Pareto front" + " of all panels" * (len(panels) > 1): FRONT}
+    )
     return figure
 
 

@@ -1,5 +1,7 @@
 """The paper's results: what feeds them, and which rows of a run they are about."""
 
+from dataclasses import fields
+
 import pandas as pd
 import pytest
 
@@ -8,6 +10,7 @@ from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.settings import built_in
 from reports.catalog import PAPER, RESULTS, View
+from reports.selection import Tables
 
 NAMED = [1, *range(4, 22)], [*range(2, 7), 19, 20, *range(22, 29)]
 
@@ -60,3 +63,19 @@ def test_a_stand_in_counts_where_the_small_form_lacks_the_network() -> None:
     small = {"experiment": "data-free-imagenet-small", "dataset": "digits"}
     frame = pd.DataFrame([rows(**small, network="resnet10-w0.125"), rows(network="resnet18")])
     assert view.mask(frame).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("there", [(), (2,), (4,), (2, 4)])
+@pytest.mark.parametrize("needed", [(2,), (4,), (2, 4), (0,)])
+def test_what_is_of_folds_needs_them_all(there: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    frame = pd.DataFrame([rows(), *(rows(folds=float(folds), split="unions") for folds in there)])
+    names = [each.name for each in fields(Tables) if each.name not in ("settings", "published")]
+    tables = Tables(**dict.fromkeys(names, frame), settings={})
+    chosen = View("figure", "split-data", folds=needed).of(tables).evaluations
+    assert (not chosen.empty) == (set(needed) <= {0, *there})
+
+
+def test_rows_of_another_built_in_experiment_do_not_count() -> None:
+    names = ("split-data-small", "split-data-folds", "split-data-folds-small")
+    frame = pd.DataFrame([rows(experiment=name, dataset="digits") for name in names])
+    assert View("figure-23", "split-data").mask(frame).tolist() == [True, False, False]

@@ -55,6 +55,27 @@ def test_a_pipeline_lasts_as_long_as_its_longest_chain() -> None:
     assert frame.loc["FaP", "overall_gain"] == pytest.approx(130 / 85)
 
 
+def test_given_weights_were_not_trained_here() -> None:
+    given = timings().replace({"kind": {"train": "load"}})
+    frame = runtime.pipeline_durations(ends(), PLAN, given)
+    assert frame.empty
+    assert list(runtime.runtime_table(ends(), PLAN, given)) == []
+    ((_, figure),) = runtime.runtime_figure(ends(), PLAN, given)
+    assert len(figure.axes[0].collections) == len(STAGES)
+
+
+def test_the_figure_has_pipelines_of_one_split_and_fusion() -> None:
+    rows = [
+        {"pipeline": "FaP, overlapping", "cell": 1},
+        {"pipeline": "FaP, unions", "cell": 2},
+        {"pipeline": "PaF, unions", "cell": 3},
+        {"pipeline": "whole-data", "cell": 4},
+    ]
+    chosen, branch = runtime.one_branch(pd.DataFrame(rows))
+    assert branch == "unions"
+    assert dict(zip(chosen["pipeline"], chosen["cell"], strict=True)) == {"FaP": 2, "PaF": 3, "whole-data": 4}
+
+
 def test_a_pipeline_that_is_not_through_has_no_duration() -> None:
     frame = runtime.pipeline_durations(ends(), PLAN, timings().query("cell != 'fused'"))
     assert frame["pipeline"].tolist() == ["whole-data"]
