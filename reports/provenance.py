@@ -39,9 +39,21 @@ def run_of(place: str | Path) -> Run:
 
 
 def settings_of(place: str | Path) -> dict[str, Any]:
-    """The experiment of a run; empty for a run without any."""
+    """The experiment of a run; empty for a run without any.
+
+    Raises:
+        ValueError: it is no experiment.
+    """
     store = Store(place)
-    return yaml.safe_load(store.read("experiment.yaml")) if store.exists("experiment.yaml") else {}
+    if not store.exists("experiment.yaml"):
+        return {}
+    try:
+        settings = yaml.safe_load(store.read("experiment.yaml"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"'{store.path('experiment.yaml')}' is not YAML: run the experiment again") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"'{store.path('experiment.yaml')}' is no experiment: run the experiment again")
+    return settings
 
 
 def progress(place: str | Path) -> str:

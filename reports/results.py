@@ -25,7 +25,7 @@ def load(
         end of one since the grid was extended.
 
     Raises:
-        FileNotFoundError: no run at this place.
+        FileNotFoundError: no run at this place, or none that has begun.
         ValueError: a file of the run is damaged or is no such table.
     """
     if isinstance(run, (str, Path)):
@@ -43,6 +43,8 @@ def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
         return frame
     names = [field.name for field in COORDINATES]
     plan = store.read_table("plan", names).to_pandas().set_index("cell")
+    if plan.empty:
+        raise FileNotFoundError(f"'{run}' is not a run: no stage is in its table 'plan'")
     planned = frame["cell"].isin(plan.index)
     if not everything:
         frame = frame[planned]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
+LATEX_ROWS = 50  # that fit a page
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -52,25 +53,16 @@ class Table:
         return f"{escaped(self.caption)}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
-        """A `table` environment for the package booktabs."""
+        """A `table` environment for the package booktabs; with many rows a `longtable`, of the package of that name."""
         columns = "l" * self.text_columns + "r" * (len(self.head) - self.text_columns)
         rows = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in (self.head, *self.rows)]
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{self.caption.translate(LATEX_ESCAPES)}}}",
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                rows[0],
-                r"\midrule",
-                *rows[1:],
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        caption = rf"\caption{{{self.caption.translate(LATEX_ESCAPES)}}}"
+        head = [r"\toprule", rows[0], r"\midrule"]
+        if len(rows) > LATEX_ROWS:
+            begin = [rf"\begin{{longtable}}{{{columns}}}", caption + r" \\", *head, r"\endhead"]
+            return "\n".join([*begin, *rows[1:], r"\bottomrule", r"\end{longtable}", ""])
+        begin = [r"\begin{table}", r"\centering", caption, rf"\begin{{tabular}}{{{columns}}}", *head]
+        return "\n".join([*begin, *rows[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
     def html(self) -> str:
         """A `table` element; columns of words have the class `words`."""

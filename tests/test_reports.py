@@ -262,10 +262,12 @@ HOSTILE = r"50 % of a_b & c# $x$ {y} ~z ^w \v <i> ± − × – · …"
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine found")
-def test_tables_compile_with_booktabs(tmp_path: Path) -> None:
-    rows = [[HOSTILE, number(1.0, 0.5), signed(-2.0)], ["ResNet18", number(float("nan")), signed(2.0)]]
+@pytest.mark.parametrize("copies", [1, 60])
+def test_tables_compile_with_booktabs(tmp_path: Path, copies: int) -> None:
+    rows = copies * [[HOSTILE, number(1.0, 0.5), signed(-2.0)], ["ResNet18", number(float("nan")), signed(2.0)]]
     table = Table(f"Caption: {HOSTILE}", ["method", "accuracy (%)", HOSTILE], rows)
-    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{table.latex()}\end{{document}}"
+    packages = r"\usepackage{booktabs,longtable}"
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}{table.latex()}\end{{document}}"
     (tmp_path / "table.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     compiled = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -360,3 +362,18 @@ def test_many_cells_are_shown_as_means_over_groups() -> None:
     many = cells_table(frame, most=1)
     assert [row[-2] for row in many.rows] == ["1.00 ± 1.41"]
     assert "group" not in many.head
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [", "experiment.yaml' is not YAML"), ("- a", "experiment.yaml' is no experiment")]
+)
+def test_settings_that_are_none_are_named(run: Path, content: str, message: str) -> None:
+    (run / "experiment.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        tables_of(run)
+
+
+def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    with pytest.raises(FileNotFoundError, match="is not a run: no stage is in its table 'plan'"):
+        write_report(tmp_path, tmp_path / "out")
