@@ -35,7 +35,7 @@ from workloads.compression import Network, Sources, compress, score
 from workloads.config import CompressionConfig, DatasetConfig, ModelConfig, TrainingConfig
 from workloads.criteria import importance
 from workloads.datasets import load
-from workloads.evaluation import BATCH, evaluate_together
+from workloads.evaluation import evaluate_together, fast_batch
 from workloads.groups import Pairings, apply, merge_batch_norm
 from workloads.methods import maps
 from workloads.models import build
@@ -149,7 +149,7 @@ def predicted(
         forward = forward_together(networks, example)
         labels = [
             [logits.argmax(1).cpu() for logits in forward(images.contiguous(memory_format=torch.channels_last))]
-            for images, _ in dataset.batches("test", BATCH[example.device.type], example.device)
+            for images, _ in dataset.batches("test", fast_batch(example.device, dataset.shape), example.device)
         ]
     with FlopCounterMode(display=False) as counter:
         list(forward(example))

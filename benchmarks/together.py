@@ -14,6 +14,7 @@ import multiprocessing
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing.synchronize import Barrier
 
 import torch
@@ -88,9 +89,12 @@ def stacked(name: str, count: int, options: argparse.Namespace) -> float:
 
     def all_steps() -> float:
         started = time.perf_counter()
-        loaders = [dataset.batches("train", options.config.batch_size, device) for _ in range(count)]
+        augmented = partial(augment, names=AUGMENTATION, generator=generator)
+        loaders = [
+            dataset.batches("train", options.config.batch_size, device, augmented=augmented) for _ in range(count)
+        ]
         for batches in zip(*loaders, strict=True):
-            images = torch.stack([augment(images, AUGMENTATION, generator) for images, _ in batches])
+            images = torch.stack([images for images, _ in batches])
             labels = torch.stack([labels for _, labels in batches])
             gradients = vmap(grad(loss))(parameters, buffers, images, labels)
             for parameter_name, gradient in gradients.items():

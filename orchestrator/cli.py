@@ -106,7 +106,11 @@ def conclude(result: "Result") -> None:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
         console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
-    write_report_of([result.run], quiet=True)
+    try:
+        write_report_of([result.run], quiet=True)
+    except (ValueError, OSError) as problem:
+        typer.echo(f"metaprune: the report cannot be written: {problem}", err=True)
+        raise typer.Exit(1) from problem
     failed = len(result.failed) + result.failed_before
     if failed:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""

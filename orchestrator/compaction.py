@@ -6,7 +6,7 @@ over those; they are deleted next. Who dies in between leaves files that are pas
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,22 +21,25 @@ FILE_BYTES = 32 * 1024**2
 TABLES = tuple(table for table in SCHEMAS if table not in ("plan", "failures"))
 
 
-def compact(store: Store, table: str) -> None:
-    """Merge the files of a table where they are many or hold a row twice."""
+def compact(store: Store, table: str, beat: Callable[[], None] = lambda: None) -> None:
+    """Merge the files of a table where they are many or hold a row twice.
+
+    Args:
+        beat: called every now and then meanwhile.
+    """
     current, replaced = store.shards(table)
-    for name in replaced:
-        store.delete("results", table, name)
+    _delete(store, table, replaced, beat)
     if _doubled(store, table):
-        merge(store, table, current)
+        merge(store, table, current, beat)
         return
     sizes = _sizes(store, table)
     small = [name for name in current if sizes[name] < FILE_BYTES]
     if len(small) > MANY_FILES:
         for part in _parts(small, sizes):
-            merge(store, table, part)
+            merge(store, table, part, beat)
 
 
-def merge(store: Store, table: str, names: list[str]) -> None:
+def merge(store: Store, table: str, names: list[str], beat: Callable[[], None] = lambda: None) -> None:
     """Write the rows of these files as one, each once, and delete the files."""
     replaced = sorted({*names}.union(*(store.replaced_by(table, name) for name in names)))
     rows = store.read_shards(table, names)
@@ -47,7 +50,12 @@ def merge(store: Store, table: str, names: list[str]) -> None:
     pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
     digest = hashlib.sha256(" ".join(replaced).encode()).hexdigest()[:20]
     store.write(buffer.getvalue().to_pybytes(), "results", table, f"{MERGED}{digest}.parquet")
+    _delete(store, table, names, beat)
+
+
+def _delete(store: Store, table: str, names: list[str], beat: Callable[[], None]) -> None:
     for name in names:
+        beat()
         store.delete("results", table, name)
 
 

@@ -1,9 +1,8 @@
 """Sends the stages of a plan to Ray as tasks, a bounded number at a time, and follows them until none can run."""
 
-import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -67,21 +66,27 @@ class Dispatcher:
         self.making_again: set[str] = set()
         self.made_again: set[str] = set()
         self.waited: set[tuple[str, str]] = set()
-        cluster = ray.cluster_resources()
-        self.cpus, self.gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-        self.looked = time.monotonic()
+        self.tasks: dict[tuple[str, float], Any] = {}
+        self.lacking: set[str] = set()
+        self.looked = float("-inf")
         self.reached: Collection[tuple[int, int]] = ()
-        self.window = experiment.resources.window or max(16, 4 * int(self.cpus))
+        self.nodes: list[dict[str, float]] = []
+        self.cpus = self.gpus = 0.0
+        self.window = 0
 
     def loop(self) -> None:
         """Submit and collect until nothing is ready or running; nothing is left running where that is cut short."""
         try:
             while self.frontier or self.in_flight or self.postponed:
+                self.look()
                 self.fill()
                 running = self.running()
-                self.view.training(self.epochs())
+                self.view.training(self.reached)
                 self.view.running(running)
                 self.lease.renew(running)
+                if not self.in_flight:
+                    time.sleep(POLL_SECONDS)
+                    continue
                 finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for reference in finished:
                     self.collect(reference)
@@ -89,8 +94,44 @@ class Dispatcher:
             for reference in self.in_flight:
                 ray.cancel(reference, force=True)
 
+    def look(self) -> None:
+        """See now and then what the cluster has, which may grow and shrink, and how far trainings are."""
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.cpus, self.gpus = (sum(node.get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU"))
+        self.window = self.experiment.resources.window or max(16, 4 * int(self.cpus))
+        if self.lacks("nodes", not self.cpus, "the cluster has no node for tasks yet: waiting for one"):
+            ask_for_cpus(1)
+            return
+        self.looked = time.monotonic()
+        for kind in {batch[0].kind for batch in self.in_flight.values()}:
+            wanted = self.reserved(kind)
+            told = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+            self.lacks(
+                kind,
+                not any(fits(node, wanted) for node in self.nodes),
+                f"no node has what a task of kind {kind} reserves ({told}): waiting for one; "
+                f"resources.{kind.replace('-', '_')} in the experiment says how much that is",
+            )
+        flying = [stage.key for batch in self.in_flight.values() for stage in batch if stage.kind in WHOLE_GPUS]
+        self.reached = reached(self.store, flying).values() if flying else ()
+
+    def lacks(self, what: str, lacking: bool, text: str) -> bool:
+        """Whether something is lacking, which is told when it begins to."""
+        if lacking and what not in self.lacking:
+            self.lacking.add(what)
+            self.view.note(text)
+        if not lacking and what in self.lacking:
+            self.lacking.remove(what)
+            if what == "nodes":
+                ask_for_cpus(0)
+        return lacking
+
     def fill(self) -> None:
         """Submit what is ready as far as the window goes; where nothing is, what was postponed."""
+        if not self.cpus:
+            return
         while self.frontier and len(self.in_flight) < self.window:
             self.submit(self.frontier.pop(max(1, int(self.cpus))))
         if not self.in_flight:
@@ -99,29 +140,23 @@ class Dispatcher:
             self.postponed.clear()
 
     def running(self) -> Counter[str]:
-        """Stages that workers are busy with, by kind: of the oldest tasks in flight, as many as fit the cluster."""
-        cpus, gpus, kinds = self.cpus, self.gpus, Counter[str]()
+        """Stages that workers are busy with, by kind: of the oldest tasks in flight, those that fit the nodes."""
+        free, kinds = [dict(node) for node in self.nodes], Counter[str]()
         for batch in self.in_flight.values():
-            reserved = self.reserved(batch[0].kind)
-            cpus, gpus = cpus - reserved["num_cpus"], gpus - reserved["num_gpus"]
-            if cpus < 0 or gpus < 0:
-                break
-            kinds[batch[0].kind] += 1
+            wanted = self.reserved(batch[0].kind)
+            node = next((node for node in free if fits(node, wanted)), None)
+            if node is not None:
+                kinds[batch[0].kind] += 1
+                for name, amount in wanted.items():
+                    node[name] = node.get(name, 0.0) - amount
         return kinds
 
-    def epochs(self) -> Collection[tuple[int, int]]:
-        """The epochs that trainings have reached, and how many they will have, looked up now and then."""
-        if time.monotonic() - self.looked >= LOOK_SECONDS:
-            self.looked = time.monotonic()
-            flying = [stage.key for batch in self.in_flight.values() for stage in batch if stage.kind in WHOLE_GPUS]
-            self.reached = reached(self.store, flying).values() if flying else ()
-        return self.reached
-
     def reserved(self, kind: str) -> dict[str, float]:
-        """What a task of this kind takes of the cluster."""
+        """What a task of this kind takes of a node: CPU, GPU, and memory in bytes, under Ray's names."""
         task = task_config(self.experiment, kind)
         default = (1.0 if kind in WHOLE_GPUS else SHARE_OF_GPU) if self.gpus else 0.0
-        return {"num_cpus": task.cpus, "num_gpus": default if task.gpus is None else task.gpus}
+        gpus = default if task.gpus is None else task.gpus
+        return {"CPU": task.cpus, "GPU": gpus, "memory": int((task.memory or 0) * 2**30)}
 
     def submit(self, batch: list[Stage], *, alone: bool = False) -> None:
         """Send stages of one kind to Ray as one task, with a node to itself where it shall be alone."""
@@ -132,42 +167,55 @@ class Dispatcher:
         ]
         reserved = self.reserved(kind)
         limit = task_config(self.experiment, kind).time_limit
-        context = Context(**self.context, threads=max(1, int(reserved["num_cpus"])), time_limit=limit)
-        cpus = whole_node(reserved) if alone else reserved["num_cpus"]
+        context = Context(**self.context, threads=max(1, int(reserved["CPU"])), time_limit=limit)
+        cpus = self.whole_node(reserved) if alone else reserved["CPU"]
         task = self.task(kind).options(name=f"{kind} {batch[0].key}", num_cpus=cpus)
         reference = task.remote(work, context)
         self.in_flight[reference] = batch
         if alone:
             self.alone.add(reference)
 
-    @functools.cache  # noqa: B019 - a dispatcher lives as long as its run
+    def whole_node(self, reserved: dict[str, float]) -> float:
+        """The CPUs of the largest node that has room for this reservation."""
+        return max((node["CPU"] for node in self.nodes if fits(node, reserved)), default=reserved["CPU"])
+
     def task(self, kind: str) -> Any:
         """The remote function for stages of a kind; workers serve many tasks, those with a GPU too."""
-        options: dict[str, Any] = {**self.reserved(kind), "max_retries": self.experiment.resources.retries}
-        # Ray itself would end a worker with its first task that used a GPU.
-        options["max_calls"] = 0
-        if options["num_gpus"]:
-            options["runtime_env"] = SEES_ALL_GPUS
-        if memory := task_config(self.experiment, kind).memory:
-            options["memory"] = int(memory * 2**30)
-        return ray.remote(**options)(self.body)
+        reserved = self.reserved(kind)
+        name = kind, reserved["GPU"]
+        if name not in self.tasks:
+            options: dict[str, Any] = {"num_cpus": reserved["CPU"], "num_gpus": reserved["GPU"]}
+            # Ray itself would end a worker with its first task that used a GPU.
+            options |= {"max_retries": self.experiment.resources.retries, "max_calls": 0}
+            if reserved["GPU"]:
+                options["runtime_env"] = SEES_ALL_GPUS
+            if reserved["memory"]:
+                options["memory"] = reserved["memory"]
+            self.tasks[name] = ray.remote(**options)(self.body)
+        return self.tasks[name]
 
     def collect(self, reference: ray.ObjectRef) -> None:
-        """Take note of what a task reports; a task that died for good counts as failed."""
+        """Take note of what a task reports; of one that died for good, each stage runs by itself, then has failed."""
         batch = self.in_flight.pop(reference)
         try:
             outcomes: list[Outcome] = ray.get(reference)
-        except ray.exceptions.OutOfMemoryError as error:
-            if reference not in self.alone:
-                self.postponed.append(batch)
-                return
-            outcomes = self.died(batch, error)
         except ray.exceptions.RayError as error:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
                 raise cause from None
+            if len(batch) > 1:
+                for stage in batch:
+                    self.submit([stage])
+                return
+            if isinstance(error, ray.exceptions.OutOfMemoryError) and reference not in self.alone:
+                self.postponed.append(batch)
+                return
             outcomes = self.died(batch, error)
         for stage, outcome in zip(batch, outcomes, strict=True):
-            self.note(stage, outcome)
+            if outcome.short_of_memory and reference not in self.alone:
+                self.failures.add(stage.key)
+                self.postponed.append([stage])
+            else:
+                self.note(stage, outcome)
 
     def died(self, batch: list[Stage], error: Exception) -> list[Outcome]:
         """The outcomes of a task that could not report any, after its failures are written down."""
@@ -209,8 +257,13 @@ class Dispatcher:
         return True
 
 
-def whole_node(reserved: dict[str, float]) -> float:
-    """The CPUs of the largest node that has the GPUs of this reservation."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fitting = (node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= reserved["num_gpus"])
-    return max(fitting, default=reserved["num_cpus"])
+def ask_for_cpus(number: int) -> None:
+    """Let an autoscaling cluster have at least so many, whatever waits for them."""
+    from ray.autoscaler.sdk import request_resources  # here, as a local run never needs it
+
+    request_resources(num_cpus=number)
+
+
+def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    """Whether a node has all the resources that a task wants."""
+    return all(node.get(name, 0.0) >= amount for name, amount in wanted.items())

@@ -24,9 +24,11 @@ from orchestrator.frontier import Frontier
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan, make_plan
 from orchestrator.settings import make_importable
-from orchestrator.store import Store
+from orchestrator.store import StorageError, Store
 from orchestrator.tasks import execute
 from workloads.config import DatasetConfig
+
+EXPERIMENT = "experiment.yaml"
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,16 @@ def run_plan(
     before = len(plan.stages) - len(pending)
     failed = set() if retry_failed else store.failed() & pending
     frontier = Frontier(plan, pending, failed)
-    if not frontier:
-        write_plan(store, experiment, plan)
-        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     lease = Lease(store)
     lease.check()
+    if not frontier:
+        try:
+            lease.renew({}, now=True)
+            write_plan(store, experiment, plan)
+            tidy(store, lease)
+        finally:
+            lease.release()
+        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
@@ -136,16 +143,15 @@ def run_plan(
             check_fits(experiment, plan)
         lease.renew({}, now=True)
         write_plan(store, experiment, plan)
-        context = shared_context(experiment, facts, store)
+        context = {**shared_context(experiment, facts, store), "witness": EXPERIMENT}
         driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
         todo = [plan.stages[key] for key in pending]
         view.start(plan.count(), plan.count() - Counter(s.kind for s in todo), sum(s.cost for s in todo))
         try:
             with terminable():
                 driver.loop()
-                for table in TABLES:
-                    lease.renew({})
-                    compact(store, table)
+                tidy(store, lease)
+            check_whole(store, driver.recorded)
         finally:
             view.stop()
     finally:
@@ -153,6 +159,25 @@ def run_plan(
             ray.shutdown()
         lease.release()
     return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, len(failed), len(frontier.waiting))
+
+
+def tidy(store: Store, lease: Lease) -> None:
+    """Merge the small files of the run's tables."""
+    for table in TABLES:
+        compact(store, table, lambda: lease.renew({}))
+
+
+def check_whole(store: Store, recorded: set[str]) -> None:
+    """Make sure that the rows of all stages that are said to be done are there.
+
+    Raises:
+        StorageError: names the table and how many are not.
+    """
+    if gone := recorded - store.done():
+        raise StorageError(
+            f"the results of {len(gone)} stages that were done are not in '{store.path('results')}', where all nodes "
+            f"have to write"
+        )
 
 
 @contextlib.contextmanager
@@ -182,7 +207,7 @@ def missing(plan: Plan, store: Store) -> set[str]:
 
 def write_plan(store: Store, experiment: Experiment, plan: Plan) -> None:
     """Leave the resolved experiment and its stages in the run; results that belong to no stage are not reported."""
-    store.write(experiment.to_yaml().encode(), "experiment.yaml")
+    store.write(experiment.to_yaml().encode(), EXPERIMENT)
     rows = ({**s.labels, "cell": s.key, "kind": s.kind, "inputs": s.inputs} for s in plan.stages.values())
     store.write_rows("plan", "plan", rows)
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
+from orchestrator.hardware import device
+
 
 def environment() -> dict[str, Any]:
     """A row of `environments` for this process and its present GPU; `environment` is the hash of the rest."""
-    return environment_on(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+    chosen = device()
+    return environment_on(torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None)
 
 
 @functools.cache

@@ -82,13 +82,16 @@ class PruningConfig(ScopeConfig):
     """Fusions of this grid's FaP and PaF; null is the experiment's."""
     groups: Annotated[Literal["each", "all"] | tuple[int, ...], BeforeValidator(_groups)] = "each"
     """`each` group alone, `all` in sequence from the output backwards, or these groups, each alone."""
-    sparsities: tuple[Sparsity, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     """Shares of neurons to remove."""
-    criteria: tuple[Choice, ...] = (ChoiceConfig(name="l1"),)
+    criteria: Annotated[tuple[Choice, ...], Field(min_length=1)] = (ChoiceConfig(name="l1"),)
     """Importance criteria (`metaprune list criteria`)."""
-    methods: tuple[Choice, ...] = (ChoiceConfig(name="conventional"), ChoiceConfig(name="intra-fusion"))
+    methods: Annotated[tuple[Choice, ...], Field(min_length=1)] = (
+        ChoiceConfig(name="conventional"),
+        ChoiceConfig(name="intra-fusion"),
+    )
     """Compression methods (`metaprune list methods`)."""
-    repair: Annotated[tuple[Repair, ...], BeforeValidator(_several)] = ("none",)
+    repair: Annotated[tuple[Repair, ...], Field(min_length=1), BeforeValidator(_several)] = ("none",)
     """Repairs of the activations' mean and deviation, each with every method: none, data-free (from the weights
     alone), data (on 512 training images)."""
     steps: Positive = 4
@@ -168,7 +171,7 @@ class Experiment(Config):
     """The data set."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The networks; `model: {...}` stands for a list of one."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     """Everything is repeated for each seed: initial weights, splits, order of images."""
     training: TrainingConfig = TrainingConfig()
     """How models are trained from scratch."""

@@ -1,8 +1,6 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,7 +128,7 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
     if config.checkpoint:
         state = checkpoints.read_state(config.checkpoint)
         checkpoints.load_state(model, state, config.checkpoint)
-        digest = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()[:16]
+        digest = checkpoints.file_digest(config.checkpoint)
     try:
         structure = trace(model, example)
     except Exception as error:

@@ -34,12 +34,16 @@ def cuda_number(assigned: Sequence[int | str], visible: str | None) -> int | Non
 def settle(threads: int) -> bool:
     """Turn this process to the task's threads, in PyTorch and in all BLAS and OpenMP libraries, and to its GPU.
 
+    There it multiplies float32 as it is, unless told otherwise, and by algorithms that repeat themselves.
+
     Returns:
         Whether the GPU is another than before, so that what is kept on that one is of no more use.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for libraries that are loaded later
     threadpool_limits(threads)
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     chosen = device()
     if chosen.type == "cpu" or torch.cuda.current_device() == chosen.index:
         return False

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel
 
-from orchestrator.store import Store
+from orchestrator.store import StorageError, Store
 
 PLACE = "driver.json"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
+REUSED_SECONDS = 3600.0  # after which another process may have the number of a dead one
 
 
 class BusyError(RuntimeError):
@@ -44,9 +45,11 @@ class Holder(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Heard of lately and, where that can be told from here, still a process."""
+        """Still a process, where that can be told from here; elsewhere, heard of lately."""
         age = (datetime.now(UTC) - self.renewed).total_seconds()
-        return age < STALE_SECONDS and (self.host != socket.gethostname() or _is_process(self.pid))
+        if self.host == socket.gethostname():
+            return age < REUSED_SECONDS and _is_process(self.pid)
+        return age < STALE_SECONDS
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.started:%Y-%m-%d %H:%M} UTC"
@@ -91,20 +94,26 @@ class Lease:
         if other and other.id != self.mine.id:
             raise BusyError(
                 f"another driver is at work on {self.store.uri} ({other}): wait for it, or stop it there with "
-                f"`kill {other.pid}`; if it is dead, it stops counting after {STALE_SECONDS:g} s"
+                f"`kill {other.pid}`; if its machine is gone, it stops counting after {STALE_SECONDS:g} s"
             )
 
     def renew(self, running: Mapping[str, int], *, now: bool = False) -> None:
         """Say that this process is alive and what runs, unless that was done lately.
 
+        Args:
+            running: stages with workers, by kind.
+            now: also where it was done lately, and whatever stands in the way is an error.
+
         Raises:
             BusyError: another process has taken the run over.
+            StorageError: `now`, and the run cannot be written to.
         """
         if not now and time.monotonic() - self.written < RENEW_SECONDS:
             return
         self.check()
         self.mine = self.mine.model_copy(update={"renewed": datetime.now(UTC), "running": dict(running)})
-        self.store.write(self.mine.model_dump_json(indent=1).encode(), PLACE)
+        with contextlib.nullcontext() if now else contextlib.suppress(StorageError):  # a task will say what is wrong
+            self.store.write(self.mine.model_dump_json(indent=1).encode(), PLACE)
         self.written = time.monotonic()
 
     def release(self) -> None:

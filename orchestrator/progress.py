@@ -180,10 +180,10 @@ def for_terminal() -> Progress:
 
 def frequency(rate: float) -> str:
     """Events a second as 12/s, 3.4/min or 0.8/h."""
-    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
-        if rate * seconds >= 1:
-            break
-    return f"{rate * seconds:.2g}/{unit}" if rate * seconds < 10 else f"{rate * seconds:.0f}/{unit}"
+    units = {"s": 1, "min": 60, "h": 3600}
+    unit = next((unit for unit, seconds in units.items() if rate * seconds >= 1), "h")
+    count = rate * units[unit]
+    return f"{count:.2g}/{unit}" if count < 10 else f"{count:.0f}/{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -173,6 +173,15 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+# The table that holds the results of each kind of stage.
+RESULTS_OF = {
+    **dict.fromkeys(("train", "load", "fuse", "compress", "fine-tune"), "evaluations"),
+    "importances": "importances",
+    "distances": "output_distances",
+    "landscape": "landscapes",
+}
+
+
 def identity(table: str) -> list[str]:
     """The columns whose values no two rows of a table share."""
     columns = [name for name in IDENTITY if name in SCHEMAS[table].names]

@@ -41,7 +41,10 @@ def read_text(source: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise FileNotFoundError(f"experiment file '{path}' does not exist")
-        text, origin = path.read_text(encoding="utf-8"), str(path)
+        try:
+            text, origin = path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"experiment file '{path}' is not a text in UTF-8 ({error.reason})") from error
     elif str(source) in built_in():
         text, origin = (
             (resources.files("orchestrator") / "experiments" / f"{source}.yaml").read_text("utf-8"),
@@ -74,7 +77,7 @@ def read_settings(text: str, origin: str, overrides: Iterable[str] = ()) -> dict
 def _settings(text: str, origin: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{origin} must be a mapping of settings such as name, dataset and model")
@@ -102,10 +105,10 @@ def _scale(settings: dict[str, Any], scale: Any, origin: str) -> None:
         return
     if not scales:
         raise ValueError(f"{origin} has no scales: leave --set scale={scale} out")
-    if scale not in scales:
+    if str(scale) not in scales:
         raise ValueError(f"{origin} has no scale '{scale}'{nearest(str(scale), scales)} It has: {', '.join(scales)}")
     settings["name"] = f"{settings.get('name')}-{scale}"
-    for key, value in scales[scale].items():
+    for key, value in scales[str(scale)].items():
         _set(settings, str(key), value, f"{origin}: scales.{scale}.{key}")
 
 

@@ -201,9 +201,8 @@ class Worker:
         store, place = Store(self.context.store), snapshot_place(work.key)
         told = EpochsTold(store, work.key, config.epochs)
         start = None
-        if store.exists(*place):
-            with contextlib.suppress(ValueError):
-                start = Snapshot.loads(store.read(*place))
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            start = Snapshot.loads(store.read(*place))
         try:
             return train(
                 model,
@@ -223,6 +222,8 @@ class Worker:
     def load(self, work: Work) -> Output:
         """A published network from its checkpoint file."""
         path = self.context.checkpoints[work.parameters["checkpoint"]]
+        if checkpoints.file_digest(path) != work.parameters["checkpoint"]:
+            raise ValueError(f"model.checkpoint '{path}' is not the file here that it was when the run was planned")
         config = ModelConfig(**without_code(work.parameters["model"]))
         model = build(config, channels=self.dataset.shape[0], classes=len(self.dataset.classes))
         checkpoints.load_state(model, checkpoints.read_state(path), path)

@@ -7,6 +7,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 import contextlib
 import itertools
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
+from orchestrator.schema import RESULTS_OF, SCHEMA_VERSION, SCHEMAS
 
 MERGED = "merged-"
 REPLACES = b"replaces"
@@ -111,8 +112,10 @@ class Store:
         self.files.create_dir(folder)
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            with self.files.open_output_stream(temporary) as stream:
+            with open(temporary, "wb") as stream:
                 stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
             self.files.move(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -179,7 +182,8 @@ class Store:
             return self.read_shards(table, self.shards(table)[0], columns)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"table '{table}' of run '{self.uri}' cannot be read: {error}: leave only the run's own files there"
+                f"table '{table}' of run '{self.uri}' cannot be read: {error}: delete the file and run again, what a "
+                f"damaged one held is then made anew"
             ) from error
 
     def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
@@ -202,9 +206,19 @@ class Store:
             raise ValueError(f"run '{self.uri}' was written by a newer metaprune: update this one to read it")
         return rows.select(columns or schema.names)
 
+    def listed(self, table: str) -> set[str]:
+        """Names of a table's files as they were together at one time.
+
+        While a folder is listed, a file may go that is merged into another, which is not in the listing yet.
+        """
+        names, again = self.names("results", table), self.names("results", table)
+        while any(name.startswith(MERGED) for name in again - names):
+            names, again = again, self.names("results", table)
+        return names
+
     def shards(self, table: str) -> tuple[list[str], list[str]]:
         """Names of a table's files, and of those that wait to be deleted because a merged one replaces them."""
-        names = self.names("results", table)
+        names = self.listed(table)
         replaced = names & set().union(*(self.replaced_by(table, name) for name in names))
         return sorted(names - replaced), sorted(replaced)
 
@@ -220,5 +234,9 @@ class Store:
         return {name.removesuffix(".parquet") for name in self.names("results", "failures")}
 
     def done(self) -> set[str]:
-        """Keys of the stages whose results are complete."""
-        return set(self.read_table("timings", ["cell"])["cell"].to_pylist())
+        """Keys of the stages whose results are complete: in `timings`, and in the table of their kind."""
+        timed = self.read_table("timings", ["cell", "kind"]).to_pydict()
+        kinds = dict(zip(timed["cell"], timed["kind"], strict=True))
+        tables = {kind: RESULTS_OF[kind] for kind in {*kinds.values()} & RESULTS_OF.keys()}
+        cells = {table: set(self.read_table(table, ["cell"])["cell"].to_pylist()) for table in {*tables.values()}}
+        return {key for key, kind in kinds.items() if kind not in tables or key in cells[tables[kind]]}

@@ -3,13 +3,17 @@
 import contextlib
 import functools
 import hashlib
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
+
+import torch
 
 from orchestrator.hardware import settle
 from orchestrator.records import failure, first_line, recorded_environment, timing
@@ -20,7 +24,12 @@ from workloads import checkpoints
 from workloads.evaluation import Measurement
 
 Rows = dict[str, list[dict[str, Any]]]
+LOST_DEVICE = getattr(torch, "AcceleratorError", ())  # what PyTorch 2.8 and later raise once CUDA's context is lost
 MEASURED_TOGETHER = 16  # networks in memory at a time
+
+
+class OutOfTime(Exception):
+    """A stage took longer than it may; not an OSError, which a store would take for one of its own."""
 
 
 def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
@@ -29,7 +38,7 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     A stage that raises becomes a row in `failures`; the others of the task go on.
 
     Raises:
-        StorageError: the run cannot be written to.
+        StorageError: the run cannot be written to, or is not the one that the driver sees.
     """
     for path in context.import_paths:
         if path not in sys.path:
@@ -37,6 +46,11 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     if settle(context.threads):
         forget_networks()
     store = Store(context.store)
+    if context.witness and not store.exists(context.witness):
+        raise StorageError(
+            f"node {socket.gethostname()} does not see the run in '{store.uri}', which its driver does: give --out as "
+            f"a folder that all nodes share, or as a URI"
+        )
     environment = recorded_environment(context.store)
     worker = functools.cache(lambda: Worker(context))
     tables: Rows = {}
@@ -55,6 +69,8 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     for work, outcome in zip(batch, outcomes, strict=True):
         if work.kind in ("train", "fine-tune") and outcome.error is None:
             store.delete(*snapshot_place(work.key))
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # for the other processes on this GPU
     return outcomes
 
 
@@ -100,7 +116,7 @@ class Attempt:
         output: what it made; None before that and after the last step.
         test: how its network was measured with others, if it was.
         rows: by table, once it is done.
-        error, lost: as in its outcome.
+        error, lost, short_of_memory: as in its outcome.
     """
 
     def __init__(self, work: Work, store: Store, context: Context):
@@ -111,11 +127,12 @@ class Attempt:
         self.rows: Rows = {}
         self.error: str | None = None
         self.lost: str | None = None
+        self.short_of_memory = False
 
     @property
     def outcome(self) -> Outcome:
         """How it ended."""
-        return Outcome(self.work.key, self.seconds, self.error, self.lost)
+        return Outcome(self.work.key, self.seconds, self.error, self.lost, self.short_of_memory)
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -132,8 +149,11 @@ class Attempt:
         except Exception as error:
             self.lost = error.key if isinstance(error, LostNetwork) else None
             self.error = first_line(error)
+            self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
             row = {**self.work.labels, "cell": self.work.key, "environment": recorded_environment(self.store.uri)}
             self.store.write_rows("failures", self.work.key, [{**row, **failure(self.work.kind, error)}])
+            if isinstance(error, LOST_DEVICE) and not self.short_of_memory:
+                os._exit(1)  # nothing more can run in this process; Ray tries the task again in another
         finally:
             self.seconds += time.perf_counter() - clock
 
@@ -156,14 +176,14 @@ def time_limit(seconds: float | None, spent: float = 0.0) -> Iterator[None]:
     None lets it run.
 
     Raises:
-        TimeoutError: the time was over.
+        OutOfTime: the time was over.
     """
     if seconds is None:
         yield
         return
 
     def over(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"the stage took longer than its time_limit of {seconds:g} s")
+        raise OutOfTime(f"the stage took longer than its time_limit of {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, max(seconds - spent, 0.001), seconds)

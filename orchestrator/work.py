@@ -36,6 +36,7 @@ class Context:
         import_paths: folders where the user's own modules are found.
         snapshot_every: epochs between two snapshots of a training.
         time_limit: seconds that a stage may take; None is no limit.
+        witness: a file of the run that the driver has left, by which a node knows that it sees the same store.
     """
 
     store: str
@@ -45,6 +46,7 @@ class Context:
     import_paths: tuple[str, ...] = ()
     snapshot_every: int = 0
     time_limit: float | None = None
+    witness: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class Outcome:
         seconds: wall clock.
         error: first line of what went wrong; None where it is done.
         lost: key of the input whose network is gone or damaged, where that is what went wrong.
+        short_of_memory: whether a GPU had too little memory for it beside others.
     """
 
     key: str
     seconds: float
     error: str | None = None
     lost: str | None = None
+    short_of_memory: bool = False

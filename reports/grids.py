@@ -12,6 +12,7 @@ from reports.published import curves, sparsities
 from reports.selection import (
     Tables,
     baselines,
+    cuts_of,
     data_free_rows,
     final_rows,
     pipeline_rows,
@@ -171,8 +172,7 @@ def models_table(tables: Tables) -> Iterator[Item]:
     if rows.empty:
         return
     fused = rows["fusion"].fillna("activations").map("subsets, fused by {}".format)
-    cuts = [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in rows.itertuples()]
-    named = rows.assign(training_data=rows["training_data"].fillna(fused), cut=cuts)
+    named = rows.assign(training_data=rows["training_data"].fillna(fused), cut=cuts_of(rows))
     by = ["model", "cut", "training_data", "parameters", "macs"]
     body = [
         [
@@ -260,9 +260,8 @@ def seeds_table(tables: Tables) -> Iterator[Item]:
     rows = frame[frame["stage"] == "baseline"]
     if rows.empty:
         return
-    cuts = [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in rows.itertuples()]
     by = ["model", "cut", "training_data"]
-    table = rows.assign(cut=cuts).pivot_table(index=by, columns="seed", values="accuracy").sort_index()
+    table = rows.assign(cut=cuts_of(rows)).pivot_table(index=by, columns="seed", values="accuracy").sort_index()
     body = [[*map(str, key), *map(number, cells)] for key, cells in zip(table.index, table.to_numpy(), strict=True)]
     head = ["model", "folds", "trained on", *(f"seed {seed}" for seed in table.columns)]
     yield "models-by-seed", Table("Test accuracy (%) of the unpruned models, by seed.", head, body, 3)

@@ -41,6 +41,9 @@ PROTOCOL = {
 }
 
 
+FUSION = {"alignment": "activations", "marginal": "uniform", "samples": 200, "repair": False}
+
+
 def graded(rows: pd.DataFrame) -> pd.DataFrame:
     """Every cell that the paper prints too.
 
@@ -146,6 +149,11 @@ def differences(settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         ours = settings.get(part, {}).get(name, value)
         if ours != value:
             found[path] = ("all, as they are" if value is None else str(value), str(ours))
+    split = {"fap", "paf"} & {*settings.get("pipelines", [])}
+    for name, paper in FUSION.items():
+        others = sorted({str(each.get(name)) for each in settings.get("fusion", [])} - {str(paper)})
+        if split and others:
+            found[f"fusion.{name}"] = (str(paper), ", ".join(others))
     source = settings.get("dataset", {}).get("name", "")
     if source in ("parquet", "image-folder"):
         found["dataset.name"] = ("the original files", source)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import figures
+from reports.selection import cuts_of
 from reports.statistics import over_seeds
 from reports.tables import Table, number
 
@@ -181,8 +182,9 @@ def training_figure(epochs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     rows = epochs[(epochs["stage"] == "baseline") & epochs["test_accuracy"].notna()]
     if rows.empty:
         return
-    cuts = rows["folds"].map("{:g}".format, na_action="ignore") + " " + rows["split"]
-    told = (" of " + cuts).fillna("") if cuts.nunique() > 1 else ""
+    cuts = cuts_of(rows)
+    several = len({*cuts} - {"–"}) > 1
+    told = [f" of {cut}" if several and cut != "–" else "" for cut in cuts]
     rows = rows.assign(training_data=rows["training_data"].replace("whole", "whole-data") + told)
     panels = {str(model): frame for model, frame in rows.groupby("model", sort=True)}
     figure, axes = figures.panels(list(panels), columns=2)

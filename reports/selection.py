@@ -160,6 +160,11 @@ def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
     return frame[(frame["model"] == model) & (frame["stage"] == "baseline") & (frame["training_data"] == "whole")]
 
 
+def cuts_of(frame: pd.DataFrame) -> list[str]:
+    """How the training set was cut for each row, as `2 unions`; a dash for whole-data."""
+    return [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in frame.itertuples()]
+
+
 def variants(frame: pd.DataFrame, *further: str, of: str = "method") -> pd.Series:
     """The method, followed by the criterion, and by further columns, where there are several.
 

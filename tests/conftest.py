@@ -1,5 +1,7 @@
 """Settings and small networks that several test modules share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,6 +45,13 @@ def with_statistics(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             for tensor in (module.bias, module.running_mean):
                 tensor.data.normal_(0, 0.2, generator=generator)
     return model.eval()
+
+
+def memory() -> tuple[float, float]:
+    """Share of this machine's memory in use, and GiB in all."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    found = {name: int(words[0]) for name, *words in lines}
+    return 1 - found["MemAvailable:"] / found["MemTotal:"], found["MemTotal:"] / 2**20
 
 
 TINY = {

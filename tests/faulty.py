@@ -11,6 +11,7 @@ import torch
 from pyarrow import fs
 
 from orchestrator.store import Store
+from tests.conftest import memory
 from workloads.criteria import l1
 
 ORDER = Path(os.environ["FAULT_ORDER"])
@@ -68,12 +69,21 @@ def hang(order: dict) -> None:
     time.sleep(600)
 
 
+def hang_to_the_limit(order: dict) -> None:
+    """Hang until the stage's time is over, which is sooner than the limit says."""
+    left, again = signal.getitimer(signal.ITIMER_REAL)
+    assert 0 < left <= again == order["limit"]
+    signal.setitimer(signal.ITIMER_REAL, 1, again)
+    time.sleep(600)
+
+
 def hog_memory(order: dict) -> None:
+    """Take what is missing to more than is allowed, also where others let go of some, until Ray ends this process."""
     held = []
-    for _ in range(60):
-        held.append(b"x" * 100 * 2**20)
+    for _ in range(6000):
+        if memory()[0] < order["most"] + 0.02:
+            held.append(b"x" * 100 * 2**20)
         time.sleep(0.02)
-    time.sleep(60)
 
 
 def fill_disk(order: dict) -> None:

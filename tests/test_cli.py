@@ -54,7 +54,7 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "5 stages (train 1, compress 4); 0 already done" in first.stdout
     assert "5/5 stages, 0 failed" in first.stdout
-    assert "one group pruned without fine-tuning, mean over 4 cells" in first.stdout
+    assert "one group pruned without fine-tuning, mean over 2 cells" in first.stdout
     assert (tmp_path / "runs/tiny/report/data-free-vgg11_bn-w0.0625.png").is_file()
     resolved = yaml.safe_load((tmp_path / "runs/tiny/experiment.yaml").read_text())
     assert resolved["training"]["epochs"] == 2

@@ -94,7 +94,7 @@ def _compact_and_die(folder: str, deletions: int) -> None:
 def test_a_kill_among_the_deletions_loses_and_doubles_nothing(store: Store, deletions: int) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_compact_and_die, args=(store.uri, deletions))
     process.start()
-    process.join(60)
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
     assert len(files(store)) == 101 - deletions
     assert cells(store) == list(range(ROWS))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from orchestrator.store import Store
 from orchestrator.tasks import execute
 from orchestrator.work import Context, Outcome, Work
 from reports import load
-from tests.conftest import TINY
+from tests.conftest import TINY, memory
 from workloads import checkpoints
 
 SETTINGS = {
@@ -159,7 +160,7 @@ def test_a_killed_driver(order: Callable, calm: Path, tmp_path: Path, place: str
     folder = tmp_path / "run"
     order("kill_driver", place, after=6 if place == "train" else 1, run=str(folder))
     process = driver(folder)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL
     assert (folder / "driver.json").exists(), "the dead driver could not clear up"
     assert start(folder).complete, "and that is no hindrance"
@@ -180,7 +181,7 @@ def is_process(pid: int) -> bool:
     """Whether it lives; what is dead and waits to be collected does not count."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
         return False
 
 
@@ -207,7 +208,7 @@ def test_a_stopped_run_says_how_to_go_on(order: Callable, calm: Path, tmp_path: 
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
     assert stderr.strip().splitlines()[-1] == (
         f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there"
@@ -221,8 +222,10 @@ def test_a_stopped_run_says_how_to_go_on(order: Callable, calm: Path, tmp_path: 
 def test_a_second_driver_says_who_is_at_work(order: Callable, calm: Path, tmp_path: Path) -> None:
     first, folder = Lease(Store(tmp_path / "run")), tmp_path / "run"
     first.renew({}, now=True)
+    later = first.mine.model_copy(update={"renewed": datetime.now(UTC) + timedelta(hours=1)})  # not stale meanwhile
+    first.store.write(later.model_dump_json().encode(), "driver.json")
     process = driver(folder)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 2
     assert f"another driver is at work on {folder} (process {os.getpid()} on " in stderr
     assert len(stderr.strip().splitlines()) == 1
@@ -246,7 +249,7 @@ def test_two_drivers_that_nothing_keeps_apart_corrupt_nothing(
         for _ in range(2)
     ]
     for process in processes:
-        _, stderr = process.communicate(timeout=180)
+        _, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
     assert_equal(folder, calm)
 
@@ -317,21 +320,14 @@ def test_a_task_that_raises(half: Path, calm: Path, order: Callable) -> None:
 
 
 def test_a_stage_over_its_time_limit(half: Path, calm: Path, order: Callable) -> None:
-    order("hang", "sweep")
-    limited = changed(resources={"compress": {"time_limit": 10}})
+    order("hang_to_the_limit", "sweep", limit=300)
+    limited = changed(resources={"compress": {"time_limit": 300}})
     result = start(half, limited)
     assert len(result.failed) == 1
-    assert "TimeoutError: the stage took longer than its time_limit of 10 s" in next(iter(result.failed.values()))
+    assert "OutOfTime: the stage took longer than its time_limit of 300 s" in next(iter(result.failed.values()))
     assert result.done == 7
     assert start(half, limited, retry_failed=True).complete
     assert_equal(half, calm)
-
-
-def memory() -> tuple[float, float]:
-    """Share of this machine's memory in use, and GiB in all."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    found = {name: int(words[0]) for name, *words in lines}
-    return 1 - found["MemAvailable:"] / found["MemTotal:"], found["MemTotal:"] / 2**20
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -340,11 +336,13 @@ def test_a_task_that_runs_out_of_memory(
 ) -> None:
     """Ray would start it again without end."""
     used, total = memory()
-    monkeypatch.setenv("RAY_memory_usage_threshold", f"{min(used + 2.5 / total, 0.95):.3f}")
+    # Enough for the driver, its workers and what else starts on this machine meanwhile.
+    most = used + min(6 / total, 0.7 * (1 - used))
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{most:.3f}")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
-    order("hog_memory", "sweep", again=again)
+    order("hog_memory", "sweep", again=again, most=most)
     process = driver(half)
-    _, stderr = process.communicate(timeout=180)
+    _, stderr = process.communicate(timeout=600)
     if not again:
         assert process.returncode == 0, stderr
         assert_equal(half, calm)
@@ -377,7 +375,7 @@ def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, 
     folder, filler = small_disk / "run", small_disk / "filler"
     order("fill_disk", place, after=after, file=str(filler))
     process = driver(folder)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 1
     last = stderr.strip().splitlines()[-1]
     assert last.startswith(f"metaprune: '{folder}/{what}/")

@@ -93,7 +93,7 @@ def test_networks_that_hang_end_at_the_time_limit(tmp_path: Path, monkeypatch: p
     works, context = grid(tmp_path, model={"name": "tests.test_tasks:fragile"}, pruning=pruning)
     monkeypatch.setattr(Fragile, "hangs", True)
     outcomes = execute(works, dataclasses.replace(context, time_limit=1.0))
-    expected = "TimeoutError: the stage took longer than its time_limit of 1 s"
+    expected = "OutOfTime: the stage took longer than its time_limit of 1 s"
     assert [outcome.error for outcome in outcomes] == [expected] * 2
 
 

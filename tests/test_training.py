@@ -73,7 +73,7 @@ def test_training_touches_only_the_given_samples(digits: Dataset) -> None:
 
 
 def test_divergence_is_an_error_with_the_epoch(digits: Dataset) -> None:
-    config = TrainingConfig(epochs=3, batch_size=50, learning_rate=1e9, schedule="constant", precision="float32")
+    config = TrainingConfig(epochs=3, batch_size=50, learning_rate=1e30, schedule="constant", precision="float32")
     with pytest.raises(FloatingPointError, match=r"training diverged in epoch \d"):
         train(build(MODEL, channels=1, classes=10), digits, config, seed=0)
 

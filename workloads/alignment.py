@@ -173,7 +173,7 @@ def outputs(model: nn.Module, structure: Structure, batch: Tensor) -> dict[str, 
 
     def recording(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = by_channel(module, output)
+            seen[name] = by_channel(module, output).clone()  # what comes next may work in place
 
         return hook
 

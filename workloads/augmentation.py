@@ -1,4 +1,4 @@
-"""Normalisation and augmentation of whole batches, on whatever device they are."""
+"""Augmentation and normalisation of whole batches of uint8 images, on whatever device they are."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut a window of the same size out of each image of (B, C, H, W), padded by zeros by an eighth of its size."""
+    """Cut a window of the same size out of each image of (B, C, H, W), padded in black by an eighth of its size."""
     count, _, height, width = images.shape
     margin = max(1, min(height, width) // 8)
     padded = F.pad(images, (margin,) * 4)

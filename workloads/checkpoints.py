@@ -128,6 +128,12 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
+def file_digest(path: str | Path) -> str:
+    """16 hexadecimal digits of the SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Load a published state dict into a network of the same widths.
 

@@ -33,6 +33,9 @@ class DatasetConfig(Config):
     """Folder of the files; `digits` needs none, `cifar10` and the like default to `data/`."""
     size: Positive | None = None
     """Height and width in pixels that images are resized to; null keeps the files' own."""
+    resize: Positive | None = None
+    """Shorter side in pixels that `parquet` and `image-folder` resize to before they cut the centre of `size` out, such
+    as 256 for ImageNet's 224; null is `size`."""
     mean: tuple[float, ...] | None = None
     """Mean a channel of pixels in [0, 1]; null is ImageNet's (its average for grey images)."""
     std: tuple[float, ...] | None = None
@@ -50,6 +53,8 @@ class DatasetConfig(Config):
     def _normalisation_matches(self) -> "DatasetConfig":
         if self.mean and self.std and len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give both the same")
+        if self.resize and (self.size is None or self.resize < self.size):
+            raise ValueError(f"resize is {self.resize} and size {self.size}: give a size that is not larger")
         if self.std and min(self.std) <= 0:
             raise ValueError("std must be positive in every channel")
         return self

@@ -156,7 +156,7 @@ def parquet(config: DatasetConfig) -> Source:
         images = []
         for file in files[part]:
             for batch in pq.ParquetFile(file).iter_batches(1024, columns=[image_column]):
-                images += [decode(row["bytes"], shape) for row in batch.column(0).to_pylist()]
+                images += [decode(row["bytes"], shape, config.resize) for row in batch.column(0).to_pylist()]
         return torch.stack(images)
 
     samples = []
@@ -164,11 +164,19 @@ def parquet(config: DatasetConfig) -> Source:
         labels = np.concatenate(
             [pq.read_table(f, columns=[label_column])[label_column].to_numpy() for f in files[part]]
         )
-        cached = functools.partial(memory_mapped, f"{mark}-{part}-{height}x{width}", functools.partial(decoded, part))
+        cached = functools.partial(
+            memory_mapped, f"{mark}-{part}-{cut(config, shape)}", functools.partial(decoded, part)
+        )
         samples.append(Samples(torch.from_numpy(labels.astype(np.int64)), shape, cached))
     count = int(max(part.labels.max() for part in samples)) + 1
     names = _class_names(schema, label_column) or tuple(str(label) for label in range(count))
     return Source(samples[0], samples[1], classes=names, fingerprint=mark)
+
+
+def cut(config: DatasetConfig, shape: tuple[int, int, int]) -> str:
+    """Height and width of images and the side that they were resized to before, as in the name they are kept by."""
+    _, height, width = shape
+    return f"{height}x{width}" + (f"-of-{config.resize}" if config.resize else "")
 
 
 def _parquet_files(root: Path, part: str) -> list[Path]:
@@ -224,12 +232,12 @@ def image_folder(config: DatasetConfig) -> Source:
     samples: list[Samples] = []
     for part in PARTS:
         labels = torch.tensor([numbers[f.relative_to(root / part).parts[0]] for f in files[part]])
-        streamed = StreamedSamples(labels, shape, files[part])
+        streamed = StreamedSamples(labels, shape, files[part], config.resize)
         if config.stream:
             samples.append(streamed)
         else:
             decoded = functools.partial(getattr, streamed, "images")
-            cached = functools.partial(memory_mapped, f"{mark}-{part}-{height}x{width}", decoded)
+            cached = functools.partial(memory_mapped, f"{mark}-{part}-{cut(config, shape)}", decoded)
             samples.append(Samples(labels, shape, cached))
     return Source(samples[0], samples[1], classes=tuple(classes), fingerprint=mark)
 
@@ -264,7 +272,13 @@ def load(config: DatasetConfig) -> Dataset:
             raise ValueError(f"dataset.{setting} has {len(values)} values; the images have {channels} channels")
     pools = []
     for part, wanted in (("train", config.train_samples), ("test", config.test_samples)):
-        count = len(getattr(source, part))
+        samples: Samples = getattr(source, part)
+        count, labels = len(samples), samples.labels
+        if not count or labels.min() < 0 or labels.max() >= len(source.classes):
+            raise ValueError(
+                f"the {count} {part} images of '{config.name}' need labels from 0 to {len(source.classes) - 1}, one a "
+                f"class" + (f"; they go from {labels.min()} to {labels.max()}" if count else "")
+            )
         if wanted is not None and wanted > count:
             raise ValueError(f"dataset.{part}_samples is {wanted}, but '{config.name}' has {count} {part} images")
         pools.append(torch.arange(count) if wanted is None else first_shuffled(count, wanted))

@@ -1,5 +1,6 @@
 """Measuring a network: accuracy over all samples, size, multiplications, and time."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from workloads.precision import float32_products, products
 from workloads.prefix import forward_together
 from workloads.samples import Dataset
 
-BATCH = {"cpu": 100, "cuda": 500}  # on a CPU, the maps of 100 small images fit its caches
+BATCH = {"cpu": 100, "cuda": 500}  # images of 32×32; on a CPU, the maps of 100 fit its caches
 LATENCY_RUNS = (3, 20)
 LATENCY_SECONDS = 0.05
 
@@ -46,6 +47,9 @@ def evaluate(
     Args:
         batch_size: images at a time; None takes what is fast on the device.
         precision: of the products, float32 or bfloat16.
+
+    Raises:
+        FloatingPointError: the network's outputs are not numbers.
     """
     return evaluate_together([model], dataset, batch_size, precision=precision)[0]
 
@@ -63,7 +67,7 @@ def evaluate_together(
     started = time.perf_counter()
     totals = torch.zeros(len(models), 3, dtype=torch.float64, device=device)
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    batch_size = batch_size or BATCH.get(device.type, BATCH["cuda"])
+    batch_size = batch_size or fast_batch(device, dataset.shape)
     with torch.inference_mode(), products(precision, device):
         forward = forward_together(models, example.contiguous(memory_format=torch.channels_last))
         for images, labels in dataset.batches("test", batch_size, device):
@@ -73,7 +77,15 @@ def evaluate_together(
                 total += hits_and_loss(logits, labels)
     means = (totals / len(dataset.test_pool)).tolist()  # waits for a GPU
     seconds = (time.perf_counter() - started) / len(models)
+    if any(math.isnan(loss) for *_, loss in means):
+        raise FloatingPointError("the network's outputs for the test images are not numbers (NaN)")
     return [Measurement(100 * top1, 100 * top5, loss, seconds) for top1, top5, loss in means]
+
+
+def fast_batch(device: torch.device, shape: tuple[int, int, int]) -> int:
+    """Images of `shape` (C, H, W) to be measured at a time, fewer of larger ones."""
+    _, height, width = shape
+    return max(8, round(BATCH.get(device.type, BATCH["cuda"]) * min(1.0, 32 * 32 / (height * width))))
 
 
 def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -126,7 +138,7 @@ def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:
     model.eval().to(memory_format=torch.channels_last)
     seconds: list[float] = []
     fewest, most = LATENCY_RUNS
-    with torch.inference_mode():
+    with torch.inference_mode(), float32_products():
         _forward_seconds(model, images)
         while len(seconds) < fewest or (len(seconds) < most and sum(seconds) < LATENCY_SECONDS):
             seconds.append(_forward_seconds(model, images))

@@ -242,7 +242,7 @@ def remap(tensor: Tensor, dim: int, index: Tensor, matrix: Tensor) -> Tensor:
     source = tensor.movedim(dim, 0)
     kept, dropped = index[: len(matrix)].flatten(), index[len(matrix) :].flatten()
     result = source.clone()
-    result[kept] = (matrix.to(tensor.dtype) @ rows(tensor, dim, index)).reshape(len(kept), *source.shape[1:])
+    result[kept] = (matrix.to(tensor) @ rows(tensor, dim, index)).reshape(len(kept), *source.shape[1:])
     stays = torch.ones(len(source), dtype=torch.bool)
     stays[dropped] = False
     return result[stays].movedim(0, dim).contiguous()
@@ -251,13 +251,12 @@ def remap(tensor: Tensor, dim: int, index: Tensor, matrix: Tensor) -> Tensor:
 @torch.no_grad()
 def apply(model: nn.Module, group: Group, maps: Maps) -> None:
     """Multiply every layer of the group by its side's map, in place."""
-    device = next(model.parameters()).device
     for member in group.members:
         layer = get_layer(model, member.layer)
         if member.side == CONSUMER:
             if member.layer in maps.shift:
-                shift_inputs(layer, member, maps.shift[member.layer].to(device))
-            resize(layer, "weight", remap(layer.weight, 1, member.index, maps.for_consumer(member.layer).to(device)))
+                shift_inputs(layer, member, maps.shift[member.layer].to(layer.weight))
+            resize(layer, "weight", remap(layer.weight, 1, member.index, maps.for_consumer(member.layer)))
         elif member.side == NORM:
             narrow_batch_norm(layer, member, maps)
         else:
@@ -266,7 +265,7 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
 
 def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
     """Give a producing layer the output channels that its map makes, with their gain and offset."""
-    matrix = maps.for_producer(member).to(layer.weight.device)
+    matrix = maps.for_producer(member)
     m = len(matrix)
     dropped = member.index[m:].flatten()
     slots = moved_up(member.index[:m], dropped).flatten()
@@ -274,11 +273,11 @@ def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
     if bias is not None:
         bias = remap(bias, 0, member.index, matrix)
     if member.layer in maps.gain:
-        gain = torch.ones(len(weight)).index_copy(0, slots, maps.gain[member.layer].flatten()).to(weight)
+        gain = torch.ones(len(weight)).index_copy(0, slots, maps.gain[member.layer].flatten().cpu()).to(weight)
         weight = weight * gain.view(-1, *[1] * (weight.ndim - 1))
         bias = None if bias is None else bias * gain
     if member.layer in maps.offset:
-        offset = torch.zeros(len(weight)).index_copy(0, slots, maps.offset[member.layer].flatten()).to(weight)
+        offset = torch.zeros(len(weight)).index_copy(0, slots, maps.offset[member.layer].flatten().cpu()).to(weight)
         bias = offset if bias is None else bias + offset
     resize(layer, "weight", weight)
     if bias is not None:
@@ -288,7 +287,7 @@ def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
 def shift_inputs(layer: Any, member: Member, shift: Tensor) -> None:
     """Put into a consumer's bias what a constant added to its n inputs does (exactly, but for a padded border)."""
     gains = layer.weight.flatten(2).sum(2) if layer.weight.ndim > 2 else layer.weight
-    constant = gains[:, member.index.flatten()] @ shift.repeat_interleave(member.index.shape[1]).to(gains.dtype)
+    constant = gains[:, member.index.flatten()] @ shift.repeat_interleave(member.index.shape[1])
     resize(layer, "bias", constant if layer.bias is None else layer.bias + constant)
 
 
@@ -298,9 +297,8 @@ def narrow_batch_norm(norm: Any, member: Member, maps: Maps) -> None:
     One that could not be merged gets the shares' average of scales and biases, the mean of what P makes, and its
     deviation as if mixed neurons rose and fell together. For kept neurons that is exact.
     """
-    device, m = next(norm.buffers(), member.index).device, len(maps.P)
-    first = torch.eye(m, member.index.shape[0], device=device)
-    P, shares = (first, first) if is_empty(norm) else (maps.P.to(device), maps.shares.to(device))
+    first = torch.eye(len(maps.P), len(member.index))
+    P, shares = (first, first) if is_empty(norm) else (maps.P, maps.shares)
     for name, matrix in {"weight": shares, "bias": shares, "running_mean": P}.items():
         if getattr(norm, name) is not None:
             resize(norm, name, remap(getattr(norm, name), 0, member.index, matrix))

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -45,11 +46,14 @@ def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> 
 def code_version(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> str | None:
     """A digest of the module that defines an imported function; None for registered ones.
 
-    It enters the keys of stages, so that results of a user's own code are not reused after an edit.
+    It enters the keys of stages, so that results of a user's own code are not reused after an edit. What is no function
+    or class itself, such as a `functools.partial`, is taken to be defined in the module that its name says.
     """
     if name in registry:
         return None
-    module = inspect.getmodule(lookup(registry, name, kind))
+    function = lookup(registry, name, kind)
+    own = inspect.isroutine(function) or inspect.isclass(function)
+    module = inspect.getmodule(function) if own else sys.modules[name.partition(":")[0]]
     assert module is not None
     return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
 

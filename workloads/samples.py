@@ -65,16 +65,25 @@ class StreamedSamples(Samples):
         labels: (N,) int64.
         shape: (C, H, W) that every image is brought to.
         files: N paths.
+        resize: shorter side that they are resized to before the centre is cut out; None is that of `shape`.
         workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
     """
 
-    def __init__(self, labels: Tensor, shape: tuple[int, int, int], files: Sequence[Path], workers: int | None = None):
-        super().__init__(labels, shape, lambda: torch.stack([decode(file, shape) for file in files]))
+    def __init__(
+        self,
+        labels: Tensor,
+        shape: tuple[int, int, int],
+        files: Sequence[Path],
+        resize: int | None = None,
+        workers: int | None = None,
+    ):
+        super().__init__(labels, shape, lambda: torch.stack([decode(file, shape, resize) for file in files]))
         self.files = files
+        self.resize = resize
         self.workers = workers
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return decode(self.files[index], self.shape), self.labels[index]
+        return decode(self.files[index], self.shape, self.resize), self.labels[index]
 
     def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = [chosen.tolist() for chosen in order.split(size)]
@@ -133,13 +142,22 @@ class Dataset(Source):
         )
 
     def batches(
-        self, part: str, batch_size: int, device: torch.device | str = "cpu", indices: Tensor | None = None
+        self,
+        part: str,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        indices: Tensor | None = None,
+        augmented: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some."""
+        """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some.
+
+        Args:
+            augmented: what is done to uint8 images (B, C, H, W) before.
+        """
         samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
         chosen = pool if indices is None else indices
         for images, labels in samples.batches(chosen, batch_size, torch.device(device)):
-            yield normalise(images, self.mean, self.std), labels
+            yield normalise(augmented(images), self.mean, self.std), labels
 
 
 def first_shuffled(count: int, wanted: int) -> Tensor:
@@ -150,7 +168,17 @@ def first_shuffled(count: int, wanted: int) -> Tensor:
 def in_memory(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: Sequence[str], fingerprint: str
 ) -> Source:
-    """A source of two pairs of images (N, C, H, W) uint8 and labels (N,) int64."""
+    """A source of two pairs of images (N, C, H, W) uint8 and labels (N,) int64.
+
+    Raises:
+        ValueError: they are not such.
+    """
+    for images, labels in (train, test):
+        if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"a data set needs uint8 images (N, C, H, W) and as many labels, but has {images.dtype} "
+                f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            )
     parts = [Samples(labels, shape_of(images), images) for images, labels in (train, test)]
     return Source(parts[0], parts[1], tuple(classes), fingerprint)
 
@@ -169,13 +197,15 @@ def resize(images: Tensor, size: int | None) -> Tensor:
     return torch.cat([scale(part.float()).round().to(torch.uint8) for part in images.split(1000)])
 
 
-def decode(file: Path | bytes, shape: tuple[int, int, int]) -> Tensor:
-    """A (C, H, W) uint8 image: the shorter side resized to fit, then the centre."""
+def decode(file: Path | bytes, shape: tuple[int, int, int], shorter: int | None = None) -> Tensor:
+    """A (C, H, W) uint8 image: the shorter side resized to fit, or to so many pixels, then the centre."""
     channels, height, width = shape
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
         image = opened.convert("RGB" if channels == 3 else "L")
-    if image.size != (width, height):
+    if image.size != (width, height) or shorter:
         factor = max(width / image.width, height / image.height)
+        if shorter:
+            factor = shorter / min(image.size)
         resized = max(width, round(image.width * factor)), max(height, round(image.height * factor))
         image = image.resize(resized, Image.Resampling.BILINEAR)
         left, top = (resized[0] - width) // 2, (resized[1] - height) // 2

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from workloads.checkpoints import digest
 from workloads.evaluation import Measurement
 
 
@@ -80,8 +81,9 @@ class Snapshot:
         return list(self.history)
 
     def dumps(self) -> bytes:
-        """The snapshot as safetensors with the epochs in its header."""
-        header = {"history": json.dumps([asdict(epoch) for epoch in self.history])}
+        """The snapshot as safetensors with the epochs and a checksum in its header."""
+        history = json.dumps([asdict(epoch) for epoch in self.history])
+        header = {"history": history, "sha256": digest(self.tensors, history)}
         return safetensors.torch.save({name: tensor.contiguous() for name, tensor in self.tensors.items()}, header)
 
     @classmethod
@@ -94,7 +96,10 @@ class Snapshot:
         try:
             header_size = int.from_bytes(content[:8], "little")
             header = json.loads(content[8 : 8 + header_size])["__metadata__"]
-            return cls(tuple(_epoch(row) for row in json.loads(header["history"])), safetensors.torch.load(content))
+            tensors = safetensors.torch.load(content)
+            if header["sha256"] != digest(tensors, header["history"]):
+                raise ValueError("it does not match its checksum")
+            return cls(tuple(_epoch(row) for row in json.loads(header["history"])), tensors)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"this is not the snapshot of a training, or it is damaged ({error})") from error
 

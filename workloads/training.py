@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,10 +57,13 @@ def train(
         on_epoch: gets all epochs so far after each.
 
     Raises:
+        ValueError: there are fewer than two images.
         FloatingPointError: the loss became infinite or NaN; names the epoch.
     """
     device = next(model.parameters()).device
     pool = dataset.train_pool if indices is None else indices
+    if len(pool) < 2:
+        raise ValueError("a training needs at least two images")
     precision = resolved(config.precision, device)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -86,6 +90,7 @@ def _train(
 ) -> list[Epoch]:
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
+    augmented = partial(augment, names=augmentation, generator=generator)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -104,9 +109,9 @@ def _train(
             order = order[:-1]  # batch-norm cannot learn from a single image
         totals = torch.zeros(2, device=device)
         step = (epoch - 1) * steps_per_epoch
-        for images, labels in dataset.batches("train", config.batch_size, device, order):
+        for images, labels in dataset.batches("train", config.batch_size, device, order, augmented):
             optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps_per_epoch)
-            images = augment(images, augmentation, generator).contiguous(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = model(images)
             loss = F.cross_entropy(logits.float(), labels)

@@ -78,13 +78,13 @@ def test_a_run_outlives_a_node_and_equals_a_local_one(tmp_path: Path, monkeypatc
         assert not (tmp_path / "stranger").exists()
 
         running = head.start(*command, "--out", "killed", RAY_AUTH_MODE="token")
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not marker.exists():
             assert running.poll() is None, running.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
         two.kill()
-        output, errors = running.communicate(timeout=400)
+        output, errors = running.communicate(timeout=600)
         assert running.returncode == 0, output + errors
 
     assert run("mine.yaml", out="local", address="local", progress=NoProgress()).complete

@@ -3,7 +3,8 @@
 A criterion is a function of `(model, group)`. It asks for more by naming it: `batches`, a list of (images, labels)
 training batches, the same for all; `generator`, a seeded `torch.Generator`; `example`, an image (1, C, H, W) of which
 the shape and device matter only; `statistics`, by layer the mean and deviation (one entry an output channel) that its
-batch-norm gave its output over the training data before it was merged.
+batch-norm gave its output over the training data before it was merged. The generator is on the CPU, all else on the
+device of the network; scores may be on any. Gradients that a criterion leaves in the network are cleared.
 """
 
 import inspect
@@ -76,7 +77,9 @@ def importance(
     }
     wanted = inspect.signature(criterion).parameters
     asked = {key: value for key, value in available.items() if key in wanted and value is not None}
+    model.zero_grad(set_to_none=True)
     scores = criterion(model, group, **asked, **(options or {})).detach().float().cpu()
+    model.eval().zero_grad(set_to_none=True)
     if scores.shape != (group.size,) or not bool(scores.isfinite().all()):
         raise ValueError(
             f"criterion '{name}' gave {tuple(scores.shape)} scores for the {group.size} pairings of group "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from workloads.groups import CONSUMER, NORM, PRODUCER, Group, get_layer, rows
+from workloads.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, get_layer, rows
 from workloads.transport import pairwise_distances
 
 
@@ -13,9 +13,10 @@ def by_layer(
     model: nn.Module,
     group: Group,
     score: Callable[[Tensor], Tensor],
-    sides: tuple[str, ...] = (PRODUCER, CONSUMER),
+    sides: tuple[str, ...] = (PRODUCER, THROUGH, CONSUMER),
 ) -> list[Tensor]:
-    """`score` of each layer's weights, given as (n, d): a row of a producer, a column of a consumer."""
+    """`score` of each layer's weights, given as (n, d): a row of a producer or of a depthwise layer, a column of a
+    consumer."""
     return [
         score(rows(get_layer(model, member.layer).weight.detach(), int(member.side == CONSUMER), member.index))
         for member in group.on(*sides)

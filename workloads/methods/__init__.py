@@ -3,7 +3,8 @@
 A method is a function of `(pairings, importance, m)` that returns `Maps`; its options are keyword-only arguments.
 It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `statistics`
 of its layers' outputs, as `groups.merge_batch_norm` gives them; for `original`, the pair of network and group before
-any group was compressed; and for `images`, unlabelled training batches.
+any group was compressed; and for `images`, unlabelled training batches. Importance and generator are on the CPU, all
+else on the device of the network; maps may be on any.
 """
 
 import inspect
@@ -54,6 +55,9 @@ def maps(
         seed: of the generator for methods that draw.
         options: further keyword arguments of the method.
         context: what methods may ask for besides the generator, by name.
+
+    Raises:
+        ValueError: unknown method, or maps that are not m × n finite numbers.
     """
     method = lookup(METHODS, name, "method")
     if m == pairings.size:
@@ -61,4 +65,12 @@ def maps(
         return Maps(identity, identity)
     available = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
     asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
-    return method(pairings, importance, m, **asked, **(options or {}))
+    found = method(pairings, importance, m, **asked, **(options or {}))
+    each = {"P": found.P, **({"Q": found.Q} if isinstance(found.Q, Tensor) else found.Q)}
+    for side, matrix in each.items():
+        if matrix.shape != (m, pairings.size) or not bool(matrix.isfinite().all()):
+            raise ValueError(
+                f"method '{name}' gave a map {side} of {tuple(matrix.shape)}, or one that is not finite; from "
+                f"{pairings.size} to {m} pairings it has to be {(m, pairings.size)}"
+            )
+    return found

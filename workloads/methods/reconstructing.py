@@ -29,7 +29,7 @@ def reconstruction(
     producing: Literal["conventional", "intra-fusion", "fusion-preserving", "folding"] = "conventional",
     ridge: float = 1e-3,
 ) -> Maps:
-    """Least squares for each consumer's inputs (He et al. 2017, Luo et al. 2017).
+    """Least squares for each consumer's inputs, after He et al. (2017) and Luo et al. (2017), who fit its outputs.
 
     For each consuming layer, in the order in which they run, Q and shift minimise ‖A − (A'Q + shift)‖² + λ‖Q‖², where
     A are its inputs in the original network and A' those it gets once P and the consumers before it are in place.
@@ -60,9 +60,10 @@ def reconstruction(
         for batch in images:
             moments.add(inputs_of(compressed, narrow, batch), inputs_of(original[0], pattern, batch))
         maps[layer], shifts[layer] = moments.solve(ridge)
-        consumer = Group(group.number, group.size, (consumers[layer],))
+        sides = tuple(member for member in group.members if member.layer == layer)
         put_back(compressed, model, layer)
-        apply(compressed, consumer, Maps(pair.P, {layer: maps[layer]}, {layer: shifts[layer]}))
+        solved = replace(pair, Q={layer: maps[layer]}, shift={layer: shifts[layer]})
+        apply(compressed, Group(group.number, group.size, sides), solved)
     return replace(pair, Q=maps, shift=shifts)
 
 

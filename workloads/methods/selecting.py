@@ -38,7 +38,7 @@ def neuron_merging(pairings: Pairings, importance: Tensor, m: int, *, threshold:
     norms = incoming.norm(dim=1)
     directions = incoming / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
     cosine, survivor = (directions[kept] @ directions.T).max(0)
-    merged = cosine > threshold
+    merged = (cosine > threshold) & (norms[kept][survivor] > 0)
     merged[kept] = False
     (others,) = merged.nonzero(as_tuple=True)
     merging = selection.clone()
