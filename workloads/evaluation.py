@@ -65,7 +65,7 @@ def evaluate_together(
     for model in models:
         model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
-    totals = torch.zeros(len(models), 3, dtype=torch.float64, device=device)
+    totals = [torch.zeros(3, dtype=torch.float64, device=device) for _ in models]
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
     batch_size = batch_size or fast_batch(device, dataset.shape)
     with torch.inference_mode(), products(precision, device):
@@ -75,7 +75,7 @@ def evaluate_together(
                 totals, forward(images.contiguous(memory_format=torch.channels_last)), strict=True
             ):
                 total += hits_and_loss(logits, labels)
-    means = (totals / len(dataset.test_pool)).tolist()  # waits for a GPU
+    means = (torch.stack(totals) / len(dataset.test_pool)).tolist()  # waits for a GPU
     seconds = (time.perf_counter() - started) / len(models)
     if any(math.isnan(loss) for *_, loss in means):
         raise FloatingPointError("the network's outputs for the test images are not numbers (NaN)")
