@@ -40,7 +40,7 @@ class Dispatcher:
     Attributes:
         done: stages done that were not done before.
         failed: first line of the error by stage key.
-        postponed: tasks that ran out of memory; when nothing else is left, each runs once more with a node to itself.
+        postponed: stages that ran out of memory; when nothing else is left, each runs once more with a node to itself.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Dispatcher:
         self.context, self.view, self.lease, self.body = context, view, lease, body
         self.done = 0
         self.failed: dict[str, str] = {}
-        self.postponed: list[list[Stage]] = []
+        self.postponed: list[Stage] = []
         self.recorded, self.failures = store.done(), store.failed()
         self.read = {key for stage in plan.stages.values() for key in stage.inputs}
         self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
@@ -135,8 +135,8 @@ class Dispatcher:
         while self.frontier and len(self.in_flight) < self.window:
             self.submit(self.frontier.pop(max(1, int(self.cpus))))
         if not self.in_flight:
-            for batch in self.postponed:
-                self.submit(batch, alone=True)
+            for stage in self.postponed:
+                self.submit([stage], alone=True)
             self.postponed.clear()
 
     def running(self) -> Counter[str]:
@@ -202,18 +202,18 @@ class Dispatcher:
         except ray.exceptions.RayError as error:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
                 raise cause from None
+            if isinstance(error, ray.exceptions.OutOfMemoryError) and reference not in self.alone:
+                self.postponed += batch
+                return
             if len(batch) > 1:
                 for stage in batch:
                     self.submit([stage])
-                return
-            if isinstance(error, ray.exceptions.OutOfMemoryError) and reference not in self.alone:
-                self.postponed.append(batch)
                 return
             outcomes = self.died(batch, error)
         for stage, outcome in zip(batch, outcomes, strict=True):
             if outcome.short_of_memory and reference not in self.alone:
                 self.failures.add(stage.key)
-                self.postponed.append([stage])
+                self.postponed.append(stage)
             else:
                 self.note(stage, outcome)
 

@@ -13,6 +13,7 @@ from pyarrow import fs
 from orchestrator.store import Store
 from tests.conftest import memory
 from workloads.criteria import l1
+from workloads.methods import conventional
 
 ORDER = Path(os.environ["FAULT_ORDER"])
 passed: dict[float, int] = {}
@@ -109,3 +110,9 @@ def criterion(model, group):
     """L1, if nothing happens."""
     pass_by("sweep")
     return l1(model, group)
+
+
+def method(pairings, importance, m):
+    """Conventional pruning, if nothing happens."""
+    pass_by(f"method-{m}")
+    return conventional(pairings, importance, m)

@@ -85,6 +85,16 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
     assert "Report of 2 runs" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
+def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "runs/tiny/report").write_text("in the way")
+    ended = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", folder=tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("metaprune: the report cannot be written: ")
+    assert "5 stages done" in ended.stdout
+
+
 def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path) -> None:
     result = metaprune("run", "tiny.yaml", "--set", "resources.train.cpus=100000", folder=tmp_path)
     assert result.returncode == 2

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from orchestrator import compaction
+from orchestrator import Experiment, compaction, driver, run
 from orchestrator.compaction import MANY_FILES, compact, merge
+from orchestrator.progress import NoProgress
 from orchestrator.schema import SCHEMAS
 from orchestrator.store import Store
+from reports import load
 
 ROWS = 200
 
@@ -133,3 +135,20 @@ def test_a_reader_meanwhile_sees_every_row_once(store: Store) -> None:
     assert seen
     assert all(cells == list(range(ROWS)) for cells in seen)
     assert len(files(store)) < MANY_FILES
+
+
+def test_a_merge_that_was_cut_short_is_finished_by_a_run_with_nothing_to_do(
+    tmp_path: Path, tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "tidy", lambda store, lease: None)
+    assert run(tiny, out=tmp_path, progress=NoProgress()).complete
+    store = Store(tmp_path)
+    before = load(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", lambda *_: None)  # as if it died before
+        merge(store, "evaluations", store.shards("evaluations")[0])
+    monkeypatch.undo()
+    assert len(pd.read_parquet(tmp_path / "results" / "evaluations")) == 2 * len(before)
+    assert run(tiny, out=tmp_path, progress=NoProgress()).done == 0
+    assert len(pd.read_parquet(tmp_path / "results" / "evaluations")) == len(before)
+    assert not (tmp_path / "driver.json").exists()

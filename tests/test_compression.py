@@ -225,3 +225,39 @@ def test_gradients_that_are_not_numbers_are_an_error_that_names_the_criterion(ne
     sources = Sources(broken[:1], batches=lambda: [(broken, torch.zeros(4, dtype=torch.long))])
     with pytest.raises(ValueError, match="criterion 'taylor' gave"):
         compress(network, CompressionConfig(sparsity=0.5, criterion={"name": "taylor"}), sources)
+
+
+class Within(nn.Module):
+    """A layer that reads the group that it adds to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.last = nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x + self.middle(self.norm(x).relu())
+        return self.last(x.mean((2, 3)))
+
+
+def test_reconstruction_where_a_layer_reads_and_makes_a_group(sources: Sources, images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = Network.prepared(Within(), images[:1])
+    errors = {}
+    for method in ("conventional", "reconstruction"):
+        smaller = compress(network, CompressionConfig(sparsity=0.5, method={"name": method}), sources).model
+        assert smaller.middle.weight.shape[:2] == (4, 4)
+        with torch.inference_mode():
+            errors[method] = float((smaller(images) - network.model(images)).norm())
+    assert errors["reconstruction"] < errors["conventional"]
+
+
+@pytest.mark.parametrize("producing", ["intra-fusion", "fusion-preserving"])
+def test_repair_without_data_leaves_what_was_solved_alone(network: Network, sources: Sources, producing: str) -> None:
+    method = {"name": "reconstruction", "options": {"producing": producing}}
+    plain, repaired = (
+        compress(network, CompressionConfig(sparsity=0.5, group=1, method=method, repair=repair), sources).model
+        for repair in ("none", "data-free")
+    )
+    assert all(map(torch.equal, plain.parameters(), repaired.parameters()))

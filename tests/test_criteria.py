@@ -327,3 +327,34 @@ def test_a_residual_network_gets_scores_from_all(resnet: nn.Module) -> None:
             )
             assert scores.mean().item() == pytest.approx(1, rel=1e-5)
             assert scores.unique().numel() > 1
+
+
+def backward(model: nn.Module, group: Group) -> Tensor:
+    """A criterion as one may write it: it trains a little and leaves gradients behind."""
+    model.train()
+    model(torch.ones(2, 4)).square().sum().backward()
+    gradient = get_layer(model, "0").weight.grad
+    assert gradient is not None
+    return gradient.abs().sum(1)
+
+
+def test_a_criterion_finds_no_gradients_of_another_and_leaves_none() -> None:
+    model, group = two_layers()
+    first, second = (importance(f"{__name__}:backward", model, group) for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.training
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "linf", "lamp"])
+def test_depthwise_weights_count(criterion: str) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 6, 1), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 2, 1)]
+    model = nn.Sequential(*layers).eval()
+    (group,) = trace(model, torch.zeros(1, 2, 8, 8)).groups
+    options = {"restore_order": True} if criterion == "lamp" else {}
+    before = importance(criterion, model, group, options=options)
+    with torch.no_grad():
+        layers[1].weight[0] *= 10
+    after = importance(criterion, model, group, options=options)
+    assert after[0] / after[1:].mean() > before[0] / before[1:].mean()

@@ -13,7 +13,7 @@ from PIL import Image
 from workloads.augmentation import augment, crop, flip, normalise
 from workloads.config import DatasetConfig
 from workloads.datasets import load
-from workloads.samples import Dataset, Samples
+from workloads.samples import Dataset, Samples, Source, in_memory
 
 
 @pytest.fixture(autouse=True)
@@ -201,3 +201,53 @@ def test_augmentation_moves_pixels_and_keeps_them() -> None:
 def test_normalise() -> None:
     images = torch.full((1, 2, 1, 1), 51, dtype=torch.uint8)
     torch.testing.assert_close(normalise(images, (0.2, 0.1), (1.0, 0.5)).flatten(), torch.tensor([0.0, 0.2]))
+
+
+def test_a_larger_side_is_resized_and_the_centre_cut_out(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        picture(0, (40, 20)).save(tmp_path / part / "a" / "0.png")
+    plain, cut = (
+        load(DatasetConfig(name="image-folder", root=str(tmp_path), size=10, resize=resize)).train.images[0]
+        for resize in (None, 16)
+    )
+    larger = picture(0, (40, 20)).resize((32, 16), Image.Resampling.BILINEAR)
+    assert torch.equal(cut, pixels(larger)[:, 3:13, 11:21])
+    assert not torch.equal(cut, plain)
+    with pytest.raises(ValueError, match="resize is 8 and size 10"):
+        DatasetConfig(name="image-folder", size=10, resize=8)
+
+
+def test_crops_have_black_borders(digits: Dataset) -> None:
+    black = normalise(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), digits.mean, digits.std).item()
+
+    def cropped(images: torch.Tensor) -> torch.Tensor:
+        return crop(torch.full_like(images, 200), torch.Generator().manual_seed(0))
+
+    ((images, _),) = digits.batches("train", 64, indices=digits.train_pool[:64], augmented=cropped)
+    assert images[images < images.max()].unique().tolist() == pytest.approx([black])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(4, 1, 8, 8), torch.arange(4), "uint8 images"),
+        (torch.zeros(4, 8, 8, dtype=torch.uint8), torch.arange(4), "uint8 images"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(3), "as many labels"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_refused(
+    images: torch.Tensor, labels: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        in_memory((images, labels), (images, labels), "abcd", "mine")
+
+
+def from_minus_one(config: DatasetConfig) -> Source:
+    part = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) - 1
+    return in_memory(part, part, "abcd", "mine")
+
+
+def test_labels_without_a_class_are_refused() -> None:
+    with pytest.raises(ValueError, match="need labels from 0 to 3, one a class; they go from -1 to 2"):
+        load(DatasetConfig(name=f"{__name__}:from_minus_one"))

@@ -12,7 +12,15 @@ from orchestrator.progress import NoProgress
 from reports import load
 from tests.conftest import TINY
 from workloads.config import ModelConfig, TrainingConfig
-from workloads.evaluation import LATENCY_RUNS, evaluate, evaluate_together, latency, mac_count, parameter_count
+from workloads.evaluation import (
+    LATENCY_RUNS,
+    evaluate,
+    evaluate_together,
+    fast_batch,
+    latency,
+    mac_count,
+    parameter_count,
+)
 from workloads.models import build
 from workloads.samples import Dataset
 from workloads.training import train
@@ -102,3 +110,15 @@ def test_pruned_networks_are_measured_as_asked_and_trainings_kept(tmp_path: Path
         timings = load(tmp_path, "timings")
         trained.append(timings[timings["kind"] == "train"].set_index("cell")["finished"].to_dict())
     assert trained[0] == trained[1]
+
+
+def test_outputs_that_are_no_numbers_are_an_error(digits: Dataset, vgg: nn.Module) -> None:
+    vgg.classifier.bias.data[3] = float("nan")
+    with pytest.raises(FloatingPointError, match="are not numbers"):
+        evaluate(vgg, digits)
+
+
+def test_large_images_are_measured_in_small_batches() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [fast_batch(cpu, (3, size, size)) for size in (8, 32, 224)] == [100, 100, 8]
+    assert [fast_batch(gpu, (3, size, size)) for size in (32, 64, 224)] == [500, 125, 10]

@@ -23,7 +23,7 @@ from orchestrator.facts import gather
 from orchestrator.lease import Lease, holder
 from orchestrator.plan import make_plan
 from orchestrator.progress import LogProgress, NoProgress
-from orchestrator.store import Store
+from orchestrator.store import StorageError, Store
 from orchestrator.tasks import execute
 from orchestrator.work import Context, Outcome, Work
 from reports import load
@@ -385,3 +385,39 @@ def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, 
     filler.unlink()
     assert start(folder).complete
     assert_equal(folder, calm)
+
+
+def test_a_stage_that_kills_its_worker_takes_no_other_with_it(half: Path, calm: Path, order: Callable) -> None:
+    """All sparsities of a group are one task."""
+    methods = ["conventional", "tests.faulty:method"]
+    grid = {**SETTINGS["pruning"], "groups": [0], "sparsities": [0.2, 0.3, 0.5, 0.6], "methods": methods}
+    experiment = changed(pruning=grid, resources={**SETTINGS["resources"], "retries": 1})
+    order("kill_worker", "method-4", again=True)
+    result = start(half, experiment)
+    assert (result.done, len(result.failed)) == (7, 1)
+    assert "WorkerCrashedError" in next(iter(result.failed.values()))
+    Path(os.environ["FAULT_ORDER"]).unlink()
+    assert start(half, experiment, retry_failed=True).complete
+
+
+def test_results_that_are_gone_are_made_anew(calm: Path, tmp_path: Path) -> None:
+    shutil.copytree(calm, tmp_path / "run")
+    for path in (tmp_path / "run" / "results" / "evaluations").iterdir():
+        path.unlink()
+    result = start(tmp_path / "run")
+    assert result.complete
+    assert result.done == result.stages
+    assert_equal(tmp_path / "run", calm)
+
+
+def test_a_run_whose_results_vanish_is_not_taken_for_whole(
+    half: Path, calm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Store.done
+    forgotten = sorted(done(Store(calm)))[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "done", lambda self: done(self) - {forgotten})
+        with pytest.raises(StorageError, match="the results of 1 stages that were done are not in"):
+            start(half)
+    assert start(half).complete
+    assert_equal(half, calm)

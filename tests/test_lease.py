@@ -1,12 +1,13 @@
 """One driver a run: whose lease counts."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from orchestrator.lease import BusyError, Lease, holder
-from orchestrator.store import Store
+from orchestrator.store import StorageError, Store
 
 
 def test_a_driver_that_was_replaced_stops(tmp_path: Path) -> None:
@@ -51,3 +52,28 @@ def test_a_lease_of_another_host_counts_while_it_is_renewed(tmp_path: Path) -> N
     store.write(json.dumps(other).encode(), "driver.json")
     with pytest.raises(BusyError, match="on elsewhere"):
         Lease(store).check()
+
+
+def test_a_process_of_this_host_counts_while_it_lives(tmp_path: Path) -> None:
+    """It may be busy for longer than others wait for a sign, for instance with merging files."""
+    store = Store(tmp_path)
+    first = Lease(store)
+    first.renew({}, now=True)
+    earlier = first.mine.renewed - timedelta(minutes=10)
+    store.write(first.mine.model_copy(update={"renewed": earlier}).model_dump_json().encode(), "driver.json")
+    with pytest.raises(BusyError):
+        Lease(store).check()
+
+
+def test_a_full_disk_is_left_to_the_tasks_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = Lease(Store(tmp_path))
+    lease.renew({}, now=True)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "_write", full)
+    monkeypatch.setattr("orchestrator.lease.RENEW_SECONDS", 0.0)
+    lease.renew({})
+    with pytest.raises(StorageError, match="No space left"):
+        lease.renew({}, now=True)

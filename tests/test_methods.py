@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from workloads.criteria import CRITERIA, importance
-from workloads.groups import Group, Pairings, get_layer, merge_batch_norm
+from workloads.groups import Group, Maps, Pairings, get_layer, merge_batch_norm
 from workloads.methods import maps
 from workloads.methods.fusing import intra_fusion
 from workloads.methods.selecting import most_important
@@ -134,3 +134,39 @@ def test_own_code_is_found_and_versioned(tmp_path, monkeypatch: pytest.MonkeyPat
         lookup(CRITERIA, "own_bad:broken", "criterion")
     assert code_version(CRITERIA, "l1", "criterion") is None
     assert len(code_version(CRITERIA, "own_one:score", "criterion") or "") == 16
+
+
+def test_a_partial_is_versioned_by_the_module_that_names_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    versions = []
+    for number in (1, 2):
+        content = f"import functools, workloads.criteria as c\nscore = functools.partial(c.l1)\nversion = {number}\n"
+        (tmp_path / f"own_partial{number}.py").write_text(content)
+        versions.append(code_version(CRITERIA, f"own_partial{number}:score", "criterion"))
+    assert versions[0] != versions[1]
+
+
+def too_many(pairings: Pairings, importance: torch.Tensor, m: int) -> Maps:
+    matrix = torch.eye(pairings.size)[: m + 1]
+    return Maps(matrix, matrix)
+
+
+def not_numbers(pairings: Pairings, importance: torch.Tensor, m: int) -> Maps:
+    matrix = torch.eye(pairings.size)[:m]
+    return Maps(matrix, matrix / 0)
+
+
+@pytest.mark.parametrize(("method", "side"), [("too_many", "P"), ("not_numbers", "Q")])
+def test_maps_that_cannot_be_are_refused(merged, method: str, side: str) -> None:
+    model, (group, *_) = merged
+    with pytest.raises(ValueError, match=rf"{method}' gave a map {side} of .* from {group.size} to 3 pairings it has"):
+        maps(f"{__name__}:{method}", Pairings(model, group), torch.ones(group.size), 3)
+
+
+def test_nothing_merges_into_a_neuron_without_weights(merged) -> None:
+    model, (group, *_) = merged
+    pairings = Pairings(model, group)
+    pairings.incoming[:2], pairings.bias[:2] = 0, 0
+    scores = torch.arange(group.size, 0, -1.0)
+    found = maps("neuron-merging", pairings, scores, 2, options={"threshold": -2.0})
+    assert torch.equal(found.Q, found.P)

@@ -12,14 +12,19 @@ import torch
 import yaml
 
 from orchestrator import Experiment, run
+from orchestrator.driver import run_plan
+from orchestrator.facts import gather
+from orchestrator.plan import make_plan
 from orchestrator.progress import LogProgress, NoProgress
 from orchestrator.store import Store
 from reports import load
 from reports.page import write_report
 from tests.conftest import TINY
 from workloads import checkpoints
+from workloads.config import ModelConfig
 from workloads.criteria import CRITERIA
 from workloads.methods import METHODS
+from workloads.models import build
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -354,6 +359,8 @@ def test_a_checkpoint_takes_the_place_of_training(finished: Path, tmp_path: Path
     assert result.complete
     loaded = load(tmp_path / "run")
     assert loaded[loaded["stage"] == "baseline"]["accuracy"].tolist() == [whole["accuracy"]]
+    report = write_report(tmp_path / "run", tmp_path / "report")
+    assert "runtime" in {name for names in report.lacking.values() for name in names}
     trained = frame[frame["cell"].isin(load(finished, "plan")["cell"]) & (frame["pipeline"] == "whole-data")]
     trained = trained[(trained["target_sparsity"] == 0.5) & trained["group"].notna()]
     by = ["group", "method"]
@@ -361,6 +368,20 @@ def test_a_checkpoint_takes_the_place_of_training(finished: Path, tmp_path: Path
         loaded[loaded["stage"] == "pruned"].sort_values(by)["accuracy"].tolist()
         == trained.sort_values(by)["accuracy"].tolist()
     )
+
+
+def test_a_checkpoint_that_changes_after_planning_is_refused(finished: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "weights.safetensors"
+    state = load_file(next((finished / "artifacts").iterdir()))
+    save_file(build(ModelConfig(**TINY["model"]), channels=1, classes=10).state_dict(), path)
+    experiment = changed(model={**TINY["model"], "checkpoint": str(path)}, pruning={"groups": [0], "sparsities": [0.5]})
+    facts = gather(experiment)
+    save_file(state, path)
+    result = run_plan(experiment, facts, make_plan(experiment, facts), out=tmp_path / "run", progress=NoProgress())
+    assert result.blocked == 2
+    assert "is not the file here that it was when the run was planned" in next(iter(result.failed.values()))
 
 
 def test_results_are_read_without_metaprune(finished: Path) -> None:

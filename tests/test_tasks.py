@@ -16,8 +16,8 @@ from orchestrator.driver import shared_context
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.stages import Worker
-from orchestrator.store import Store
-from orchestrator.tasks import MEASURED_TOGETHER, execute
+from orchestrator.store import StorageError, Store
+from orchestrator.tasks import MEASURED_TOGETHER, OutOfTime, execute, time_limit
 from orchestrator.work import Context, Outcome, Work
 from tests.conftest import TINY
 
@@ -112,3 +112,29 @@ def test_seconds_of_stages_measured_together_add_up(tmp_path: Path, monkeypatch:
     assert evaluations(tmp_path, works)["seconds"].tolist() == shares
     assert len(set(shares)) == 1
     assert all(outcome.seconds > share for outcome, share in zip(outcomes, shares, strict=True))
+
+
+def test_a_node_that_does_not_see_the_run_says_so(tmp_path: Path) -> None:
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
+    elsewhere = dataclasses.replace(context, witness="experiment.yaml")
+    with pytest.raises(StorageError, match=r"does not see the run in .*give --out as a folder that all nodes share"):
+        execute(works, elsewhere)
+    Store(tmp_path).write(b"", "experiment.yaml")
+    assert [outcome.error for outcome in execute(works, elsewhere)] == [None] * len(works)
+
+
+def test_time_that_is_over_in_a_write_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_write", lambda self, content, target: time.sleep(60))
+    with pytest.raises(OutOfTime), time_limit(0.1):
+        Store(tmp_path).write(b"", "file")
+
+
+def test_a_gpu_without_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(self: Worker, work: Work) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
+    monkeypatch.setattr(Worker, "make", short)
+    assert [outcome.short_of_memory for outcome in execute(works, context)] == [True] * len(works)

@@ -105,7 +105,8 @@ def test_a_damaged_snapshot_is_told(digits: Dataset) -> None:
     config = TrainingConfig(epochs=2, batch_size=50)
     train(build(MODEL, channels=1, classes=10), digits, config, seed=0, snapshot_every=1, on_snapshot=snapshots.append)
     content = snapshots[0].dumps()
-    for broken in (b"", content[: len(content) // 2], b"x" * 100):
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    for broken in (b"", content[: len(content) // 2], b"x" * 100, flipped):
         with pytest.raises(ValueError, match="not the snapshot of a training, or it is damaged"):
             Snapshot.loads(broken)
 
@@ -171,3 +172,8 @@ def test_published_state_dicts_load_in_half_precision(tmp_path, vgg: nn.Module) 
         checkpoints.read_state(tmp_path / "bad.safetensors")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         checkpoints.read_state(tmp_path / "none.safetensors")
+
+
+def test_one_image_is_not_enough(digits: Dataset) -> None:
+    with pytest.raises(ValueError, match="at least two images"):
+        train(build(MODEL, channels=1, classes=10), digits, TrainingConfig(epochs=1), seed=0, indices=torch.tensor([3]))

@@ -1,6 +1,7 @@
 """Which node and GPU each stage gets, on a cluster of several logical nodes and GPUs, from what its tasks recorded."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,42 @@ def test_split_models_train_at_once_on_gpus_of_their_own(
     elsewhere = (pairs["node"] != pairs["node_other"]) | (pairs["worker"] == pairs["worker_other"])
     apart = (pairs["finished"] <= pairs["started_other"]) | (pairs["finished_other"] <= pairs["started"])
     assert (elsewhere | apart).all(), "memory for one worker of a node at a time"
+
+
+class Notes(NoProgress):
+    """Keeps what is told, and calls a function with it."""
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        super().__init__()
+        self.told = told
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.told(text)
+
+
+def test_a_cluster_that_grows_is_waited_for_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first there is no node for tasks, then one without a GPU, then one that has what trainings reserve."""
+    monkeypatch.setattr("orchestrator.dispatch.LOOK_SECONDS", 1.0)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    ray.init(address=nodes.address, log_to_driver=False)
+
+    def grow(text: str) -> None:
+        if "no node for tasks yet" in text:
+            nodes.add_node(num_cpus=1)
+        if "kind train reserves (1 CPU, 1 GPU)" in text:
+            nodes.add_node(num_cpus=1, num_gpus=1)
+
+    view = Notes(grow)
+    settings = {**TINY, "pruning": {"groups": [0], "sparsities": [0.5]}, "resources": {"train": {"gpus": 1}}}
+    try:
+        result = run(Experiment.model_validate(settings), out=tmp_path / "run", progress=view)
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    assert result.complete, result.failed
+    assert len(view.notes) == 2, "each is told once"
+    timings = load(tmp_path / "run", "timings").set_index("kind")
+    assert timings.at["train", "gpus"] == "0"
+    assert (timings.loc[["compress"], "gpus"].str.len() == 1).all(), "what came later is used"
