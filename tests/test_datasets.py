@@ -12,7 +12,7 @@ from PIL import Image
 
 from workloads.augmentation import augment, crop, flip, normalise
 from workloads.config import DatasetConfig
-from workloads.datasets import load
+from workloads.datasets import fingerprint_of, load
 from workloads.samples import Dataset, Samples, Source, in_memory
 
 
@@ -131,6 +131,19 @@ def test_edited_images_of_the_same_size_have_another_fingerprint(tmp_path: Path)
     after = load(config)
     assert before.fingerprint != after.fingerprint
     assert torch.equal(after.train.images[0], pixels(picture(1)))
+
+
+def test_the_fingerprint_knows_the_middle_of_a_file_and_the_end_of_a_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, content = tmp_path / "file", bytearray(3 << 20)
+    marks = set()
+    for limit, position in ((1 << 29, 0), (1 << 29, 1), (2 << 20, 2), (2 << 20, 3)):
+        monkeypatch.setattr("workloads.datasets.FINGERPRINTED_BYTES", limit)
+        content[[0, len(content) // 2, -1, 0][position]] ^= 1
+        file.write_bytes(content)
+        marks.add(fingerprint_of([file], tmp_path))
+    assert len(marks) == 4
 
 
 def test_fashion_mnist_from_idx_files(tmp_path: Path) -> None:

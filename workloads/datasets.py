@@ -30,7 +30,7 @@ from workloads.samples import (
 )
 
 PARTS = ("train", "test")
-FINGERPRINTED_FILES, FINGERPRINTED_BYTES = 256, 1 << 20
+FINGERPRINTED_FILES, FINGERPRINTED_BYTES = 256, 1 << 29
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -39,13 +39,20 @@ IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 
 
 def fingerprint_of(files: Sequence[Path], root: Path) -> str:
-    """A digest of the files' names and sizes, and of how some begin, so that a moved folder keeps its results."""
+    """A digest of the files' names, sizes and contents, so that a moved folder keeps its results.
+
+    Of more than `FINGERPRINTED_FILES` files only some are read, of large ones the beginning and the end.
+    """
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(root)} {file.stat().st_size} ".encode())
-    for file in files[:: 1 + len(files) // FINGERPRINTED_FILES]:
+    read = files[:: 1 + len(files) // FINGERPRINTED_FILES]
+    part = FINGERPRINTED_BYTES // max(1, len(read))
+    for file in read:
         with file.open("rb") as opened:
-            total.update(opened.read(FINGERPRINTED_BYTES))
+            total.update(opened.read(part))
+            opened.seek(max(opened.tell(), file.stat().st_size - part))
+            total.update(opened.read())
     return total.hexdigest()[:16]
 
 
