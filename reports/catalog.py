@@ -112,9 +112,9 @@ def paper(shows: str, make: Make, view: View) -> tuple[str, Result]:
     return view.id, Result(shows, f"the experiment {view.experiment}", view.make(make), view.experiment)
 
 
-def beside_published(make: Make) -> Make:
-    """The same, and the cells that the paper prints with what it prints."""
-    return lambda tables: itertools.chain(make(tables), grids.published_cells(tables))
+def beside_published(make: Make, table: int) -> Make:
+    """The same, and the cells of this table of the paper's with what it prints."""
+    return lambda tables: itertools.chain(make(tables), grids.published_cells(tables, table))
 
 
 def data_free_tables() -> Iterator[tuple[str, Result]]:
@@ -135,7 +135,7 @@ def data_free_tables() -> Iterator[tuple[str, Result]]:
             f"{network} on {dataset}, groups {groups[0]} to {groups[-1]}, {', '.join(criteria)}: conventional pruning "
             f"against Intra-Fusion, without fine-tuning"
         )
-        yield paper(shows, beside_published(grids.data_free_table), view)
+        yield paper(shows, beside_published(grids.data_free_table, table), view)
 
 
 def distance_figures(tables: Tables) -> Iterator[Item]:
@@ -256,7 +256,7 @@ PAPER: dict[str, Result] = dict(
     [
         paper(
             "fine-tuned: conventional pruning against Intra-Fusion",
-            beside_published(grids.fine_tuned_table),
+            beside_published(grids.fine_tuned_table, 1),
             View("table-1", "fine-tuned", networks=BOTH, criteria=("l1",), methods=COMPARED),
         ),
         paper(

@@ -247,11 +247,11 @@ def fine_tuned_table(tables: Tables) -> Iterator[Item]:
     yield from methods_table("fine-tuned", caption, whole, gain=True, weights=True)
 
 
-def published_cells(tables: Tables) -> Iterator[Item]:
-    """The cells that the paper prints too: published, measured and difference, and how far the gains agree."""
+def published_cells(tables: Tables, table: int) -> Iterator[Item]:
+    """The cells of one of the paper's tables: published, measured and difference, and how far the gains agree."""
     cells = reproduction.graded(final_rows(tables))
-    if not cells.empty:
-        yield "published", reproduction.cells_table(cells)
+    if (cells["table"] == table).any():
+        yield "published", reproduction.cells_table(cells[cells["table"] == table])
 
 
 def seeds_table(tables: Tables) -> Iterator[Item]:

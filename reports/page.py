@@ -155,9 +155,12 @@ def headline(tables: Tables) -> list[str]:
                 means = f"mean over {counted(shared.groupby(CELL).ngroups, 'cell')}: {best(shared.mean())}"
                 sentences.append(f"{model}, {scope} pruned without fine-tuning, {means}.")
     for model, frame in pipeline_rows(tables).groupby("model", sort=False):
-        of_all = frame.pivot_table(index=SAME, columns="pipeline", values="accuracy").dropna()
+        by = ["pipeline", *SAME]
+        apart = "pipeline" if frame["pipeline"].nunique() > 1 else "method"
+        by.remove(apart)
+        of_all = frame.pivot_table(index=by, columns=apart, values="accuracy").dropna()
         if not of_all.empty:
-            told = f"mean over {counted(of_all.groupby(SAME[:-1]).ngroups, 'cell')}: {best(of_all.mean())}"
+            told = f"mean over {counted(of_all.groupby(by[:-1]).ngroups, 'cell')}: {best(of_all.mean())}"
             sentences.append(f"{model}, all groups pruned and fine-tuned, {told}.")
     rows = final_rows(tables)
     compared = reproduction.sentence(rows, tables.settings)

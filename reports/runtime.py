@@ -126,7 +126,8 @@ def timeline(bars: pd.DataFrame, title: str) -> Figure:
     axis.set_yticks(range(len(lanes)), names)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(f"wall clock with one device a network ({unit})", fontsize=8)
-    figures.legend(figure, {kind: {"color": colour, "linewidth": 6} for kind, colour in KINDS.items()})
+    drawn = {kind: colour for kind, colour in KINDS.items() if kind in set(bars["kind"])}
+    figures.legend(figure, {kind: {"color": colour, "linewidth": 6} for kind, colour in drawn.items()})
     return figure
 
 

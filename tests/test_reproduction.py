@@ -132,3 +132,11 @@ def test_published_curves_are_drawn_beside_the_measured(run: Path) -> None:
     lines = [container.lines[0].get_xydata() for container in axis.containers]
     theirs = [line[5].tolist() for line in lines if len(line) == 7]
     assert theirs == [[60.0, 77.81], [60.0, 87.58]]
+
+
+def test_the_papers_tables_have_their_own_cells_beside_the_published(run: Path) -> None:
+    tables = tables_of(run)
+    found = {name: dict(RESULTS[name].make(tables)) for name in RESULTS if name.startswith("table-")}
+    beside = {name: items[f"{name}-published"] for name, items in found.items() if f"{name}-published" in items}
+    assert list(beside) == ["table-10"]
+    assert [row[6:9] for row in beside["table-10"].rows] == [["77.81", "70.50", "−7.31"]]
