@@ -19,6 +19,7 @@ from reports.statistics import CELL, average_ranks, by_method, paired_difference
 
 HERE = Path(__file__).parent
 DATA_FREE = {"VGG11-BN": "data-free-vgg11_bn", "ResNet18": "data-free-resnet18"}
+FINE_TUNED = {"VGG11-BN": "fine-tuned-vgg11_bn", "ResNet18": "fine-tuned-resnet18"}
 SEEDS, HALVES, EXACT = "methods-seeds", "halves-vgg11_bn", "float32-vgg11_bn"
 METHODS = {
     "conventional": "conventional",
@@ -29,6 +30,7 @@ METHODS = {
     "neuron-merging": "neuron-merging",
     "reconstruction": "reconstruction",
 }
+TUNED_METHODS = ["conventional", "intra-fusion", "folding"]
 DATA_FREE_METHODS = ["fusion-preserving", "fusion-preserving(target=k-means)", "folding"]
 
 # (sentence, measured value, whether it holds)
@@ -149,6 +151,33 @@ def cost() -> str:
     return markdown(["network", "neurons removed (%)", "weights (%)", "multiplications (%)"], rows)
 
 
+def after_fine_tuning(name: str) -> pd.DataFrame:
+    """Accuracy by sparsity (row) and method, mean over seeds, after all steps of pruning and training."""
+    ends = run(FINE_TUNED[name]).evaluations.query("final")
+    return ends.pivot_table(index="target_sparsity", columns="method", values="accuracy")
+
+
+def before_last_training(name: str) -> pd.DataFrame:
+    """The same right after the last step of pruning."""
+    rows = run(FINE_TUNED[name]).evaluations.query("stage == 'pruned' and step == 4")
+    return rows.pivot_table(index="target_sparsity", columns="method", values="accuracy")
+
+
+def fine_tuned_table() -> str:
+    """Conventional pruning, Intra-Fusion and folding after fine-tuning, beside the paper's gain of Intra-Fusion."""
+    rows = []
+    for name, folder in FINE_TUNED.items():
+        cells = graded(run(folder).evaluations.query("final")).set_index("target_sparsity")
+        before = before_last_training(name)
+        for sparsity, after in after_fine_tuning(name).iterrows():
+            cell, percent = cells.loc[sparsity], 100 * float(str(sparsity))
+            both = [f"{before.at[sparsity, method]:.1f} / {after[method]:.1f}" for method in TUNED_METHODS]
+            gains = [f"{cell[f'{whose}_gain']:+.1f}" for whose in ("measured", "published")]
+            rows.append([f"{name}, {percent:.0f} %", *both, *gains])
+    head = ["network, neuron sparsity", "conventional", "Intra-Fusion", "folding", "gain", "published gain"]
+    return markdown(head, rows)
+
+
 def fused_halves() -> str:
     """Two halves, fused, before any further training."""
     frame = run(HALVES).evaluations
@@ -209,14 +238,18 @@ def tables() -> list[str]:
     """All tables of the README, in its order."""
     of_seeds = [seeds_table("one group"), seeds_table("all groups")]
     data_free = [reproduction(), gains_by_group(), methods_one_group(), methods_all_groups(), cost()]
-    return [*data_free, *of_seeds, fused_halves(), tuned_halves()]
+    return [*data_free, *of_seeds, fine_tuned_table(), fused_halves(), tuned_halves()]
 
 
 def claims() -> Iterator[Claim]:
     """Every claim with its number."""
     for name, folder in DATA_FREE.items():
         yield from of_methods(name, folder)
+    yield from of_groups()
+    yield from of_whole_networks()
     yield from of_seeds()
+    for name in FINE_TUNED:
+        yield from of_fine_tuning(name)
     yield from of_halves()
     yield from of_precision()
 
@@ -233,19 +266,65 @@ def of_methods(name: str, folder: str) -> Iterator[Claim]:
     chance = cells[cells["intra-fusion"] < 10.2]
     if not chance.empty:
         value = chance["measured_intra-fusion"].min()
-        yield f"{name}: least accuracy in {len(chance)} cells where the paper prints chance", value, value > 50
+        yield f"{name}: least accuracy in {len(chance)} cells where the paper prints chance", value, value >= 63
+        others = cells[(cells["criterion"] == "taylor") & ~cells["group"].isin(chance["group"].unique())]
+        value = others["published_gain"].mean()
+        yield f"{name}, taylor: published gain in the other groups", value, value > 0
     accuracies = one_group(folder)
     gains = accuracies.mean() - accuracies.mean()["intra-fusion"]
     losses = accuracies.sub(accuracies["conventional"], axis=0).min()
     for method in DATA_FREE_METHODS:
         value = gains[method]
         yield f"{name}, one group: {method} against Intra-Fusion in the mean", value, value > 0
-    value = losses["folding"]
-    yield f"{name}, one group: folding's worst cell against conventional pruning", value, value >= -1
+        value = losses[method]
+        yield f"{name}, one group: the worst cell of {method} against conventional pruning", value, value >= 0
     whole = final(folder, groups="all").pivot_table(index="target_sparsity", columns="method", values="accuracy")
     for method in ("conventional", "intra-fusion", "folding"):
         value = (whole[f"{method}, repair"] - whole[method]).min()
         yield f"{name}, all groups: least gain of {method} by repair on data", value, value >= 0
+
+
+def of_groups() -> Iterator[Claim]:
+    """Where Intra-Fusion gains most."""
+    gains = {}
+    for name, folder in DATA_FREE.items():
+        cells = graded(run(folder).evaluations.query("final"))
+        gains[name] = cells.groupby("group")["measured_gain"].mean()
+    value = gains["ResNet18"].loc[[3, 6, 9]].min()
+    yield "ResNet18: least mean gain in groups 3, 6 and 9", value, value > 19
+    value = gains["ResNet18"].drop([0, 3, 6, 9]).max()
+    yield "ResNet18: largest mean gain in other groups but 0", value, value < 4
+    value = gains["VGG11-BN"].idxmax()
+    yield "VGG11-BN: group of the largest mean gain", value, value == 6
+
+
+def of_whole_networks() -> Iterator[Claim]:
+    """Methods on all groups that see no image, mean over 20, 30 and 50 %."""
+    repaired = "fusion-preserving(target=k-means), data-free repair"
+    means = {}
+    for name, folder in DATA_FREE.items():
+        frame = final(folder, groups="all").pivot_table(index="target_sparsity", columns="method", values="accuracy")
+        without = [m for m in frame if not m.startswith("reconstruction") and not m.endswith(", repair")]
+        means[name] = frame[without].mean()
+        value = means[name]["folding"] - means[name]["intra-fusion"]
+        yield f"{name}, all groups: folding against Intra-Fusion in the mean", value, value > 10
+    value = means["VGG11-BN"]["folding"] - means["VGG11-BN"][repaired]
+    yield "VGG11-BN, all groups: folding against k-means targets with data-free repair", value, 0 < value < 1
+    value = means["ResNet18"][repaired] - means["ResNet18"].drop(repaired).max()
+    yield "ResNet18, all groups: k-means targets with data-free repair against the next best", value, value > 0
+
+
+def of_fine_tuning(name: str) -> Iterator[Claim]:
+    """Iterative pruning with an epoch after each step and two at the end."""
+    before, after = before_last_training(name), after_fine_tuning(name)
+    gains = after["intra-fusion"] - after["conventional"]
+    yield f"{name}, fine-tuned: Intra-Fusion's mean gain", gains.mean(), gains.mean() > 1
+    yield f"{name}, fine-tuned: its least gain", gains.min(), gains.min() > -0.1
+    yield f"{name}, fine-tuned: sparsity of its largest gain", gains.idxmax(), gains.idxmax() == 0.8
+    value = (before["folding"] - before["intra-fusion"]).mean()
+    yield f"{name}: folding against Intra-Fusion before the last training", value, value > 2
+    value = (after["folding"] - after["intra-fusion"]).mean()
+    yield f"{name}: folding against Intra-Fusion after it", value, value < -1
 
 
 def of_seeds() -> Iterator[Claim]:
@@ -261,10 +340,10 @@ def of_seeds() -> Iterator[Claim]:
     yield (
         f"seeds, one group: folding's worst of {len(differences)} cells less conventional pruning",
         value,
-        value > -1.5,
+        value >= -1.2,
     )
     value = differences.groupby(CELL).mean().min()
-    yield "the same, mean over seeds", value, value > -1
+    yield "the same, mean over seeds", value, value >= 0
 
 
 def of_halves() -> Iterator[Claim]:
@@ -292,7 +371,7 @@ def of_precision() -> Iterator[Claim]:
     exact, rounded = (final(name, groups="one").set_index(cell)["accuracy"] for name in (EXACT, DATA_FREE["VGG11-BN"]))
     differences = (exact - rounded).dropna().abs()
     value = differences.max()
-    yield f"largest difference of bfloat16 from float32 in {len(differences)} cells", value, value <= 0.3
+    yield f"largest difference of bfloat16 from float32 in {len(differences)} cells", value, value < 0.075
     value = differences.mean()
     yield "mean difference of bfloat16 from float32 in them", value, value <= 0.1
 
