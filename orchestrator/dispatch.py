@@ -76,14 +76,17 @@ class Dispatcher:
 
     def loop(self) -> None:
         """Submit and collect until nothing is ready or running; nothing is left running where that is cut short."""
+        told = float("-inf")
         try:
             while self.frontier or self.in_flight or self.postponed:
                 self.look()
                 self.fill()
-                running = self.running()
-                self.view.training(self.reached)
-                self.view.running(running)
-                self.lease.renew(running)
+                if time.monotonic() - told >= POLL_SECONDS:
+                    told = time.monotonic()
+                    running = self.running()
+                    self.view.training(self.reached)
+                    self.view.running(running)
+                    self.lease.renew(running)
                 if not self.in_flight:
                     time.sleep(POLL_SECONDS)
                     continue
@@ -93,6 +96,7 @@ class Dispatcher:
         finally:
             for reference in self.in_flight:
                 ray.cancel(reference, force=True)
+            self.lacks("nodes", False)
 
     def look(self) -> None:
         """See now and then what the cluster has, which may grow and shrink, and how far trainings are."""
@@ -117,7 +121,7 @@ class Dispatcher:
         flying = [stage.key for batch in self.in_flight.values() for stage in batch if stage.kind in WHOLE_GPUS]
         self.reached = reached(self.store, flying).values() if flying else ()
 
-    def lacks(self, what: str, lacking: bool, text: str) -> bool:
+    def lacks(self, what: str, lacking: bool, text: str = "") -> bool:
         """Whether something is lacking, which is told when it begins to."""
         if lacking and what not in self.lacking:
             self.lacking.add(what)
