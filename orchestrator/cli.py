@@ -339,10 +339,11 @@ def entries(what: Listing) -> dict[str, str]:
 
 def repeated(arguments: list[str]) -> list[str]:
     """Let `--set a=1 b=2` and `--format png pdf` stand for the option given several times."""
-    from reports.catalog import RESULTS
+    from reports.catalog import RESULTS, TOGETHER
     from reports.page import FORMATS
 
-    belongs = {"--set": lambda a: "=" in a, "--format": FORMATS.__contains__, "--only": RESULTS.__contains__}
+    ids = {*RESULTS, *TOGETHER}
+    belongs = {"--set": lambda a: "=" in a, "--format": FORMATS.__contains__, "--only": ids.__contains__}
     result: list[str] = []
     option, value_due = "", False
     for argument in arguments:

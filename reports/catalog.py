@@ -353,3 +353,8 @@ PAPER: dict[str, Result] = dict(
 )
 
 RESULTS: dict[str, Result] = {**ANY_RUN, **PAPER}
+# Figures of the paper that one entry holds together.
+TOGETHER = {
+    **{f"figure-{number}": "figures-8-14" for number in range(8, 15)},
+    **{f"figure-{number}": "figures-15-18" for number in range(15, 19)},
+}

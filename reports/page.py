@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.store import folder_name
 from reports import figures, html, ranking, reproduction
-from reports.catalog import RESULTS, Item
+from reports.catalog import RESULTS, TOGETHER, Item
 from reports.grids import SAME
 from reports.provenance import environments_table, failures_table, run_of
 from reports.selection import Tables, data_free_rows, final_rows, pipeline_rows, tables_of, whole_network_rows
@@ -65,6 +65,7 @@ def write_report(
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown figure format '{name}': give {', '.join(FORMATS)}")
+    only = list(dict.fromkeys(TOGETHER.get(name, name) for name in only))
     for name in only:
         if name not in RESULTS:
             raise ValueError(f"unknown result '{name}'. Known: {', '.join(RESULTS)}")

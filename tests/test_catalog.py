@@ -9,7 +9,7 @@ from orchestrator import Experiment
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.settings import built_in
-from reports.catalog import PAPER, RESULTS, View
+from reports.catalog import PAPER, RESULTS, TOGETHER, View
 from reports.selection import Tables
 
 NAMED = [1, *range(4, 22)], [*range(2, 7), 19, 20, *range(22, 29)]
@@ -19,6 +19,8 @@ def test_every_table_and_figure_has_an_entry() -> None:
     tables, numbered = NAMED
     wanted = {f"table-{number}" for number in tables} | {f"figure-{number}" for number in numbered}
     assert set(PAPER) == wanted | {"figures-8-14", "figures-15-18"}
+    assert set(TOGETHER) == {f"figure-{number}" for number in range(8, 19)}
+    assert set(TOGETHER.values()) <= set(PAPER)
 
 
 def test_results_are_fed_by_built_in_experiments() -> None:

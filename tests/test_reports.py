@@ -203,6 +203,11 @@ def test_what_lacks_data_is_named_and_not_drawn(run: Path, tmp_path: Path) -> No
     ).read_text(encoding="utf-8")
 
 
+def test_figures_that_one_entry_holds_are_known_by_their_numbers(run: Path, tmp_path: Path) -> None:
+    report = write_report(run, tmp_path / "out", only=["figure-9", "figure-12", "models"])
+    assert report.lacking == {"output-distances": ["figures-8-14"]}
+
+
 def test_a_run_that_has_just_begun_can_be_reported(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     store.write_rows("plan", "plan", [{"cell": "a"}])
