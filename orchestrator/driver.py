@@ -171,7 +171,7 @@ def check_whole(store: Store, recorded: set[str]) -> None:
     """Make sure that the rows of all stages that are said to be done are there.
 
     Raises:
-        StorageError: names the table and how many are not.
+        StorageError: names the folder and how many are not.
     """
     if gone := recorded - store.done():
         raise StorageError(

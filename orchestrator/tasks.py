@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import FrameType
@@ -147,13 +148,14 @@ class Attempt:
         except StorageError:
             raise
         except Exception as error:
+            self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
+            if isinstance(error, LOST_DEVICE) and not self.short_of_memory:
+                traceback.print_exc()
+                os._exit(1)  # nothing more can run in this process; Ray tries the task again in another
             self.lost = error.key if isinstance(error, LostNetwork) else None
             self.error = first_line(error)
-            self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
             row = {**self.work.labels, "cell": self.work.key, "environment": recorded_environment(self.store.uri)}
             self.store.write_rows("failures", self.work.key, [{**row, **failure(self.work.kind, error)}])
-            if isinstance(error, LOST_DEVICE) and not self.short_of_memory:
-                os._exit(1)  # nothing more can run in this process; Ray tries the task again in another
         finally:
             self.seconds += time.perf_counter() - clock
 

@@ -421,3 +421,21 @@ def test_a_run_whose_results_vanish_is_not_taken_for_whole(
             start(half)
     assert start(half).complete
     assert_equal(half, calm)
+
+
+def short_of_memory(batch: Sequence[Work], context: Context) -> list[Outcome]:
+    """A task that finds too little memory on its GPU when a stage comes for the first time."""
+    store = Store(context.store)
+    if all(store.exists("marks", work.key) for work in batch):
+        return execute(batch, context)
+    for work in batch:
+        store.write(b"", "marks", work.key)
+    return [Outcome(work.key, 0.0, "OutOfMemoryError: CUDA out of memory", short_of_memory=True) for work in batch]
+
+
+def test_stages_that_a_gpu_had_no_memory_for_run_once_more_alone(half: Path, calm: Path) -> None:
+    facts = gather(EXPERIMENT)
+    plan = make_plan(EXPERIMENT, facts)
+    result = run_plan(EXPERIMENT, facts, plan, out=half, progress=NoProgress(), body=short_of_memory)
+    assert result.complete, result.failed
+    assert_equal(half, calm)

@@ -138,3 +138,25 @@ def test_a_gpu_without_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest.
     works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
     monkeypatch.setattr(Worker, "make", short)
     assert [outcome.short_of_memory for outcome in execute(works, context)] == [True] * len(works)
+
+
+class LostDevice(RuntimeError):
+    """What PyTorch raises when CUDA's context is gone."""
+
+
+def test_a_worker_whose_gpu_is_lost_ends_and_leaves_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray tries the task again elsewhere, so that nothing has failed yet."""
+
+    def lose(self: Worker, work: Work) -> Any:
+        raise LostDevice("an illegal memory access was encountered")
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
+    monkeypatch.setattr(Worker, "make", lose)
+    monkeypatch.setattr("orchestrator.tasks.LOST_DEVICE", LostDevice)
+    monkeypatch.setattr("orchestrator.tasks.os._exit", end)
+    with pytest.raises(SystemExit):
+        execute(works, context)
+    assert not len(Store(tmp_path).read_table("failures"))
