@@ -1,7 +1,13 @@
 """Criteria, methods and transport beyond what the golden numbers pin."""
 
+import hashlib
+import inspect
+import linecache
+import sys
+
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from workloads.criteria import CRITERIA, importance
@@ -144,6 +150,40 @@ def test_a_partial_is_versioned_by_the_module_that_names_it(tmp_path, monkeypatc
         (tmp_path / f"own_partial{number}.py").write_text(content)
         versions.append(code_version(CRITERIA, f"own_partial{number}:score", "criterion"))
     assert versions[0] != versions[1]
+
+
+def test_own_code_is_versioned_with_all_own_modules_that_it_imports(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "own_package"
+    package.mkdir()
+    files = {
+        "own_scores.py": "import torch\nfrom own_package.parts import part as score\n",
+        "own_package/__init__.py": "",
+        "own_package/parts.py": "from . import constants\n\ndef part(model, group):\n    from own_late import late\n",
+        "own_package/constants.py": "import own_scores\n",
+        "own_late.py": "def late(): ...\n",
+        "own_other.py": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+
+    def version() -> str | None:
+        return code_version(CRITERIA, "own_scores:score", "criterion")
+
+    first = version()
+    for name, content in files.items():
+        (tmp_path / name).write_text(f"{content}# edited\n")
+        linecache.checkcache()
+        assert (version() == first) == (name == "own_other.py"), name
+        (tmp_path / name).write_text(content)
+        linecache.checkcache()
+        assert version() == first
+
+
+def test_of_installed_code_the_defining_module_counts() -> None:
+    module = sys.modules[torchvision.models.resnet18.__module__]
+    digest = hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
+    assert code_version({}, "torchvision.models:resnet18", "model") == digest
 
 
 def too_many(pairings: Pairings, importance: torch.Tensor, m: int) -> Maps:

@@ -1,15 +1,23 @@
 """Finding a model, data set, criterion or method by its registered name or its import path."""
 
+import ast
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import inspect
+import itertools
 import sys
+import sysconfig
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+OURS = ("orchestrator", "workloads", "reports")
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -44,18 +52,65 @@ def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> 
 
 
 def code_version(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> str | None:
-    """A digest of the module that defines an imported function; None for registered ones.
+    """A digest of the module that defines an imported function and of the user's own modules behind it.
 
-    It enters the keys of stages, so that results of a user's own code are not reused after an edit. What is no function
-    or class itself, such as a `functools.partial`, is taken to be defined in the module that its name says.
+    None for registered ones. It enters the keys of stages, so that results of a user's own code are not reused after
+    an edit. What is no function or class itself, such as a `functools.partial`, is taken to be defined in the module
+    that its name says.
     """
     if name in registry:
         return None
     function = lookup(registry, name, kind)
+    named = name.partition(":")[0]
     own = inspect.isroutine(function) or inspect.isclass(function)
-    module = inspect.getmodule(function) if own else sys.modules[name.partition(":")[0]]
+    module = inspect.getmodule(function) if own else sys.modules[named]
     assert module is not None
-    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
+    imported = own_sources([named, module.__name__])
+    imported.pop(module.__name__, None)
+    text = "".join([inspect.getsource(module), *(imported[name] for name in sorted(imported))])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def own_sources(names: Iterable[str]) -> dict[str, str]:
+    """Source by name of these modules and of what they import, directly or not, as far as it is the user's own."""
+    sources: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        path = own_file(name)
+        if path is not None and name not in sources:
+            sources[name] = path.read_text(encoding="utf-8")
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            waiting += imported_names(sources[name], package)
+    return sources
+
+
+def own_file(name: str) -> Path | None:
+    """The file of a module, if there is such a module and it is the user's own."""
+    if name.partition(".")[0] in OURS:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except Exception:  # it is no module, or the package around it, not imported so far, cannot be
+        return None
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    installed = path.is_relative_to(sysconfig.get_path("stdlib")) or not INSTALLED.isdisjoint(path.parts)
+    return None if installed or path.suffix != ".py" else path
+
+
+def imported_names(source: str, package: str) -> Iterator[str]:
+    """What a module's source imports anywhere: modules, packages around them, and names that may be modules."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        for name in names:
+            yield from itertools.accumulate(name.split("."), "{}.{}".format)
 
 
 def draws(function: Callable[..., Any]) -> bool:
