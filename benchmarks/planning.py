@@ -18,7 +18,7 @@ from orchestrator.plan import make_plan
 from orchestrator.store import Store
 
 GROUPS = 20
-FACTS = Facts(1, 32, 10, 1000, 500, "fingerprint", {"vgg11_bn": ModelFacts((64,) * GROUPS, 1_000_000, None, 0.001)}, {})
+FACTS = Facts(1000, 500, "fingerprint", {"vgg11_bn": ModelFacts((64,) * GROUPS, 1_000_000, None, 0.001)}, {})
 
 
 def experiment(cells: int) -> Experiment:

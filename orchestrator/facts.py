@@ -10,6 +10,7 @@ from orchestrator.experiment import Experiment
 from workloads import checkpoints, datasets, models
 from workloads.config import ModelConfig
 from workloads.criteria import CRITERIA
+from workloads.errors import first_line
 from workloads.evaluation import latency, parameter_count
 from workloads.methods import METHODS
 from workloads.registry import check_options, code_version, draws, lookup
@@ -40,7 +41,6 @@ class Facts:
     """Everything that `plan` needs besides the experiment.
 
     Attributes:
-        channels, height, classes: of the images.
         train, test: numbers of images in use.
         fingerprint: of the data set's files.
         models: by label.
@@ -48,9 +48,6 @@ class Facts:
         drawing: criteria and methods that draw, be it numbers or images: they depend on the seed.
     """
 
-    channels: int
-    height: int
-    classes: int
     train: int
     test: int
     fingerprint: str
@@ -66,7 +63,6 @@ def gather(experiment: Experiment) -> Facts:
         ValueError, FileNotFoundError: one sentence on what is missing or does not fit together.
     """
     dataset = datasets.load(experiment.dataset)
-    channels, height, _ = dataset.shape
     code = {
         name: digest
         for registry, kind, name in _functions(experiment)
@@ -88,9 +84,6 @@ def gather(experiment: Experiment) -> Facts:
                     f"{len(network.widths) - 1}"
                 )
     return Facts(
-        channels=channels,
-        height=height,
-        classes=len(dataset.classes),
         train=len(dataset.train_pool),
         test=len(dataset.test_pool),
         fingerprint=dataset.fingerprint,
@@ -122,7 +115,7 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
     except Exception as error:
         raise ValueError(
             f"model '{config.name}' cannot take images of {shape[1]}×{shape[2]} pixels with {shape[0]} channels "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): set dataset.size, for instance to 32"
+            f"({first_line(error)}): set dataset.size, for instance to 32"
         ) from error
     digest = None
     if config.checkpoint:

@@ -27,8 +27,13 @@ def test_the_assigned_gpu_has_cudas_number(assigned: list, visible: str | None, 
     assert cuda_number(assigned, visible) == number
 
 
-def test_outside_of_ray_it_is_the_first_gpu_or_the_cpu() -> None:
-    assert device() == (torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+@pytest.mark.parametrize(("there", "expected"), [(True, torch.device("cuda", 0)), (False, torch.device("cpu"))])
+def test_outside_of_ray_it_is_the_first_gpu_or_the_cpu(
+    there: bool, expected: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr("orchestrator.hardware.ray.is_initialized", lambda: False)
+    assert device() == expected
 
 
 THREADS = """

@@ -13,7 +13,7 @@ from torch import nn
 from workloads.criteria import CRITERIA, importance
 from workloads.groups import Group, Maps, Pairings, get_layer, merge_batch_norm
 from workloads.methods import maps
-from workloads.methods.fusing import intra_fusion
+from workloads.methods.fusing import fusion_preserving, intra_fusion
 from workloads.methods.selecting import most_important
 from workloads.registry import check_options, code_version, lookup
 from workloads.tracing import trace
@@ -133,6 +133,10 @@ def test_own_code_is_found_and_versioned(tmp_path, monkeypatch: pytest.MonkeyPat
     check_options(function, {"power": 2}, "criterion")
     with pytest.raises(ValueError, match=r"criterion has no option 'powr'; did you mean 'power'\?"):
         check_options(function, {"powr": 2}, "criterion")
+    for options in ({"restore_norm": "no"}, {"p": "2"}):
+        with pytest.raises(ValueError, match=f"option '{next(iter(options))}' of it is '"):
+            check_options(fusion_preserving, options, "it")
+    check_options(fusion_preserving, {"restore_norm": False, "p": 2}, "it")
     with pytest.raises(ValueError, match="option 'source_marginal' of it is 'unifrom': it should be 'uniform', 'imp"):
         check_options(intra_fusion, {"source_marginal": "unifrom"}, "it")
     (tmp_path / "own_bad.py").write_text("def broken(:\n")
@@ -178,6 +182,19 @@ def test_own_code_is_versioned_with_all_own_modules_that_it_imports(tmp_path, mo
         (tmp_path / name).write_text(content)
         linecache.checkcache()
         assert version() == first
+
+
+def test_to_version_own_code_imports_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_noisy").mkdir()
+    (tmp_path / "own_noisy" / "__init__.py").write_text("raise RuntimeError\n")
+    (tmp_path / "own_noisy" / "part.py").write_text("")
+    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import own_noisy.part, not_there.at_all\n"
+    (tmp_path / "own_guarded.py").write_text(f"{guarded}def score(model, group): ...\n")
+    first = code_version(CRITERIA, "own_guarded:score", "criterion")
+    (tmp_path / "own_noisy" / "part.py").write_text("# edited\n")
+    assert code_version(CRITERIA, "own_guarded:score", "criterion") != first
+    assert "own_noisy" not in sys.modules
 
 
 def test_of_installed_code_the_defining_module_counts() -> None:

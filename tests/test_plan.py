@@ -10,9 +10,6 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.store import Store
 
 FACTS = Facts(
-    channels=1,
-    height=32,
-    classes=10,
     train=100,
     test=50,
     fingerprint="f",

@@ -76,6 +76,8 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     try:
         header_size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_size])["__metadata__"]
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is '{header['format']}', not '{FORMAT}'")
         state = safetensors.torch.load(content)
         expected, text = header["sha256"], header["description"]
         description = Description(**json.loads(text))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from workloads import checkpoints
 from workloads.checkpoints import Description
+from workloads.errors import first_line
 from workloads.registry import nearest
 
 CHECKED_BATCHES = (1, 3)
@@ -83,12 +84,12 @@ def export(model: nn.Module, description: Description, shape: tuple[int, int, in
         try:
             content = chosen.write(model, description, torch.zeros(2, *shape))
         except Exception as error:
-            raise ExportError(f"the network cannot be written as {name} ({_first_line(error)})") from error
+            raise ExportError(f"the network cannot be written as {name} ({first_line(error)})") from error
         temporary.write_bytes(content)
         try:
             difference, largest = compare(model, chosen.read(temporary.read_bytes()), shape)
         except Exception as error:
-            raise ExportError(f"the network written as {name} does not run ({_first_line(error)})") from error
+            raise ExportError(f"the network written as {name} does not run ({first_line(error)})") from error
         if not difference <= max(SMALLEST_TOLERANCE, TOLERANCE * largest):
             raise ExportError(
                 f"the network written as {name} computes something else: logits up to {largest:.3g} differ by "
@@ -132,10 +133,6 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _any_batch() -> tuple[dict[int, torch.export.Dim]]:

@@ -42,7 +42,7 @@ POOLING = ("pool", "upsample", "pad")
 
 @dataclass
 class Output:
-    """What a layer made in its only call: who read it, to see whether a batch-norm alone did."""
+    """The output of a layer's only call and how often it was read; a batch-norm that alone reads it can be merged."""
 
     layer: str
     readers: int = 0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.config import ModelConfig
+from workloads.errors import first_line
 from workloads.registry import lookup
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
@@ -120,9 +121,13 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     `torchvision.models:resnet50` works as it is. The global random state is left as it was.
 
     Raises:
-        ValueError: an unknown name, or options that the function does not accept.
+        ValueError: an unknown name, or the function refuses its options.
     """
     function = lookup(MODELS, config.name, "model")
+    if set_elsewhere := config.options.keys() & {"num_classes", "in_channels", "width"}:
+        name = sorted(set_elsewhere)[0]
+        remedy = "give it as model.width" if name == "width" else "the data set says what it is"
+        raise ValueError(f"the options of model '{config.name}' hold {name}: leave it out, {remedy}")
     taken = inspect.signature(function).parameters
     arguments = {"num_classes": classes, **config.options}
     if "in_channels" in taken:
@@ -137,5 +142,6 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
         torch.manual_seed(seed)
         try:
             return function(**arguments)
-        except TypeError as error:
-            raise ValueError(f"model '{config.name}' does not accept its options ({error})") from error
+        except Exception as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+            raise ValueError(f"model '{config.name}' cannot be built with {given} ({first_line(error)})") from error

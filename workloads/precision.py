@@ -45,4 +45,5 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Whether the device has instructions that multiply bfloat16 (CUDA from Ampere on; AMX or AVX-512 BF16)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    private = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in private)

@@ -7,23 +7,27 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import json
 import sys
 import sysconfig
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+from workloads.errors import first_line
 
 OURS = ("orchestrator", "workloads", "reports")
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as `; did you mean 'l1'?`, or nothing where no known name is close."""
+    """The end of a sentence: `; did you mean 'l1'?`, or a full stop where no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> Callable[..., Any]:
@@ -43,8 +47,7 @@ def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> 
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise ValueError(f"{kind} '{name}': the module cannot be imported ({reason})") from error
+        raise ValueError(f"{kind} '{name}': the module cannot be imported ({first_line(error)})") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{kind} '{name}': module '{module_name}' has no function '{attribute}'")
@@ -86,13 +89,14 @@ def own_sources(names: Iterable[str]) -> dict[str, str]:
 
 
 def own_file(name: str) -> Path | None:
-    """The file of a module, if there is such a module and it is the user's own."""
-    if name.partition(".")[0] in OURS:
+    """The file of a module, if there is such a module and it is the user's own; imports nothing."""
+    first, *others = itertools.accumulate(name.split("."), "{}.{}".format)
+    if first in OURS or first in sys.builtin_module_names or first == "__main__":
         return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except Exception:  # it is no module, or the package around it, not imported so far, cannot be
-        return None
+    spec = importlib.util.find_spec(first)
+    for part in others:
+        folders = spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(part, folders) if folders else None
     if spec is None or not spec.has_location or spec.origin is None:
         return None
     path = Path(spec.origin)
@@ -138,7 +142,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
                 f"{where} has no option '{option}'{nearest(option, own)} It takes: {', '.join(own) or 'none'}"
             )
         try:
-            TypeAdapter(hints.get(option, Any)).validate_python(value)
+            TypeAdapter(hints.get(option, Any)).validate_json(json.dumps(value, default=str), strict=True)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Input ")
             raise ValueError(f"option '{option}' of {where} is {value!r}: it {reason}") from error

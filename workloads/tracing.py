@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from workloads.errors import message
 from workloads.flow import Flow
 from workloads.groups import CONSUMER, Group, Maps, Member, Structure, apply, get_layer
 
@@ -140,11 +141,11 @@ def misfit(model: nn.Module, groups: Sequence[Group], example: Tensor) -> str | 
         try:
             expected = ignoring(images.clone())
         except Exception as error:
-            return f"the network does not run in double precision ({str(error).partition(chr(10))[0]})"
+            return f"the network does not run in double precision ({message(error)})"
         try:
             logits = removing(images)
         except Exception as error:
-            return f"the network does not run without some of its channels ({str(error).partition(chr(10))[0]})"
+            return f"the network does not run without some of its channels ({message(error)})"
         if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= 1e-9 * expected.abs().max()):
             return "the network gives other outputs without its channels than when they are not read"
     return None

@@ -18,14 +18,14 @@ def size_after(size: int, sparsity: float) -> int:
     return max(1, int(size * (1 - sparsity)))
 
 
-def floor(group: Group) -> int:
-    """The least size: a convolution with a single group would not be told from an ordinary one."""
+def smallest(group: Group) -> int:
+    """The least size: a grouped convolution keeps two groups, as with `groups=1` it would look like an ordinary one."""
     return min(group.size, 2) if any(group.on(THROUGH)) else 1
 
 
 def fitted(group: Group, m: int, round_to: int) -> int:
     """m rounded up to a multiple, but no more pairings than there are."""
-    return min(group.size, max(floor(group), -(-m // round_to) * round_to))
+    return min(group.size, max(smallest(group), -(-m // round_to) * round_to))
 
 
 def uniform_widths(groups: Sequence[Group], originals: Sequence[int], sparsity: float, round_to: int) -> list[int]:

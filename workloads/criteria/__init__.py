@@ -53,7 +53,10 @@ def importance(
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """(n,) float32 importance of a group's pairings, batch-norm being merged, divided by its mean.
+    """(n,) float32 importance of a group's pairings, batch-norm being merged, as the criterion gives it.
+
+    Only the order within a group counts, unless `allocation: global` compares the scores of all groups: then criteria
+    have to be on one scale, as l1, l2, linf, taylor and others are, which divide by the group's mean.
 
     Args:
         name: registered criterion or `package.module:function`.
