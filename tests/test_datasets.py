@@ -104,6 +104,26 @@ def test_a_moved_folder_keeps_its_fingerprint_and_a_changed_one_does_not(tmp_pat
     assert marks[0] == marks[1] != marks[2]
 
 
+def test_folders_of_an_image_folder_that_are_no_classes(tmp_path: Path) -> None:
+    for folder in ("train/ant", "train/.ipynb_checkpoints", "test/ant"):
+        (tmp_path / folder).mkdir(parents=True)
+        picture(0, (12, 10)).save(tmp_path / folder / "0.png")
+    config = DatasetConfig(name="image-folder", root=str(tmp_path))
+    dataset = load(config)
+    assert dataset.classes == ("ant",)
+    assert dataset.train.labels.tolist() == [0]
+    (tmp_path / "train" / "bee").mkdir()
+    load.cache_clear()
+    with pytest.raises(ValueError, match="class 'bee' has no image in train: remove its folder"):
+        load(config)
+    (tmp_path / "train" / "bee").rename(tmp_path / "test" / "bee")
+    load(config)
+    picture(0, (12, 10)).save(tmp_path / "test" / "bee" / "0.png")
+    load.cache_clear()
+    with pytest.raises(ValueError, match="class 'bee' has no image in train"):
+        load(config)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_image_folder(tmp_path: Path, stream: bool) -> None:
     for part, count in (("train", 3), ("test", 1)):
@@ -166,7 +186,7 @@ def test_fashion_mnist_from_idx_files(tmp_path: Path) -> None:
         ({"name": "parquet"}, ValueError, "needs dataset.root"),
         ({"name": "parquet", "root": "/no/such"}, FileNotFoundError, "dataset.root '/no/such' is not a folder"),
         ({"name": "parquet", "root": "."}, FileNotFoundError, "neither train.parquet nor train/"),
-        ({"name": "image-folder", "root": "tests"}, FileNotFoundError, "no folders train/CLASS"),
+        ({"name": "image-folder", "root": "tests"}, FileNotFoundError, "no images in train/CLASS"),
         ({"name": "no_such_module:f"}, ValueError, "the module cannot be imported"),
         ({"name": "workloads.datasets:nothing"}, ValueError, "has no function 'nothing'"),
     ],

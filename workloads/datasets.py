@@ -218,18 +218,19 @@ def _class_names(schema: Any, label_column: str) -> tuple[str, ...] | None:
 def image_folder(config: DatasetConfig) -> Source:
     """Folders train/CLASS/*.jpg and test/CLASS/*.jpg; with `stream: true` decoded batch by batch."""
     root = existing_root(config)
-    classes = sorted(folder.name for folder in (root / "train").glob("*/"))
-    if not classes:
-        raise FileNotFoundError(f"dataset.root '{root}' has no folders train/CLASS with images")
-    files = {
-        part: [
-            f for name in classes for f in sorted((root / part / name).rglob("*")) if f.suffix.lower() in IMAGE_FILES
-        ]
-        for part in PARTS
-    }
-    for part in PARTS:
-        if not files[part]:
+    found = {part: _images_by_class(root / part) for part in PARTS}
+    classes = list(found["train"])
+    for part, images in found.items():
+        if not any(images.values()):
             raise FileNotFoundError(f"dataset.root '{root}' has no images in {part}/CLASS ({', '.join(IMAGE_FILES)})")
+    unknown = [name for name, images in found["test"].items() if images and name not in classes]
+    empty = [name for name, images in found["train"].items() if not images]
+    if empty or unknown:
+        raise ValueError(
+            f"dataset.root '{root}': class '{(empty + unknown)[0]}' has no image in train: remove its folder, or put "
+            f"images there"
+        )
+    files = {part: [file for name in classes for file in images.get(name, ())] for part, images in found.items()}
     mark = fingerprint_of([*files["train"], *files["test"]], root)
     with Image.open(files["train"][0]) as image:
         channels = 1 if image.mode == "L" else 3
@@ -243,10 +244,17 @@ def image_folder(config: DatasetConfig) -> Source:
         if config.stream:
             samples.append(streamed)
         else:
-            decoded = functools.partial(getattr, streamed, "images")
-            cached = functools.partial(memory_mapped, f"{mark}-{part}-{cut(config, shape)}", decoded)
+            cached = functools.partial(memory_mapped, f"{mark}-{part}-{cut(config, shape)}", streamed.decoded)
             samples.append(Samples(labels, shape, cached))
     return Source(samples[0], samples[1], classes=tuple(classes), fingerprint=mark)
+
+
+def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """Image files by the name of their folder in `folder`; hidden folders are left out."""
+    folders = sorted(path for path in folder.glob("*/") if not path.name.startswith("."))
+    return {
+        path.name: [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_FILES] for path in folders
+    }
 
 
 DATASETS: dict[str, Callable[[DatasetConfig], Source]] = {

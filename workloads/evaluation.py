@@ -97,9 +97,10 @@ def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, dataset: Dataset, batch_size: int = 500) -> Tensor:
+def logits(model: nn.Module, dataset: Dataset) -> Tensor:
     """(N, classes) float32 on the CPU: what the network says of every test image, in evaluation mode and float32."""
     device = next(model.parameters()).device
+    batch_size = fast_batch(device, dataset.shape)
     with float32_products():
         return torch.cat([model.eval()(images).cpu() for images, _ in dataset.batches("test", batch_size, device)])
 

@@ -77,10 +77,14 @@ class StreamedSamples(Samples):
         resize: int | None = None,
         workers: int | None = None,
     ):
-        super().__init__(labels, shape, lambda: torch.stack([decode(file, shape, resize) for file in files]))
+        super().__init__(labels, shape, self.decoded)
         self.files = files
         self.resize = resize
         self.workers = workers
+
+    def decoded(self) -> Tensor:
+        """(N, C, H, W) uint8: all images, decoded once more."""
+        return torch.stack([decode(file, self.shape, self.resize) for file in self.files])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return decode(self.files[index], self.shape, self.resize), self.labels[index]
