@@ -8,11 +8,10 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from orchestrator.store import folder_name
 from reports import figures, html, ranking, reproduction
 from reports.catalog import RESULTS, TOGETHER, Item
 from reports.grids import SAME
-from reports.provenance import environments_table, failures_table, run_of
+from reports.provenance import environments_table, failures_table, run_names, runs_of
 from reports.selection import Tables, data_free_rows, final_rows, pipeline_rows, tables_of, whole_network_rows
 from reports.statistics import CELL, by_method
 from reports.tables import Table, escaped, number
@@ -106,7 +105,7 @@ def markdown(
     written: Mapping[str, list[str]],
 ) -> str:
     """The report as one Markdown page beside its files."""
-    page = [f"# {escaped(', '.join(map(folder_name, runs)))}", "", *map(escaped, sentences), ""]
+    page = [f"# {escaped(', '.join(run_names(runs).values()))}", "", *map(escaped, sentences), ""]
     for name, items in results.items():
         for stem, item in items:
             figure = f"![{RESULTS[name].shows}]({written[stem][0]})"
@@ -134,7 +133,7 @@ def web_page(
         if items
     ]
     provenance = [table for table in (environments_table(runs), failures_table(runs)) if table.rows]
-    told = [run_of(place) for place in runs]
+    told = runs_of(runs)
     return html.Page(
         runs=told,
         sentences=[*sentences, *(f"{run.name}: {run.progress}" for run in told)],

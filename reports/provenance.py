@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.store import Store, folder_name
+from orchestrator.store import EXPERIMENT, Store, place_parts
 from reports.results import load
 from reports.tables import Table
 
@@ -18,7 +18,7 @@ class Run:
     """A run as a report tells of it.
 
     Attributes:
-        name: last part of its folder or URI.
+        name: the last part of its folder or URI, or more of them where another has the same.
         progress: one sentence: how many stages are done, failed and missing.
         command: makes the same run again from its settings.
         settings: its experiment as YAML; empty for a run without any.
@@ -30,12 +30,24 @@ class Run:
     settings: str
 
 
-def run_of(place: str | Path) -> Run:
-    """What there is to tell of the run in a folder or at a URI."""
-    store = Store(place)
-    settings = store.read("experiment.yaml").decode() if store.exists("experiment.yaml") else ""
-    command = f"metaprune run experiment.yaml --out {place}"
-    return Run(folder_name(place), progress(place), command, settings)
+def run_names(runs: Sequence[str | Path]) -> dict[str, str]:
+    """A short name for each run, by its place: as many of the last parts of its path as tell it from the others."""
+    parts = {str(place): [*place_parts(place)] for place in runs}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        names = {place: "/".join(each[-count:]) for place, each in parts.items()}
+        if len({*names.values()}) == len(names):
+            return names
+    return {place: place for place in parts}
+
+
+def runs_of(runs: Sequence[str | Path]) -> list[Run]:
+    """What there is to tell of the runs in some folders or at URIs."""
+    told = []
+    for place, name in run_names(runs).items():
+        store = Store(place)
+        settings = store.read(EXPERIMENT).decode() if store.exists(EXPERIMENT) else ""
+        told.append(Run(name, progress(place), f"metaprune run {EXPERIMENT} --out {place}", settings))
+    return told
 
 
 def settings_of(place: str | Path) -> dict[str, Any]:
@@ -45,23 +57,22 @@ def settings_of(place: str | Path) -> dict[str, Any]:
         ValueError: it is no experiment.
     """
     store = Store(place)
-    if not store.exists("experiment.yaml"):
+    if not store.exists(EXPERIMENT):
         return {}
     try:
-        settings = yaml.safe_load(store.read("experiment.yaml"))
+        settings = yaml.safe_load(store.read(EXPERIMENT))
     except yaml.YAMLError as error:
-        raise ValueError(f"'{store.path('experiment.yaml')}' is not YAML: run the experiment again") from error
+        raise ValueError(f"'{store.path(EXPERIMENT)}' is not YAML: run the experiment again") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"'{store.path('experiment.yaml')}' is no experiment: run the experiment again")
+        raise ValueError(f"'{store.path(EXPERIMENT)}' is no experiment: run the experiment again")
     return settings
 
 
 def progress(place: str | Path) -> str:
     """One sentence on the stages of a run."""
     store = Store(place)
-    planned, done, tried = (
-        set(store.read_table(name, ["cell"])["cell"].to_pylist()) for name in ("plan", "timings", "failures")
-    )
+    planned, tried = (set(store.read_table(name, ["cell"])["cell"].to_pylist()) for name in ("plan", "failures"))
+    done = store.done()
     failed = tried - done
     text = f"{len(planned & done)} of {len(planned)} stages are done"
     if failed & planned:
@@ -73,14 +84,15 @@ def progress(place: str | Path) -> str:
 def environments_table(runs: Sequence[str | Path]) -> Table:
     """The environments that the rows of each run were made in."""
     body = []
-    for place in runs:
+    for place, name in run_names(runs).items():
         rows = Store(place).read_table("evaluations", ["environment"])["environment"].to_pandas().value_counts()
         known = load(place, "environments").drop_duplicates("environment").set_index("environment")
         for key, count in rows.items():
             row = known.loc[key] if key in known.index else pd.Series(dtype=object)
-            told = [row.get(name) for name in ("processor", "gpu", "python", "torch", "ray", "metaprune", "git_commit")]
+            columns = ("processor", "gpu", "python", "torch", "ray", "metaprune", "git_commit")
+            told = [row.get(column) for column in columns]
             texts = [text if isinstance(text, str) else "–" for text in told]
-            body.append([folder_name(place), str(key), *texts, str(count)])
+            body.append([name, str(key), *texts, str(count)])
     head = ["run", "environment", "processor", "GPU", "Python", "PyTorch", "Ray", "metaprune", "commit", "rows"]
     return Table("Environments that the results were made in.", head, body, 9)
 
@@ -88,9 +100,8 @@ def environments_table(runs: Sequence[str | Path]) -> Table:
 def failures_table(runs: Sequence[str | Path]) -> Table:
     """Stages that failed and were not done since, with the first line of their message."""
     body = []
-    for place in runs:
-        failures, done = load(place, "failures"), load(place, "timings")["cell"]
-        for row in failures[~failures["cell"].isin(done)].itertuples():
-            message = str(row.message).partition("\n")[0]
-            body.append([folder_name(place), row.cell, row.kind, f"{row.error}: {message}"])
+    for place, name in run_names(runs).items():
+        failures = load(place, "failures")
+        for row in failures[~failures["cell"].isin(Store(place).done())].itertuples():
+            body.append([name, row.cell, row.kind, f"{row.error}: {str(row.message).strip().partition(chr(10))[0]}"])
     return Table("Stages that failed.", ["run", "cell", "stage", "error"], body, 4)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -29,7 +30,7 @@ class Durations:
     def finished(self, cell: str) -> float:
         """Seconds after which a stage ends; NaN where one before it was not timed."""
         if cell not in self.finish:
-            start = max((self.finished(read) for read in self.inputs[cell]), default=0.0)
+            start = np.max([0.0, *map(self.finished, self.inputs[cell])])  # NaN where one of them is
             self.finish[cell] = start + self.seconds.get(cell, float("nan"))
         return self.finish[cell]
 
@@ -42,7 +43,7 @@ class Durations:
         first = [one for one in self.before(cell) if not len(self.inputs[one])]
         if any(one in self.stages.index and self.stages.at[one, "kind"] == "load" for one in first):
             return float("nan")
-        return max(map(self.finished, first))
+        return np.max([*map(self.finished, first)])
 
 
 def pipeline_durations(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.store import folder_name
-from reports.provenance import settings_of
+from reports.provenance import run_names, settings_of
 from reports.results import load
 
 NAMED = {
@@ -50,13 +49,14 @@ def tables_of(run: str | Path | Sequence[str | Path], published: bool = False) -
 
     A cell that several runs have counts once, as the first of them has it.
     """
-    runs = [run] if isinstance(run, (str, Path)) else run
+    names = run_names([run] if isinstance(run, (str, Path)) else run)
+    runs = list(names)
     settings = {str(place): settings_of(place) for place in runs}
     frames = {name: table_of(runs, table, settings) for name, table in {**NAMED, **OTHERS}.items()}
     twice = networks_of_one_name(frames["evaluations"]) if len(runs) > 1 else set()
-    frames = {name: with_run_names(frame, twice) for name, frame in frames.items()}
+    frames = {name: with_run_names(frame, twice, names) for name, frame in frames.items()}
     frames |= {name: with_branches(with_settings(frames[name])) for name in NAMED}
-    of_runs = {folder_name(place): each for place, each in settings.items()}
+    of_runs = {names[place]: each for place, each in settings.items()}
     return Tables(**frames, settings=of_runs, published=published)
 
 
@@ -68,9 +68,9 @@ def networks_of_one_name(evaluations: pd.DataFrame) -> set[str]:
     return set(counts[counts > 1].index.get_level_values("model"))
 
 
-def with_run_names(frame: pd.DataFrame, models: set[str]) -> pd.DataFrame:
-    """The rows, these models named with their run."""
-    named = frame["model"] + ", " + frame["run"].map(folder_name)
+def with_run_names(frame: pd.DataFrame, models: set[str], names: Mapping[str, str]) -> pd.DataFrame:
+    """The rows, these models named with their run, which has a name by its place."""
+    named = frame["model"] + ", " + frame["run"].map(names)
     return frame.assign(model=frame["model"].mask(frame["model"].isin(models), named))
 
 

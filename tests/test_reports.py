@@ -337,6 +337,18 @@ def test_different_networks_of_one_name_are_not_taken_for_seeds(run: Path, tmp_p
     assert [(row[0], row[-1]) for row in models.rows] == [("net, longer", "95.00"), ("net, run", "90.00")]
 
 
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for seed, place in enumerate(("seed0/run", "seed1/run")):
+        store = Store(tmp_path / place)
+        rows = [{**row, "cell": f"{row['cell']}-{seed}"} for row in ROWS]
+        store.write_rows("evaluations", "all", rows)
+        plan(store, rows)
+    tables = tables_of([tmp_path / "seed0/run", tmp_path / "seed1/run", tmp_path / "seed1/run"])
+    assert set(tables.evaluations["model"]) == {"net, seed0/run", "net, seed1/run"}
+    assert list(tables.settings) == ["seed0/run", "seed1/run"]
+    assert len(tables.evaluations) == 2 * len(ROWS), "a run that is given twice counts once"
+
+
 def test_a_half_done_seed_does_not_move_the_means(run: Path) -> None:
     """The third seed has only the cell in which the methods are close."""
     rows = [
