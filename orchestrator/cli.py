@@ -4,16 +4,17 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.progress import duration
+from workloads.errors import message
 from workloads.registry import summary
 
 if TYPE_CHECKING:
@@ -44,16 +45,21 @@ class Listing(StrEnum):
     results = "results"
 
 
+def fail(error: Exception, status: int, more: str = "") -> NoReturn:
+    """Say in one sentence what went wrong, or where it was raised if METAPRUNE_TRACEBACK is set, and exit."""
+    if os.environ.get("METAPRUNE_TRACEBACK"):
+        raise error
+    typer.echo(f"metaprune: {error}{more}", err=True)
+    raise typer.Exit(status) from error
+
+
 @contextlib.contextmanager
 def refusing_bad_input() -> Iterator[None]:
     """Turn what the library says of bad input into one sentence and exit status 2."""
     try:
         yield
     except (ValueError, OSError) as error:
-        if os.environ.get("METAPRUNE_TRACEBACK"):
-            raise
-        typer.echo(f"metaprune: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error, 2)
 
 
 @app.command()
@@ -71,7 +77,7 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings)
-        from orchestrator.driver import missing, run_folder, run_plan
+        from orchestrator.driver import StoppedError, missing, run_folder, run_plan
         from orchestrator.lease import BusyError
         from orchestrator.store import Store
 
@@ -83,20 +89,15 @@ def run(
             return
     try:
         result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
-    except BusyError as error:
-        typer.echo(f"metaprune: {error}", err=True)
-        raise typer.Exit(2) from error
-    except (ConnectionError, ValueError) as error:
-        with refusing_bad_input():
-            raise error
+    except (BusyError, ConnectionError, ValueError) as error:
+        fail(error, 2)
     except KeyboardInterrupt:
         typer.echo(
             f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True
         )
         raise typer.Exit(130) from None
-    except OSError as error:
-        typer.echo(f"metaprune: {error}; what is done is kept, the same command goes on from there", err=True)
-        raise typer.Exit(1) from error
+    except (StoppedError, OSError) as error:
+        fail(error, 1, "; what is done is kept, the same command goes on from there")
     conclude(result)
 
 
@@ -109,8 +110,7 @@ def conclude(result: "Result") -> None:
     try:
         write_report_of([result.run], quiet=True)
     except (ValueError, OSError) as problem:
-        typer.echo(f"metaprune: the report cannot be written: {problem}", err=True)
-        raise typer.Exit(1) from problem
+        fail(problem, 1, "; the results are there, but no report could be made of them")
     failed = len(result.failed) + result.failed_before
     if failed:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
@@ -240,10 +240,7 @@ def export(
         try:
             exported = export_network(folder, cell, kind, out, tell=lambda text: console.print(text, markup=False))
         except ExportError as error:
-            if os.environ.get("METAPRUNE_TRACEBACK"):
-                raise
-            typer.echo(f"metaprune: {error}; nothing was written", err=True)
-            raise typer.Exit(1) from error
+            fail(error, 1, "; nothing was written")
     data = exported.dataset
     shape, mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (data.shape, data.mean, data.std))
     for line in (
@@ -263,17 +260,18 @@ def status(folder: RunArgument) -> None:
         from orchestrator.store import Store
         from reports import load
 
-        planned, done, failures = (load(folder, table) for table in ("plan", "timings", "failures"))
+        planned, failures = load(folder, "plan"), load(folder, "failures")
         store = Store(folder)
-        driver = holder(store)
-        epochs = reached(store, planned.loc[~planned["cell"].isin(done["cell"]), "cell"]) if driver else {}
+        done, driver = store.done(), holder(store)
+        epochs = reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
+    open_failures = failures[~failures["cell"].isin(done)]
     active = driver.running if driver else {}
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "done", "running", "failed", "missing", "all"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for kind, stages in planned.groupby("kind", sort=False):
-        finished = stages["cell"].isin(done["cell"]).sum()
-        failed = (stages["cell"].isin(failures["cell"]) & ~stages["cell"].isin(done["cell"])).sum()
+        finished = stages["cell"].isin(done).sum()
+        failed = stages["cell"].isin(open_failures["cell"]).sum()
         running = min(active.get(str(kind), 0), len(stages) - finished - failed)
         counts = (finished, running, failed, len(stages) - finished - failed - running, len(stages))
         table.add_row(str(kind), *(str(count) for count in counts))
@@ -281,9 +279,8 @@ def status(folder: RunArgument) -> None:
     console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
     for key, (epoch, last) in epochs.items():
         console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
-    open_failures = failures[~failures["cell"].isin(done["cell"])]
     for row in open_failures.itertuples():
-        console.print(f"{row.cell} {row.kind}: {row.error}: {str(row.message).partition(chr(10))[0]}", markup=False)
+        console.print(f"{row.cell} {row.kind}: {row.error}: {message(row.message)}", markup=False)
     if len(open_failures):
         raise typer.Exit(1)
 
@@ -339,11 +336,12 @@ def entries(what: Listing) -> dict[str, str]:
 
 def repeated(arguments: list[str]) -> list[str]:
     """Let `--set a=1 b=2` and `--format png pdf` stand for the option given several times."""
-    from reports.catalog import RESULTS, TOGETHER
-    from reports.page import FORMATS
+    belongs: dict[str, Callable[[str], bool]] = {"--set": lambda argument: "=" in argument}
+    if "report" in arguments:
+        from reports.catalog import RESULTS, TOGETHER
+        from reports.page import FORMATS
 
-    ids = {*RESULTS, *TOGETHER}
-    belongs = {"--set": lambda a: "=" in a, "--format": FORMATS.__contains__, "--only": ids.__contains__}
+        belongs |= {"--format": FORMATS.__contains__, "--only": {*RESULTS, *TOGETHER}.__contains__}
     result: list[str] = []
     option, value_due = "", False
     for argument in arguments:

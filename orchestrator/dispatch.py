@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,9 +15,10 @@ from orchestrator.frontier import Frontier
 from orchestrator.hardware import SEES_ALL_GPUS
 from orchestrator.lease import Lease
 from orchestrator.plan import Plan, Stage
-from orchestrator.records import failure, first_line
+from orchestrator.records import failure
 from orchestrator.store import StorageError, Store
 from orchestrator.work import Context, Outcome, Work
+from workloads.errors import first_line
 
 Body = Callable[[Sequence[Work], Context], list[Outcome]]
 POLL_SECONDS = 1.0
@@ -49,7 +51,7 @@ class Dispatcher:
         plan: Plan,
         store: Store,
         frontier: Frontier,
-        context: dict[str, Any],
+        context: Context,
         view: progress_views.Progress,
         lease: Lease,
         body: Body,
@@ -171,7 +173,7 @@ class Dispatcher:
         ]
         reserved = self.reserved(kind)
         limit = task_config(self.experiment, kind).time_limit
-        context = Context(**self.context, threads=max(1, int(reserved["CPU"])), time_limit=limit)
+        context = replace(self.context, threads=max(1, int(reserved["CPU"])), time_limit=limit)
         cpus = self.whole_node(reserved) if alone else reserved["CPU"]
         task = self.task(kind).options(name=f"{kind} {batch[0].key}", num_cpus=cpus)
         reference = task.remote(work, context)
@@ -235,6 +237,7 @@ class Dispatcher:
             if not (outcome.lost and self.make_again(outcome.lost, stage)):
                 self.failed[stage.key] = outcome.error
                 self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
+                self.view.dropped(self.frontier.block(stage.key))
             return
         if stage.key in self.failures:
             self.store.delete("results", "failures", f"{stage.key}.parquet")

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ from orchestrator.dispatch import Body, Dispatcher, task_config
 from orchestrator.experiment import Experiment
 from orchestrator.facts import Facts, gather
 from orchestrator.frontier import Frontier
-from orchestrator.lease import Lease
+from orchestrator.lease import BusyError, Lease
 from orchestrator.plan import Plan, make_plan
 from orchestrator.settings import make_importable
-from orchestrator.store import StorageError, Store
+from orchestrator.store import EXPERIMENT, StorageError, Store
 from orchestrator.tasks import execute
+from orchestrator.work import Context
 from workloads.config import DatasetConfig
+from workloads.errors import message
 
-EXPERIMENT = "experiment.yaml"
+
+class StoppedError(RuntimeError):
+    """A run that had begun cannot go on; what is done is kept."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def run(
 
     Raises:
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
-        BusyError: another process drives the run.
+        BusyError: another process drives the run; nothing was written.
         StorageError: the run cannot be written to; what is done is kept.
+        StoppedError: another process took the run over, a file of it is damaged, or the cluster is gone; likewise.
     """
     if not isinstance(experiment, Experiment):
         make_importable(experiment)
@@ -143,15 +148,16 @@ def run_plan(
             check_fits(experiment, plan)
         lease.renew({}, now=True)
         write_plan(store, experiment, plan)
-        context = {**shared_context(experiment, facts, store), "witness": EXPERIMENT}
+        context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
         driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
-        todo = [plan.stages[key] for key in pending]
-        view.start(plan.count(), plan.count() - Counter(s.kind for s in todo), sum(s.cost for s in todo))
+        view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
         try:
             with terminable():
                 driver.loop()
                 tidy(store, lease)
             check_whole(store, driver.recorded)
+        except (BusyError, ConnectionError, ValueError) as error:
+            raise StoppedError(str(error)) from error
         finally:
             view.stop()
     finally:
@@ -229,7 +235,7 @@ def connect(address: str | None) -> bool:
             ray.init(address=chosen, **quiet)
         except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise ConnectionError(
-                f"no Ray cluster answers at --address {chosen} ({str(error).partition(chr(10))[0]}): start one with "
+                f"no Ray cluster answers at --address {chosen} ({message(error)}): start one with "
                 f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or leave the "
                 f"option out to run on this machine alone"
             ) from error
@@ -261,19 +267,20 @@ def located(dataset: DatasetConfig) -> DatasetConfig:
     return dataset.model_copy(update={"root": str(Path(dataset.root).expanduser().absolute())})
 
 
-def shared_context(experiment: Experiment, facts: Facts, store: Store) -> dict[str, Any]:
-    """What the `Context` of every task of a run has in common: all but the threads."""
-    return {
-        "store": store.uri,
-        "dataset": located(experiment.dataset).model_dump_json(),
-        "checkpoints": {
-            facts.models[m.label].checkpoint: str(Path(m.checkpoint).expanduser().absolute())
-            for m in experiment.models
-            if m.checkpoint
+def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
+    """What all tasks of a run have in common, for one thread."""
+    digests = {model.label: facts.models[model.label].checkpoint for model in experiment.models}
+    return Context(
+        store=store.uri,
+        dataset=located(experiment.dataset).model_dump_json(),
+        checkpoints={
+            digest: str(Path(model.checkpoint).expanduser().absolute())
+            for model in experiment.models
+            if model.checkpoint and (digest := digests[model.label])
         },
-        "snapshot_every": experiment.resources.snapshot_every,
-        "import_paths": (os.getcwd(), *(path for path in sys.path if path)),
-    }
+        snapshot_every=experiment.resources.snapshot_every,
+        import_paths=(os.getcwd(), *(path for path in sys.path if path)),
+    )
 
 
 def check_fits(experiment: Experiment, plan: Plan) -> None:

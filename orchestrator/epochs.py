@@ -40,8 +40,11 @@ class EpochsTold:
 
 def reached(store: Store, keys: Collection[str]) -> dict[str, tuple[int, int]]:
     """The epoch that the first few of these trainings have reached and how many they will have, as far as was told."""
-    told = store.names(FOLDER)
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        told = store.names(FOLDER)
+    except OSError:  # what has to be read later will say what is wrong
+        return found
     for key in [key for key in keys if f"{key}.json" in told][:MOST_READ]:
         try:
             epoch, epochs = json.loads(store.read(FOLDER, f"{key}.json"))

@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from orchestrator.settings import first_problem, read_settings, read_text
-from orchestrator.store import without_credentials
+from orchestrator.store import checked_uri
 from workloads.config import (
     Config,
     Count,
@@ -207,7 +207,7 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
         if self.storage:
-            without_credentials(self.storage)
+            checked_uri(self.storage)
         from_splits = {p for grid in self.pruning for p in grid.pipelines or self.pipelines} & {"fap", "paf"}
         for model in self.models:
             if model.checkpoint and from_splits:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from orchestrator.experiment import Experiment
 from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.progress import duration
-from orchestrator.records import first_line
 from orchestrator.settings import make_importable
 from orchestrator.stages import Worker
-from orchestrator.store import Store
-from orchestrator.work import Context, Work
+from orchestrator.store import EXPERIMENT, Store
+from orchestrator.work import Work
 from workloads import checkpoints, datasets
 from workloads.checkpoints import Description
+from workloads.errors import first_line
 from workloads.evaluation import parameter_count
 from workloads.exporting import ExportError, export, format_named
 from workloads.samples import Dataset
@@ -68,7 +68,7 @@ def export_network(
     row = measured_cell(store, cell)
     path = writable(Path(out or f"{row['model']}-{row['cell']}{suffix}").expanduser())
     make_importable(run)
-    experiment = Experiment.from_yaml(store.read("experiment.yaml").decode(), store.path("experiment.yaml"))
+    experiment = Experiment.from_yaml(store.read(EXPERIMENT).decode(), store.path(EXPERIMENT))
     try:
         dataset = datasets.load(experiment.dataset)
     except (ValueError, OSError) as error:
@@ -149,7 +149,7 @@ def made_again(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        output = Worker(Context(**shared_context(experiment, facts, store), threads=threads)).run(work)
+        output = Worker(replace(shared_context(experiment, facts, store), threads=threads)).run(work)
     except Exception as error:
         raise ExportError(f"the network of cell '{key}' cannot be made again ({first_line(error)})") from error
     finally:

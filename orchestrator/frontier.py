@@ -19,6 +19,9 @@ class Frontier:
         plan: all stages.
         pending: keys of those that have to run.
         skipped: keys of those among them that shall not; what reads them waits in vain.
+
+    Attributes:
+        unsent: estimated seconds of the stages that can still run and are in no task yet.
     """
 
     def __init__(self, plan: Plan, pending: Collection[str], skipped: Collection[str] = ()):
@@ -28,11 +31,14 @@ class Frontier:
         self.batches: dict[tuple, deque[Stage]] = {}
         self.queue: list[tuple[float, int, tuple]] = []
         self.order = itertools.count()
+        self.blocked: set[str] = set()
         self.unsent = 0.0
         for stage in plan.stages.values():
             if stage.key in pending and stage.key not in skipped:
                 self.unsent += stage.cost
                 self.wait(stage.key, [key for key in stage.inputs if key in pending])
+        for key in skipped:
+            self.block(key)
 
     def wait(self, key: str, inputs: Collection[str]) -> None:
         """Let a stage run as soon as these inputs are done; at once where there are none."""
@@ -74,6 +80,18 @@ class Frontier:
         else:
             del self.batches[name]
         return batch
+
+    def block(self, key: str) -> float:
+        """What waits for this stage waits in vain; the estimated seconds of all that does so only now."""
+        found, unseen = 0.0, [key]
+        while unseen:
+            for reader in self.readers.get(unseen.pop(), ()):
+                if reader not in self.blocked:
+                    self.blocked.add(reader)
+                    found += self.stages[reader].cost
+                    unseen.append(reader)
+        self.unsent -= found
+        return found
 
     def finish(self, key: str) -> None:
         """What waited for this stage may run."""

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel
 
-from orchestrator.store import StorageError, Store
+from orchestrator.store import Store
 
 PLACE = "driver.json"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
-REUSED_SECONDS = 3600.0  # after which another process may have the number of a dead one
+REUSED_SECONDS = 3600.0  # after which the process id of a dead driver may be that of another process
 
 
 class BusyError(RuntimeError):
@@ -110,9 +110,9 @@ class Lease:
         """
         if not now and time.monotonic() - self.written < RENEW_SECONDS:
             return
-        self.check()
         self.mine = self.mine.model_copy(update={"renewed": datetime.now(UTC), "running": dict(running)})
-        with contextlib.nullcontext() if now else contextlib.suppress(StorageError):  # a task will say what is wrong
+        with contextlib.nullcontext() if now else contextlib.suppress(OSError):  # a task will say what is wrong
+            self.check()
             self.store.write(self.mine.model_dump_json(indent=1).encode(), PLACE)
         self.written = time.monotonic()
 

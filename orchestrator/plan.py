@@ -26,7 +26,7 @@ CODE_VERSIONS = {
     "compress": 3,
     "fine-tune": 2,
     "importances": 2,
-    "distances": 1,
+    "distances": 2,
     "landscape": 1,
 }
 

@@ -29,6 +29,9 @@ class Progress(Protocol):
     def finished(self, kind: str, key: str, cost: float, error: str | None) -> None:
         """One stage has ended; `cost` is its share of the estimated work."""
 
+    def dropped(self, cost: float) -> None:
+        """So much of the estimated work will not be done, as it waits for a stage that failed."""
+
     def note(self, text: str) -> None:
         """Something happened that a user should know."""
 
@@ -64,6 +67,9 @@ class Tally:
         (self.failed if error else self.done)[kind] += 1
         self.cost_left -= cost
         self.cost_ended += cost
+
+    def dropped(self, cost: float) -> None:
+        self.cost_left -= cost
 
     def ended(self) -> int:
         """Stages that ended in this session."""

@@ -3,6 +3,7 @@
 import functools
 import os
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,11 +26,6 @@ def record_once(uri: str, key: str) -> None:
     Store(uri).write_rows("environments", key, [environment()])
 
 
-def first_line(error: BaseException) -> str:
-    """Type and message of an exception on one line."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
 def failure(kind: str, error: BaseException) -> dict[str, Any]:
     """The columns of `failures` that an exception fills."""
     return {
@@ -42,7 +38,7 @@ def failure(kind: str, error: BaseException) -> dict[str, Any]:
     }
 
 
-def timing(kind: str, started: datetime, seconds: float, threads: int) -> dict[str, Any]:
+def timing(kind: str, started: datetime, seconds: float, threads: int, tables: Iterable[str]) -> dict[str, Any]:
     """The columns of `timings` that a finished stage fills."""
     connected = ray.is_initialized()
     return {
@@ -54,4 +50,5 @@ def timing(kind: str, started: datetime, seconds: float, threads: int) -> dict[s
         "worker": os.getpid(),
         "gpus": ",".join(str(gpu) for gpu in ray.get_gpu_ids()) if connected else "",
         "threads": threads,
+        "tables": sorted(tables),
     }

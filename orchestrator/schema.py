@@ -13,7 +13,7 @@ def field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Fiel
 
 COORDINATES = [
     field("experiment", pa.string(), "name of the experiment"),
-    field("cell", pa.string(), "key of the stage that made the row"),
+    field("cell", pa.string(), "key of the stage that made the row; a final row is a cell of a grid"),
     field("model", pa.string(), "network, with its width where that is not 1"),
     field("dataset", pa.string(), "data set"),
     field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
@@ -44,13 +44,15 @@ PROVENANCE = [
     field("schema_version", pa.int32(), "version of these columns"),
 ]
 
+KIND = field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape")
+
 IDENTITY = ("cell", "epoch", "part", "corner", "x", "y")
 
 SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
+            KIND,
             field("inputs", pa.list_(pa.string()), "keys of the stages whose networks it reads"),
             field("schema_version", pa.int32(), "version of these columns"),
         ]
@@ -132,7 +134,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "timings": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
+            KIND,
             field("started", pa.timestamp("us", "UTC"), "when the stage began"),
             field("finished", pa.timestamp("us", "UTC"), "when its output was stored"),
             field("seconds", pa.float64(), "wall clock of the stage; of what it does with others, an equal share", "s"),
@@ -140,13 +142,14 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("worker", pa.int64(), "process id on the node"),
             field("gpus", pa.string(), "ids of the GPUs it was given, comma-separated"),
             field("threads", pa.int32(), "CPU threads it was given"),
+            field("tables", pa.list_(pa.string()), "the tables that have rows of the stage, besides this one"),
             *PROVENANCE,
         ]
     ),
     "failures": pa.schema(
         [
             *COORDINATES,
-            field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape"),
+            KIND,
             field("error", pa.string(), "type of the exception"),
             field("message", pa.string(), "its message"),
             field("traceback", pa.string(), "where it was raised"),
@@ -170,15 +173,6 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("schema_version", pa.int32(), "version of these columns"),
         ]
     ),
-}
-
-
-# The table that holds the results of each kind of stage.
-RESULTS_OF = {
-    **dict.fromkeys(("train", "load", "fuse", "compress", "fine-tune"), "evaluations"),
-    "importances": "importances",
-    "distances": "output_distances",
-    "landscape": "landscapes",
 }
 
 

@@ -20,8 +20,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from orchestrator.schema import RESULTS_OF, SCHEMA_VERSION, SCHEMAS
+from orchestrator.schema import SCHEMA_VERSION, SCHEMAS
 
+EXPERIMENT = "experiment.yaml"
 MERGED = "merged-"
 REPLACES = b"replaces"
 READ_ATTEMPTS = 5
@@ -36,8 +37,8 @@ class StorageError(OSError):
     """The run cannot be written to, for instance because the disk is full."""
 
 
-def without_credentials(uri: str) -> str:
-    """The URI itself; it stands in results and logs, so keys must not be in it.
+def checked_uri(uri: str) -> str:
+    """The URI itself, which stands in results and logs, if no keys are in it.
 
     Raises:
         ValueError: it is of the form scheme://key:secret@place.
@@ -50,10 +51,15 @@ def without_credentials(uri: str) -> str:
     return uri
 
 
-def folder_name(uri: str | Path) -> str:
-    """The last part of a folder or URI, without the URI's parameters."""
+def place_parts(uri: str | Path) -> list[str]:
+    """The parts of the path of a folder or URI, without the URI's parameters."""
     place = str(uri)
-    return (place.partition("?")[0] if "://" in place else place).rstrip("/").rpartition("/")[2]
+    return [part for part in (place.partition("?")[0] if "://" in place else place).split("/") if part]
+
+
+def folder_name(uri: str | Path) -> str:
+    """The last of them."""
+    return place_parts(uri)[-1]
 
 
 class Store:
@@ -68,7 +74,7 @@ class Store:
     """
 
     def __init__(self, uri: str | Path):
-        self.uri = without_credentials(str(uri))
+        self.uri = checked_uri(str(uri))
         try:
             if "://" in self.uri:
                 self.files, self.root = fs.FileSystem.from_uri(self.uri)
@@ -182,8 +188,8 @@ class Store:
             return self.read_shards(table, self.shards(table)[0], columns)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"table '{table}' of run '{self.uri}' cannot be read: {error}: delete the file and run again, what a "
-                f"damaged one held is then made anew"
+                f"table '{table}' of run '{self.uri}' cannot be read: {error}: if a file of it is damaged, delete the "
+                f"file and run again, which makes anew what it held"
             ) from error
 
     def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
@@ -234,9 +240,9 @@ class Store:
         return {name.removesuffix(".parquet") for name in self.names("results", "failures")}
 
     def done(self) -> set[str]:
-        """Keys of the stages whose results are complete: in `timings`, and in the table of their kind."""
-        timed = self.read_table("timings", ["cell", "kind"]).to_pydict()
-        kinds = dict(zip(timed["cell"], timed["kind"], strict=True))
-        tables = {kind: RESULTS_OF[kind] for kind in {*kinds.values()} & RESULTS_OF.keys()}
-        cells = {table: set(self.read_table(table, ["cell"])["cell"].to_pylist()) for table in {*tables.values()}}
-        return {key for key, kind in kinds.items() if kind not in tables or key in cells[tables[kind]]}
+        """Keys of the stages whose results are complete: in `timings`, and in every table that this names for them."""
+        timed = self.read_table("timings", ["cell", "tables"]).to_pydict()
+        stages = [(key, tables or ()) for key, tables in zip(timed["cell"], timed["tables"], strict=True)]
+        named = {table for _, tables in stages for table in tables}
+        cells = {table: set(self.read_table(table, ["cell"])["cell"].to_pylist()) for table in named & SCHEMAS.keys()}
+        return {key for key, tables in stages if all(key in cells.get(table, ()) for table in tables)}

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from orchestrator.hardware import settle
-from orchestrator.records import failure, first_line, recorded_environment, timing
+from orchestrator.records import failure, recorded_environment, timing
 from orchestrator.stages import LostNetwork, Output, Worker, forget_networks, snapshot_place
 from orchestrator.store import StorageError, Store
 from orchestrator.work import Context, Outcome, Work
 from workloads import checkpoints
+from workloads.errors import first_line
 from workloads.evaluation import Measurement
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -167,7 +168,8 @@ class Attempt:
         """Let go of the network; the rows of a stage that is done get that of its timing, if they are wanted."""
         self.output = None
         if self.error is None:
-            timings = [timing(self.work.kind, self.started, self.seconds, self.context.threads)]
+            tables = [table for table, rows in self.rows.items() if rows]
+            timings = [timing(self.work.kind, self.started, self.seconds, self.context.threads, tables)]
             self.rows = {**self.rows, "timings": timings} if self.work.record else {}
 
 

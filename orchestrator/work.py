@@ -26,7 +26,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Context:
-    """What all tasks of a run share.
+    """What the tasks of a run share, but for threads and time.
 
     Attributes:
         store: URI of the run.
@@ -42,7 +42,7 @@ class Context:
     store: str
     dataset: str
     checkpoints: Mapping[str, str]
-    threads: int
+    threads: int = 1
     import_paths: tuple[str, ...] = ()
     snapshot_every: int = 0
     time_limit: float | None = None

@@ -197,4 +197,6 @@ def test_list(what: str, expected: str, quick) -> None:
     result = quick("list", what)
     lines = [line for line in result.stdout.splitlines() if line.startswith(expected)]
     assert len(lines) == 1
-    assert len(lines[0]) > 30
+    name, about = lines[0].split(maxsplit=1)
+    assert name == expected.strip()
+    assert about[0].isalpha()

@@ -22,7 +22,7 @@ from orchestrator.facts import gather
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 from orchestrator.tasks import execute
-from orchestrator.work import Context, Work
+from orchestrator.work import Work
 from reports import load
 from tests.conftest import TINY
 from workloads import checkpoints, exporting
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     read = {key for stage in planned.stages.values() for key in stage.inputs}
     for s in planned.stages.values():
         work = Work(s.kind, s.key, s.parameters, s.inputs, s.labels, keep=s.key in read, record=True)
-        (outcome,) = execute([work], Context(**shared_context(experiment, facts, store), threads=1))
+        (outcome,) = execute([work], shared_context(experiment, facts, store))
         assert outcome.error is None
     return folder
 

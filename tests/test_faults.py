@@ -27,6 +27,7 @@ from orchestrator.store import StorageError, Store
 from orchestrator.tasks import execute
 from orchestrator.work import Context, Outcome, Work
 from reports import load
+from reports.provenance import progress
 from tests.conftest import TINY, memory
 from workloads import checkpoints
 
@@ -400,13 +401,16 @@ def test_a_stage_that_kills_its_worker_takes_no_other_with_it(half: Path, calm: 
     assert start(half, experiment, retry_failed=True).complete
 
 
-def test_results_that_are_gone_are_made_anew(calm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["evaluations", "epochs"])
+def test_results_that_are_gone_are_made_anew(table: str, calm: Path, tmp_path: Path) -> None:
     shutil.copytree(calm, tmp_path / "run")
-    for path in (tmp_path / "run" / "results" / "evaluations").iterdir():
+    lost = set(load(tmp_path / "run", table)["cell"])
+    for path in (tmp_path / "run" / "results" / table).iterdir():
         path.unlink()
+    assert progress(tmp_path / "run").endswith(f", {len(lost)} are still missing.")
     result = start(tmp_path / "run")
     assert result.complete
-    assert result.done == result.stages
+    assert result.done == len(lost)
     assert_equal(tmp_path / "run", calm)
 
 

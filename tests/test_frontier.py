@@ -37,5 +37,19 @@ def test_tasks_of_quick_stages_hold_a_bounded_number() -> None:
     assert [len(task) for task in tasks(grid(200, 0.001), 2)] == [BATCH_STAGES] * 3 + [8]
 
 
+def test_what_waits_for_a_failed_stage_is_no_work_that_is_left() -> None:
+    plan = Plan()
+    first = plan.add("train", {"seed": 0}, (), {}, 5.0)
+    second = plan.add("train", {"seed": 1}, (), {}, 7.0)
+    pruned = plan.add("compress", {"criterion": {"name": "l1"}}, (first,), {}, 10.0)
+    plan.add("fuse", {}, (pruned, second), {}, 100.0)
+    frontier = Frontier(plan, plan.stages.keys())
+    assert frontier.unsent == 122.0
+    assert frontier.block(first) == 110.0
+    assert frontier.block(second) == 0.0, "what reads both is counted once"
+    assert Frontier(plan, plan.stages.keys(), {first}).unsent == 7.0
+    assert Frontier(plan, plan.stages.keys(), {second}).unsent == 15.0
+
+
 def test_a_stage_that_takes_longer_than_a_task_should_is_a_task() -> None:
     assert tasks(grid(3, 1000.0), 2) == [[1000.0]] * 3

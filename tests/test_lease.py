@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.epochs import reached
 from orchestrator.lease import BusyError, Lease, holder
 from orchestrator.store import StorageError, Store
 
@@ -63,6 +64,23 @@ def test_a_process_of_this_host_counts_while_it_lives(tmp_path: Path) -> None:
     store.write(first.mine.model_copy(update={"renewed": earlier}).model_dump_json().encode(), "driver.json")
     with pytest.raises(BusyError):
         Lease(store).check()
+
+
+def test_storage_that_does_not_answer_for_a_while_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    lease = Lease(store)
+    lease.renew({}, now=True)
+
+    def busy(*_: object) -> None:
+        raise OSError("AWS Error SLOW_DOWN")
+
+    monkeypatch.setattr("orchestrator.lease.RENEW_SECONDS", 0.0)
+    for method in ("read", "names"):
+        monkeypatch.setattr(Store, method, busy)
+    lease.renew({})
+    assert reached(store, ["a"]) == {}
+    with pytest.raises(OSError, match="SLOW_DOWN"):
+        lease.renew({}, now=True)
 
 
 def test_a_full_disk_is_left_to_the_tasks_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

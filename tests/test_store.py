@@ -53,6 +53,33 @@ def test_the_same_shard_twice_is_one(tmp_path: Path) -> None:
     assert store.done() == {"a", "b"}
 
 
+def test_a_stage_is_done_when_every_table_that_its_timing_names_has_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_rows("timings", "both", [{"cell": "a", "tables": ["evaluations", "splits"]}, {"cell": "b"}])
+    store.write_rows("evaluations", "a", [{"cell": "a"}])
+    assert store.done() == {"b"}
+    store.write_rows("splits", "a", [{"cell": "a"}])
+    assert store.done() == {"a", "b"}
+
+
+def test_a_changed_value_is_refused_in_every_column(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    values = {"cell": "a", "seed": 3, "accuracy": 87.5, "final": True, "schema_version": 1}
+    store.write_rows("evaluations", "shard", [{k: v for k, v in values.items() if k != "schema_version"}])
+    path = tmp_path / "results" / "evaluations" / "shard.parquet"
+    whole, chunks = path.read_bytes(), pq.read_metadata(path).row_group(0)
+    columns = [chunks.column(number) for number in range(chunks.num_columns)]
+    for column in columns:
+        if column.path_in_schema in values:
+            start = column.dictionary_page_offset or column.data_page_offset
+            last = start + column.total_compressed_size - 1
+            path.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
+            with pytest.raises(ValueError, match="cannot be read"):
+                store.read_table("evaluations")
+    path.write_bytes(whole)
+    assert store.read_table("evaluations")["accuracy"].to_pylist() == [87.5]
+
+
 def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
     assert Store(tmp_path / "nothing").read_table("evaluations").num_rows == 0
     assert Store(tmp_path / "nothing").done() == set()
@@ -113,7 +140,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"accuracy": ["high"], "schema_version": [1]}, "cannot be read: .*high.* delete the file and run again"),
+        ({"accuracy": ["high"], "schema_version": [1]}, "cannot be read: .*high.* if a file of it is damaged, delete"),
         ({"accuracy": [90.0], "b": ["x"]}, "rows that metaprune did not write: leave only its own files"),
         ({"cell": ["a"], "schema_version": [SCHEMA_VERSION + 1]}, "written by a newer metaprune"),
     ],
