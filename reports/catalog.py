@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports import comparisons, grids, published, runtime, tradeoffs
 from reports.grids import Item
-from reports.selection import Tables, data_free_rows, pipeline_rows
+from reports.selection import Tables
 
 Make = Callable[[Tables], Iterator[Item]]
 CIFAR10, CIFAR100, IMAGENET = "data-free-cifar10", "data-free-cifar100", "data-free-imagenet"
@@ -138,26 +138,6 @@ def data_free_tables() -> Iterator[tuple[str, Result]]:
         yield paper(shows, beside_published(grids.data_free_table, table), view)
 
 
-def distance_figures(tables: Tables) -> Iterator[Item]:
-    """Histograms of output distances."""
-    return comparisons.distance_figures(tables.distances)
-
-
-def landscape_figures(tables: Tables) -> Iterator[Item]:
-    """Planes of accuracy."""
-    return comparisons.landscape_figures(tables.landscapes)
-
-
-def runtime_figure(tables: Tables) -> Iterator[Item]:
-    """The stages of pipelines in time."""
-    return runtime.runtime_figure(pipeline_rows(tables), tables.plan, tables.timings)
-
-
-def runtime_table(tables: Tables) -> Iterator[Item]:
-    """Seconds and speed-ups of pipelines."""
-    return runtime.runtime_table(pipeline_rows(tables), tables.plan, tables.timings)
-
-
 EACH_GROUP, ALL_GROUPS, TUNED = "a data-free grid of each group", "a data-free grid of all groups", "a fine-tuned grid"
 SPLIT = "pipelines fap or paf"
 
@@ -167,12 +147,10 @@ ANY_RUN: dict[str, Result] = {
     "training": Result(
         "test accuracy by epoch of the models trained from scratch",
         "trainings of more than an epoch",
-        lambda tables: runtime.training_figure(tables.epochs),
+        runtime.training_figure,
     ),
     "splits": Result("what of the training set each split model sees", SPLIT, grids.splits_figure),
-    "split-training": Result(
-        "how many split models were trained at a time", SPLIT, lambda tables: runtime.overlap_table(tables.timings)
-    ),
+    "split-training": Result("how many split models were trained at a time", SPLIT, runtime.overlap_table),
     "data-free-figure": Result(
         "accuracy against neuron sparsity, a group at a time", EACH_GROUP, grids.data_free_figure
     ),
@@ -193,42 +171,42 @@ ANY_RUN: dict[str, Result] = {
     "retraining": Result(
         "PaF against whole-data by epochs of retraining", f"{TUNED} of paf and whole-data", grids.retraining_figure
     ),
-    "timeline": Result("the stages of whole-data, FaP and PaF in time", TUNED, runtime_figure),
-    "runtime": Result("seconds and speed-ups of the pipelines", TUNED, runtime_table),
+    "timeline": Result("the stages of whole-data, FaP and PaF in time", TUNED, runtime.runtime_figure),
+    "runtime": Result("seconds and speed-ups of the pipelines", TUNED, runtime.runtime_table),
     "masses": Result(
         "how the importance lies on the neurons of each group",
         "a grid with importances: true",
-        lambda tables: comparisons.mass_figures(tables.importances),
+        comparisons.mass_figures,
         CIFAR10,
     ),
     "output-distances-figure": Result(
         "distances of the outputs to those before pruning",
         "a grid with output_distances: true",
-        distance_figures,
+        comparisons.distance_figures,
         "output-distances",
     ),
     "output-distances": Result(
         "the means of these distances",
         "a grid with output_distances: true",
-        lambda tables: comparisons.distance_table(tables.distances),
+        comparisons.distance_table,
         "output-distances",
     ),
     "landscapes": Result(
         "accuracy over the plane through the original and two pruned networks",
         "a grid with landscape: {}",
-        landscape_figures,
+        comparisons.landscape_figures,
         "landscapes",
     ),
     "distributions": Result(
         "accuracy of Intra-Fusion by source and target distribution",
         "a data-free grid with Intra-Fusion's marginals, several seeds",
-        lambda tables: comparisons.distributions_table(data_free_rows(tables)),
+        comparisons.distributions_table,
         "distributions",
     ),
     "distributions-figure": Result(
         "Kruskal-Wallis p-values between these distributions",
         "a data-free grid with Intra-Fusion's marginals, several seeds",
-        lambda tables: comparisons.distributions_figure(data_free_rows(tables)),
+        comparisons.distributions_figure,
         "distributions",
     ),
     **{
@@ -289,21 +267,23 @@ PAPER: dict[str, Result] = dict(
             View("figure-4", IMAGENET, "imagenet", networks=("resnet50",)),
         ),
         paper(
-            "output distances, VGG11-BN", distance_figures, View("figure-5", "output-distances", networks=("vgg11_bn",))
+            "output distances, VGG11-BN",
+            comparisons.distance_figures,
+            View("figure-5", "output-distances", networks=("vgg11_bn",)),
         ),
         paper(
             "output distances, ResNet18",
-            distance_figures,
+            comparisons.distance_figures,
             View("figures-8-14", "output-distances", networks=("resnet18",)),
         ),
         paper(
             "accuracy between the networks, VGG11-BN",
-            landscape_figures,
+            comparisons.landscape_figures,
             View("figure-6", "landscapes", networks=("vgg11_bn",)),
         ),
         paper(
             "accuracy between the networks, ResNet18",
-            landscape_figures,
+            comparisons.landscape_figures,
             View("figures-15-18", "landscapes", networks=("resnet18",)),
         ),
         paper(
@@ -318,7 +298,7 @@ PAPER: dict[str, Result] = dict(
         ),
         paper(
             "timeline of whole-data, FaP and PaF",
-            runtime_figure,
+            runtime.runtime_figure,
             View("figure-22", "split-data", splits=UNIONS, folds=(2,)),
         ),
         paper(

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import figures, published
+from reports.selection import Tables, data_free_rows
 from reports.statistics import kruskal_wallis, over_seeds
 from reports.tables import Table, number
 
@@ -20,9 +21,9 @@ DISTRIBUTIONS = {
 BINS = 40
 
 
-def mass_figures(importances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def mass_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """How the mass of importance-informed distributions lies on the neurons of each group, heaviest first."""
-    for (model, criterion), frame in importances.groupby(["model", "criterion"], sort=True):
+    for (model, criterion), frame in tables.importances.groupby(["model", "criterion"], sort=True):
         groups = sorted(frame["group"].unique())
         figure, axes = figures.panels([f"group {group:g}" for group in groups], columns=4, share=False)
         for axis, group in zip(axes, groups, strict=True):
@@ -43,10 +44,10 @@ def mass_figures(importances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield figures.stem("masses", model, criterion), figure
 
 
-def distance_figures(distances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def distance_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """Histograms of the output distances of each method with their means, a panel a sparsity, a figure a group."""
     by = ["model", "pipeline", "criterion", "group"]
-    for key, frame in distances.groupby(by, dropna=False, sort=True):
+    for key, frame in tables.distances.groupby(by, dropna=False, sort=True):
         sparsities = sorted(frame["target_sparsity"].unique())
         titles = [f"{100 * sparsity:g} % sparsity" for sparsity in sparsities]
         figure, axes = figures.panels(titles, columns=3, share=False)
@@ -68,12 +69,12 @@ def distance_figures(distances: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield figures.stem("output-distances", *key[:-1], scope(key[-1])), figure
 
 
-def distance_table(distances: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+def distance_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     """Mean output distance of each method by group and sparsity."""
-    if distances.empty:
+    if tables.distances.empty:
         return
     by = ["model", "pipeline", "criterion", "group", "target_sparsity"]
-    means = over_seeds(distances, [*by, "method"], "mean")
+    means = over_seeds(tables.distances, [*by, "method"], "mean")
     methods = sorted(means["method"].unique())
     body = []
     for key, cells in means.groupby(by, dropna=False, sort=True):
@@ -84,10 +85,10 @@ def distance_table(distances: pd.DataFrame) -> Iterator[tuple[str, Table]]:
     yield "output-distances", Table(caption, [*by[:3], "pruned", "sparsity (%)", *methods], body, 4)
 
 
-def landscape_figures(landscapes: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def landscape_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """Accuracy over the plane through the original and two pruned networks, a panel a sparsity."""
     by = ["model", "pipeline", "seed", "criterion", "against", "method", "group"]
-    for key, frame in landscapes.groupby(by, dropna=False, sort=True):
+    for key, frame in tables.landscapes.groupby(by, dropna=False, sort=True):
         *place, against, method, group = key
         sparsities = sorted(frame["target_sparsity"].unique())
         titles = [f"{100 * sparsity:g} % sparsity" for sparsity in sparsities]
@@ -113,14 +114,15 @@ def landscape_figures(landscapes: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
         yield figures.stem("landscape", *place, scope(group), method), figure
 
 
-def distributions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Intra-Fusion's rows with their source and target distributions named as in the paper's Table 4."""
+def distributions(tables: Tables) -> pd.DataFrame:
+    """Intra-Fusion's rows, one group, no fine-tuning, with their distributions named as in the paper's Table 4."""
+    rows = data_free_rows(tables)
     return rows.assign(distribution=rows["method"].map(DISTRIBUTIONS)).dropna(subset="distribution")
 
 
-def distributions_table(rows: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+def distributions_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     """Accuracy by source and target distribution, group and sparsity, with the Kruskal-Wallis p-value."""
-    frame = distributions(rows)
+    frame = distributions(tables)
     names = [name for name in DISTRIBUTIONS.values() if name in set(frame["distribution"])]
     if len(names) < 2:
         return
@@ -159,9 +161,9 @@ def published_distributions(frame: pd.DataFrame, names: list[str]) -> pd.DataFra
     return table.join(published.kruskal().rename("p"), on=by[2:])
 
 
-def distributions_figure(rows: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def distributions_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """The Kruskal-Wallis p-values between distributions by group and sparsity, a panel a criterion."""
-    frame = distributions(rows)
+    frame = distributions(tables)
     for model, part in frame.groupby("model", sort=True):
         tests = kruskal_wallis(part, ["criterion", "group", "target_sparsity"], "distribution").dropna()
         if tests.empty:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import figures
-from reports.selection import cuts_of
+from reports.selection import Tables, cuts_of, pipeline_rows
 from reports.statistics import over_seeds
 from reports.tables import Table, number
 
@@ -46,9 +46,9 @@ class Durations:
         return np.max([*map(self.finished, first)])
 
 
-def pipeline_durations(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:
+def pipeline_durations(tables: Tables) -> pd.DataFrame:
     """For each result of a pipeline, the seconds of training and of everything, and whole-data's over them."""
-    durations = Durations(plan, timings)
+    durations, ends = Durations(tables.plan, tables.timings), pipeline_rows(tables)
     frame = ends.assign(
         training=[durations.trained(cell) for cell in ends["cell"]],
         overall=[durations.finished(cell) for cell in ends["cell"]],
@@ -61,9 +61,9 @@ def pipeline_durations(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataF
     )
 
 
-def runtime_table(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+def runtime_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     """Seconds and speed-ups of the pipelines, with one device a split model."""
-    if ends.empty or (frame := pipeline_durations(ends, plan, timings)).empty:
+    if (frame := pipeline_durations(tables)).empty:
         return
     body = []
     for (model, pipeline), cells in frame.groupby(["model", "pipeline"], sort=True):
@@ -88,17 +88,18 @@ def runtime_table(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame)
     yield "runtime", Table(caption, head, body, 2)
 
 
-def runtime_figure(ends: pd.DataFrame, plan: pd.DataFrame, timings: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def runtime_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """The stages of each pipeline in time, a lane a network, for one cell that all pipelines have."""
-    durations = Durations(plan, timings)
-    for model, frame in ends.groupby("model", sort=True):
+    durations = Durations(tables.plan, tables.timings)
+    for model, frame in pipeline_rows(tables).groupby("model", sort=True):
         counts = frame.groupby(SAME_WORK)["pipeline"].nunique()
-        work = counts[counts == counts.max()].index[-1]
-        cells, branch = one_branch(frame.set_index(SAME_WORK).loc[[work]])
+        work = dict(zip(SAME_WORK, counts[counts == counts.max()].index[-1], strict=True))
+        cells, branch = one_branch(frame[(frame[SAME_WORK] == pd.Series(work)).all(axis=1)])
         chains = [chain(durations, row.cell).assign(pipeline=row.pipeline) for row in cells.itertuples()]
         bars = pd.concat(chains).dropna(subset="finish")
         if not bars.empty:
-            told = [f"{100 * work[-1]:g} % sparsity", str(work[-2]), f"seed {work[1]}", *[branch] * bool(branch)]
+            told = [f"{100 * work['target_sparsity']:g} % sparsity", work["method"], f"seed {work['seed']}"]
+            told += [branch] * bool(branch)
             yield figures.stem("runtime", model), timeline(bars, ", ".join(told))
 
 
@@ -145,9 +146,9 @@ def chain(durations: Durations, cell: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "start", "finish", "lane"])
 
 
-def overlap_table(timings: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+def overlap_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     """How many of the split models really were trained at a time, from when their trainings began and ended."""
-    training = timings[(timings["kind"] == "train") & timings["split"].notna()]
+    training = tables.timings[(tables.timings["kind"] == "train") & tables.timings["split"].notna()]
     if training.empty:
         return
     body = []
@@ -179,9 +180,9 @@ def covered(stages: pd.DataFrame) -> float:
     return total.total_seconds()
 
 
-def training_figure(epochs: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+def training_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """Test accuracy by epoch of the models trained from scratch, a panel a model."""
-    rows = epochs[(epochs["stage"] == "baseline") & epochs["test_accuracy"].notna()]
+    rows = tables.epochs[(tables.epochs["stage"] == "baseline") & tables.epochs["test_accuracy"].notna()]
     if rows.empty:
         return
     cuts = cuts_of(rows)

@@ -14,7 +14,7 @@ import pandas as pd
 from reports.ranking import scopes
 from reports.reproduction import GRADES, graded
 from reports.runtime import pipeline_durations
-from reports.selection import Tables, pipeline_rows, tables_of
+from reports.selection import Tables, tables_of
 from reports.statistics import CELL, average_ranks, by_method, paired_differences
 
 HERE = Path(__file__).parent
@@ -230,7 +230,7 @@ def halves_sentence() -> str:
 def speed_sentence() -> str:
     """How much sooner the pipelines with two halves end."""
     timed = run(HALVES)
-    durations = pipeline_durations(pipeline_rows(timed), timed.plan, timed.timings)
+    durations = pipeline_durations(timed)
     columns = ["training_gain", "overall_gain"]
     speed = durations.assign(pipeline=durations["pipeline"].str.split(",").str[0]).groupby("pipeline")[columns].mean()
     training, (fap, paf) = speed.loc["FaP", columns[0]], speed.loc[["FaP", "PaF"], columns[1]]

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from reports import runtime
+from reports.selection import Tables
 from reports.statistics import kruskal_wallis
 
 # (cell, kind, inputs, seconds, training_data)
@@ -39,16 +40,20 @@ def timings(**started: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ends() -> pd.DataFrame:
+def tables(timings: pd.DataFrame) -> Tables:
+    """Those of a run of whole-data and FaP with these timings."""
     shared = {"model": "net", "seed": 0, "criterion": "l1", "method": "intra-fusion", "target_sparsity": 0.5}
-    return pd.DataFrame([
+    shared |= {"final": True, "stage": "fine-tuned", "group": None}
+    ends = pd.DataFrame([
         {**shared, "pipeline": "whole-data", "cell": "end"},
         {**shared, "pipeline": "FaP", "cell": "fused-end"},
     ])  # fmt: skip
+    others = dict.fromkeys(("epochs", "splits", "importances", "distances", "landscapes"), pd.DataFrame())
+    return Tables(evaluations=ends, plan=PLAN, timings=timings, settings={}, **others)
 
 
 def test_a_pipeline_lasts_as_long_as_its_longest_chain() -> None:
-    frame = runtime.pipeline_durations(ends(), PLAN, timings()).set_index("pipeline")
+    frame = runtime.pipeline_durations(tables(timings())).set_index("pipeline")
     assert frame.loc["whole-data", ["training", "overall"]].tolist() == [100.0, 130.0]
     assert frame.loc["FaP", ["training", "overall"]].tolist() == [60.0, 85.0]
     assert frame.loc["FaP", "training_gain"] == pytest.approx(100 / 60)
@@ -57,10 +62,10 @@ def test_a_pipeline_lasts_as_long_as_its_longest_chain() -> None:
 
 def test_given_weights_were_not_trained_here() -> None:
     given = timings().replace({"kind": {"train": "load"}})
-    frame = runtime.pipeline_durations(ends(), PLAN, given)
+    frame = runtime.pipeline_durations(tables(given))
     assert frame.empty
-    assert list(runtime.runtime_table(ends(), PLAN, given)) == []
-    ((_, figure),) = runtime.runtime_figure(ends(), PLAN, given)
+    assert list(runtime.runtime_table(tables(given))) == []
+    ((_, figure),) = runtime.runtime_figure(tables(given))
     assert len(figure.axes[0].collections) == len(STAGES)
 
 
@@ -77,12 +82,12 @@ def test_the_figure_has_pipelines_of_one_split_and_fusion() -> None:
 
 
 def test_a_pipeline_that_is_not_through_has_no_duration() -> None:
-    frame = runtime.pipeline_durations(ends(), PLAN, timings().query("cell != 'fused'"))
+    frame = runtime.pipeline_durations(tables(timings().query("cell != 'fused'")))
     assert frame["pipeline"].tolist() == ["whole-data"]
 
 
 def test_the_figure_has_a_lane_for_each_network() -> None:
-    ((name, figure),) = runtime.runtime_figure(ends(), PLAN, timings())
+    ((name, figure),) = runtime.runtime_figure(tables(timings()))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert (name, labels) == ("runtime-net", ["FaP, model 2", "FaP, model 1", "whole-data"])
     assert len(figure.axes[0].collections) == len(STAGES)
@@ -90,7 +95,7 @@ def test_the_figure_has_a_lane_for_each_network() -> None:
 
 @pytest.mark.parametrize(("second", "at_a_time"), [(0.0, "1.83"), (50.0, "1.00"), (80.0, "1.00"), (40.0, "1.10")])
 def test_overlap_is_work_over_wall_clock(second: float, at_a_time: str) -> None:
-    ((_, table),) = runtime.overlap_table(timings(b=second))
+    ((_, table),) = runtime.overlap_table(tables(timings(b=second)))
     assert table.rows[0][-1] == at_a_time
     assert table.rows[0][2:4] == ["2", "2"]
 

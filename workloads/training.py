@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -65,74 +66,77 @@ def train(
     if len(pool) < 2:
         raise ValueError("a training needs at least two images")
     precision = resolved(config.precision, device)
+    steps_per_epoch = math.ceil(len(pool) / config.batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    augmented = partial(augment, names=augmentation, generator=generator)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         float32_products(tf32=precision == "tf32"),
     ):
         torch.manual_seed(seed)  # for layers that draw, such as dropout
-        return _train(
-            model, dataset, config, precision, seed, pool, augmentation, start, snapshot_every, on_snapshot, on_epoch
-        )
+        model.to(memory_format=torch.channels_last)
+        optimizer = descent(model, config)
+        history = start.restore(model, optimizer, generator) if start else []
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            started = time.perf_counter()
+            order = pool[torch.randperm(len(pool), generator=generator)]
+            if len(order) % config.batch_size == 1:
+                order = order[:-1]  # batch-norm cannot learn from a single image
+            batches = dataset.batches("train", config.batch_size, device, order, augmented)
+            rates = (learning_rate(config, step, steps_per_epoch) for step in count((epoch - 1) * steps_per_epoch))
+            train_loss, train_accuracy = (learn(model, optimizer, batches, rates, precision) / len(order)).tolist()
+            if not math.isfinite(train_loss):
+                raise FloatingPointError(
+                    f"training diverged in epoch {epoch} (loss {train_loss}): "
+                    f"lower the learning rate, now {config.learning_rate}"
+                )
+            seconds = time.perf_counter() - started
+            due = epoch % config.evaluate_every == 0 or epoch == config.epochs
+            test = evaluate(model, dataset) if due else None
+            rate = optimizer.param_groups[0]["lr"]
+            history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
+            if snapshot_every and epoch % snapshot_every == 0 and epoch < config.epochs:
+                on_snapshot(Snapshot.take(model, optimizer, generator, history))
+            on_epoch(history)
+    model.eval()
+    return history
 
 
-def _train(
-    model: nn.Module,
-    dataset: Dataset,
-    config: TrainingConfig,
-    precision: str,
-    seed: int,
-    pool: Tensor,
-    augmentation: tuple[str, ...],
-    start: Snapshot | None,
-    snapshot_every: int,
-    on_snapshot: Callable[[Snapshot], None],
-    on_epoch: Callable[[list[Epoch]], None],
-) -> list[Epoch]:
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    augmented = partial(augment, names=augmentation, generator=generator)
-    model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
+def descent(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
+    """Stochastic gradient descent with the momentum and decay of the settings."""
+    return torch.optim.SGD(
         model.parameters(),
         config.learning_rate,
         config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-    steps_per_epoch = math.ceil(len(pool) / config.batch_size)
-    history = start.restore(model, optimizer, generator) if start else []
-    for epoch in range(len(history) + 1, config.epochs + 1):
-        started = time.perf_counter()
-        model.train()
-        order = pool[torch.randperm(len(pool), generator=generator)]
-        if len(order) % config.batch_size == 1:
-            order = order[:-1]  # batch-norm cannot learn from a single image
-        totals = torch.zeros(2, device=device)
-        step = (epoch - 1) * steps_per_epoch
-        for images, labels in dataset.batches("train", config.batch_size, device, order, augmented):
-            optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps_per_epoch)
-            images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(images)
-            loss = F.cross_entropy(logits.float(), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
-            step += 1
-        train_loss, train_accuracy = (totals / max(1, len(order))).tolist()
-        if not math.isfinite(train_loss):
-            raise FloatingPointError(
-                f"training diverged in epoch {epoch} (loss {train_loss}): "
-                f"lower the learning rate, now {config.learning_rate}"
-            )
-        seconds = time.perf_counter() - started
-        due = epoch % config.evaluate_every == 0 or epoch == config.epochs
-        test = evaluate(model, dataset) if due else None
-        rate = optimizer.param_groups[0]["lr"]
-        history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
-        if snapshot_every and epoch % snapshot_every == 0 and epoch < config.epochs:
-            on_snapshot(Snapshot.take(model, optimizer, generator, history))
-        on_epoch(history)
-    model.eval()
-    return history
+
+
+def learn(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    rates: Iterable[float],
+    precision: str,
+) -> Tensor:
+    """One step of the optimizer a batch, at these learning rates.
+
+    Returns:
+        (2,) on the device of the network: summed cross entropy, and how many images were classified rightly, both of
+        the images as they were learnt.
+    """
+    device = next(model.parameters()).device
+    totals = torch.zeros(2, device=device)
+    model.train()
+    for (images, labels), rate in zip(batches, rates, strict=False):
+        optimizer.param_groups[0]["lr"] = rate
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
+    return totals
