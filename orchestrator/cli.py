@@ -45,11 +45,11 @@ class Listing(StrEnum):
     results = "results"
 
 
-def fail(error: Exception, status: int, more: str = "") -> NoReturn:
+def fail(error: Exception, status: int, text: str = "") -> NoReturn:
     """Say in one sentence what went wrong, or where it was raised if METAPRUNE_TRACEBACK is set, and exit."""
     if os.environ.get("METAPRUNE_TRACEBACK"):
         raise error
-    typer.echo(f"metaprune: {error}{more}", err=True)
+    typer.echo(f"metaprune: {text or error}", err=True)
     raise typer.Exit(status) from error
 
 
@@ -97,7 +97,7 @@ def run(
         )
         raise typer.Exit(130) from None
     except (StoppedError, OSError) as error:
-        fail(error, 1, "; what is done is kept, the same command goes on from there")
+        fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
     conclude(result)
 
 
@@ -110,7 +110,7 @@ def conclude(result: "Result") -> None:
     try:
         write_report_of([result.run], quiet=True)
     except (ValueError, OSError) as problem:
-        fail(problem, 1, "; the results are there, but no report could be made of them")
+        fail(problem, 1, f"the report cannot be written: {problem}")
     failed = len(result.failed) + result.failed_before
     if failed:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
@@ -240,7 +240,7 @@ def export(
         try:
             exported = export_network(folder, cell, kind, out, tell=lambda text: console.print(text, markup=False))
         except ExportError as error:
-            fail(error, 1, "; nothing was written")
+            fail(error, 1, f"{error}; nothing was written")
     data = exported.dataset
     shape, mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (data.shape, data.mean, data.std))
     for line in (

@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, exit status, and what stays unwritten."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
     page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
     assert "<code>metaprune report runs/tiny --out r --format" in page
 
-    together = metaprune("report", "runs/tiny", "runs/tiny", "--published", folder=tmp_path)
+    shutil.copytree(tmp_path / "runs/tiny", tmp_path / "runs/copy")
+    together = metaprune("report", "runs/tiny", "runs/copy", "--published", folder=tmp_path)
     assert together.returncode == 0, together.stderr
     assert "Report of 2 runs" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer, get_model
 
+from workloads import flow
 from workloads.compression import Network, Sources, compress
 from workloads.config import CompressionConfig
 from workloads.evaluation import parameter_count
@@ -166,6 +167,11 @@ REFUSED = {
     "one channel on all": (spread, 8, "spreads it over other channels"),
     "positions as channels": (lambda net, x: x.flatten(2).transpose(1, 2)[..., None], 16, "differ from place to place"),
 }
+
+
+@pytest.mark.parametrize("kind", ["SAME", "REORDERING", "RESHAPING", "CUTTING", "VALUEWISE", "REDUCING"])
+def test_the_operations_that_are_followed_have_the_names_that_pytorch_gives_them(kind: str) -> None:
+    assert [name for name in getattr(flow, kind) if not hasattr(torch.ops.aten, name)] == []
 
 
 @pytest.mark.parametrize("case", REFUSED)
