@@ -12,12 +12,7 @@ from reports.selection import Tables, data_free_rows
 from reports.statistics import kruskal_wallis, over_seeds
 from reports.tables import Table, number
 
-DISTRIBUTIONS = {
-    "intra-fusion": "uTuS",
-    "intra-fusion(source_marginal=importance)": "uTiS",
-    "intra-fusion(target_marginal=importance)": "iTuS",
-    "intra-fusion(source_marginal=importance, target_marginal=importance)": "iTiS",
-}
+DISTRIBUTIONS = {method: name for name, method in published.MARGINALS.items()}
 BINS = 40
 
 

@@ -10,6 +10,7 @@ from reports import figures, ranking, reproduction, tradeoffs
 from reports.cells import cells_table
 from reports.published import curves, sparsities
 from reports.selection import (
+    SAME_WORK,
     Tables,
     baselines,
     cuts_of,
@@ -105,7 +106,6 @@ def whole_network_table(tables: Tables) -> Iterator[Item]:
 
 
 GRID = ["model", "pipeline", "criterion", "target_sparsity"]
-SAME = ["model", "criterion", "method", "target_sparsity", "seed"]
 
 
 def methods_table(
@@ -299,13 +299,13 @@ def retraining_figure(tables: Tables) -> Iterator[Item]:
     curves = tables.epochs[tables.epochs["cell"].isin(ends.index)].dropna(subset="test_accuracy")
     if curves.empty:
         return
-    curves = curves[["cell", "epoch", "test_accuracy"]].join(ends[[*SAME, "pipeline"]], on="cell")
+    curves = curves[["cell", "epoch", "test_accuracy"]].join(ends[[*SAME_WORK, "pipeline"]], on="cell")
     last = curves.groupby("cell")["epoch"].transform("max")
     whole = curves["pipeline"] == "whole-data"
     # whole-data's last retraining has the epochs of PaF's intermediate and last one
     curves = curves.assign(epoch=curves["epoch"].where(~whole, curves["epoch"] - last // 2))
     pairs = curves[curves["pipeline"].str.startswith("PaF")].merge(
-        curves.loc[whole, [*SAME, "epoch", "test_accuracy"]], on=[*SAME, "epoch"], suffixes=("", "_whole")
+        curves.loc[whole, [*SAME_WORK, "epoch", "test_accuracy"]], on=[*SAME_WORK, "epoch"], suffixes=("", "_whole")
     )
     pairs = pairs.assign(gain=pairs["test_accuracy"] - pairs["test_accuracy_whole"])
     several = pairs["pipeline"].nunique() > 1

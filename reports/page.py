@@ -10,9 +10,16 @@ from matplotlib.figure import Figure
 
 from reports import figures, html, ranking, reproduction
 from reports.catalog import RESULTS, TOGETHER, Item
-from reports.grids import SAME
 from reports.provenance import environments_table, failures_table, run_names, runs_of
-from reports.selection import Tables, data_free_rows, final_rows, pipeline_rows, tables_of, whole_network_rows
+from reports.selection import (
+    SAME_WORK,
+    Tables,
+    data_free_rows,
+    final_rows,
+    pipeline_rows,
+    tables_of,
+    whole_network_rows,
+)
 from reports.statistics import CELL, by_method
 from reports.tables import Table, escaped, number
 
@@ -155,7 +162,7 @@ def headline(tables: Tables) -> list[str]:
                 means = f"mean over {counted(shared.groupby(CELL).ngroups, 'cell')}: {best(shared.mean())}"
                 sentences.append(f"{model}, {scope} pruned without fine-tuning, {means}.")
     for model, frame in pipeline_rows(tables).groupby("model", sort=False):
-        by = ["pipeline", *SAME]
+        by = ["pipeline", *SAME_WORK]
         apart = "pipeline" if frame["pipeline"].nunique() > 1 else "method"
         by.remove(apart)
         of_all = frame.pivot_table(index=by, columns=apart, values="accuracy").dropna()

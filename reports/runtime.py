@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import figures
-from reports.selection import Tables, cuts_of, pipeline_rows
+from reports.selection import SAME_WORK, Tables, cuts_of, pipeline_rows
 from reports.statistics import over_seeds
 from reports.tables import Table, number
 
 KINDS = {"load": "#999999", "train": "#0072B2", "fine-tune": "#56B4E9", "compress": "#E69F00", "fuse": "#CC79A7"}
 PIPELINES = ("whole-data", "FaP", "PaF")
-SAME_WORK = ["model", "seed", "criterion", "method", "target_sparsity"]
 
 
 class Durations:

@@ -18,6 +18,8 @@ NAMED = {
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
+# What results of several pipelines have in common that are compared.
+SAME_WORK = ["model", "criterion", "method", "target_sparsity", "seed"]
 PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
 
 
