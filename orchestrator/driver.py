@@ -134,36 +134,32 @@ def run_plan(
     lease = Lease(store)
     lease.check()
     if not frontier:
-        try:
-            lease.renew({}, now=True)
+        with lease.held():
             write_plan(store, experiment, plan)
             tidy(store, lease)
-        finally:
-            lease.release()
         return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
         if started_here:
             check_fits(experiment, plan)
-        lease.renew({}, now=True)
-        write_plan(store, experiment, plan)
-        context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
-        driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
-        view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
-        try:
-            with terminable():
-                driver.loop()
-                tidy(store, lease)
-            check_whole(store, driver.recorded)
-        except (BusyError, ConnectionError, ValueError) as error:
-            raise StoppedError(str(error)) from error
-        finally:
-            view.stop()
+        with lease.held():
+            write_plan(store, experiment, plan)
+            context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
+            driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
+            view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
+            try:
+                with terminable():
+                    driver.loop()
+                    tidy(store, lease)
+                check_whole(store, driver.recorded)
+            except (BusyError, ConnectionError, ValueError) as error:
+                raise StoppedError(str(error)) from error
+            finally:
+                view.stop()
     finally:
         if started_here:
             ray.shutdown()
-        lease.release()
     return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, len(failed), len(frontier.waiting))
 
 

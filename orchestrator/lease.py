@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel
@@ -115,6 +115,15 @@ class Lease:
             self.check()
             self.store.write(self.mine.model_dump_json(indent=1).encode(), PLACE)
         self.written = time.monotonic()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Drive the run for the length of a block."""
+        try:
+            self.renew({}, now=True)
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let others drive the run."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ import ray
 import torch
 
 from orchestrator import Experiment, run
-from orchestrator.driver import Result, run_plan
+from orchestrator.driver import Result, StoppedError, run_plan
 from orchestrator.facts import gather
 from orchestrator.lease import Lease, holder
 from orchestrator.plan import make_plan
@@ -399,6 +400,22 @@ def test_a_stage_that_kills_its_worker_takes_no_other_with_it(half: Path, calm: 
     assert "WorkerCrashedError" in next(iter(result.failed.values()))
     Path(os.environ["FAULT_ORDER"]).unlink()
     assert start(half, experiment, retry_failed=True).complete
+
+
+def test_a_driver_that_another_one_replaced_stops(half: Path, calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(half)
+
+    class Replaced(NoProgress):
+        def running(self, kinds: Counter[str]) -> None:
+            store.write(Lease(store).mine.model_dump_json().encode(), "driver.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.lease.RENEW_SECONDS", 0.0)
+        with pytest.raises(StoppedError, match="another driver is at work on"):
+            start(half, progress=Replaced())
+    store.delete("driver.json")
+    assert start(half).complete
+    assert_equal(half, calm)
 
 
 @pytest.mark.parametrize("table", ["evaluations", "epochs"])
