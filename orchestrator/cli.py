@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from orchestrator.progress import duration
 from workloads.errors import message
-from workloads.registry import summary
+from workloads.registry import options_of, summary
 
 if TYPE_CHECKING:
     from orchestrator.driver import Result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.facts import Facts
     from orchestrator.plan import Plan
 
+MOST_CAUSES = 5
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False, soft_wrap=True)
 
@@ -116,11 +118,14 @@ def conclude(result: "Result") -> None:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
         typer.echo(
             f"metaprune: {failed} of {result.stages} stages failed{earlier} and {result.blocked} wait for them; "
-            f"--retry-failed tries them again, `metaprune status {result.run}` shows why:",
+            f"--retry-failed tries them again, `metaprune status {result.run}` shows why{':' if result.failed else ''}",
             err=True,
         )
-        for key, error in list(result.failed.items())[:5]:
-            typer.echo(f"  {key}: {error}", err=True)
+        causes = Counter(result.failed.values())
+        for error, count in causes.most_common(MOST_CAUSES):
+            typer.echo(f"  {count} × {error}", err=True)
+        if len(causes) > MOST_CAUSES:
+            typer.echo(f"  and {len(causes) - MOST_CAUSES} other causes", err=True)
         raise typer.Exit(1)
 
 
@@ -144,9 +149,14 @@ def write_report_of(
     for sentence in report.headline:
         console.print(sentence, markup=False)
     console.print(f"Report: {report.folder / 'index.html'} ({len(report.files)} files)", markup=False)
-    if only or not quiet:
+    if only:
         for experiment, results in report.lacking.items():
             console.print(f"No data for {', '.join(results)}: `metaprune run {experiment}` makes it.")
+    elif report.lacking and not quiet:
+        count = sum(map(len, report.lacking.values()))
+        console.print(f"{count} further results need other data: `metaprune list results {first}` names it.")
+    if only and not set(report.files) - {"README.md", "index.html"}:
+        raise typer.Exit(1)
 
 
 def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
@@ -279,8 +289,9 @@ def status(folder: RunArgument) -> None:
     console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
     for key, (epoch, last) in epochs.items():
         console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
-    for row in open_failures.itertuples():
-        console.print(f"{row.cell} {row.kind}: {row.error}: {message(row.message)}", markup=False)
+    for (kind, error, text), cells in open_failures.groupby(["kind", "error", "message"], sort=False)["cell"]:
+        others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        console.print(f"{cells.iloc[0]}{others}, {kind}: {error}: {message(text)}", markup=False)
     if len(open_failures):
         raise typer.Exit(1)
 
@@ -331,7 +342,13 @@ def entries(what: Listing) -> dict[str, str]:
         Listing.criteria: criteria.CRITERIA,
         Listing.methods: methods.METHODS,
     }
-    return {name: summary(function) for name, function in registries[what].items()}
+    return {name: with_options(function) for name, function in registries[what].items()}
+
+
+def with_options(function: Callable[..., Any]) -> str:
+    """What a function is, and its options with their defaults."""
+    options = ", ".join(f"{name}={default}" for name, default in options_of(function).items())
+    return summary(function) + (f" Options: {options}." if options else "")
 
 
 def repeated(arguments: list[str]) -> list[str]:

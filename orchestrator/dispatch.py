@@ -236,7 +236,7 @@ class Dispatcher:
             self.failures.add(stage.key)
             if not (outcome.lost and self.make_again(outcome.lost, stage)):
                 self.failed[stage.key] = outcome.error
-                self.view.finished(stage.kind, stage.key, stage.cost, outcome.error)
+                self.view.finished(stage.kind, stage.key, stage.cost, f"{outcome.error} ({stage.place})")
                 self.view.dropped(self.frontier.block(stage.key))
             return
         if stage.key in self.failures:

@@ -24,18 +24,11 @@ from workloads.config import (
     ScopeConfig,
     SplitsConfig,
     TrainingConfig,
+    as_choice,
 )
 
 Pipeline = Literal["whole-data", "fap", "paf"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _choice(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, Mapping) and "name" in value and "options" not in value:
-        return {"name": value["name"], "options": {k: v for k, v in value.items() if k != "name"}}
-    return value
 
 
 class ChoiceConfig(Config):
@@ -54,7 +47,7 @@ class ChoiceConfig(Config):
         return f"{name}({options})" if options else name
 
 
-Choice = Annotated[ChoiceConfig, BeforeValidator(_choice)]
+Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 
 
 def _groups(value: Any) -> Any:
@@ -170,7 +163,7 @@ class Experiment(Config):
     dataset: DatasetConfig
     """The data set."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
-    """The networks; `model: {...}` stands for a list of one."""
+    """The networks; also written `model`, of which one needs no list."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     """Everything is repeated for each seed: initial weights, splits, order of images."""
     training: TrainingConfig = TrainingConfig()
@@ -201,7 +194,8 @@ class Experiment(Config):
         if "model" in value:
             if "models" in value:
                 raise ValueError("give either model or models, not both")
-            value["models"] = [value.pop("model")]
+            given = value.pop("model")
+            value["models"] = given if isinstance(given, (list, tuple)) else [given]
         return value
 
     @model_validator(mode="after")

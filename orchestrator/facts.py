@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from orchestrator.experiment import Experiment
-from workloads import checkpoints, datasets, models
+from workloads import checkpoints, criteria, datasets, methods, models
 from workloads.config import ModelConfig
 from workloads.criteria import CRITERIA
 from workloads.errors import first_line
@@ -70,11 +70,11 @@ def gather(experiment: Experiment) -> Facts:
     }
     for grid in experiment.pruning:
         for criterion in grid.criteria:
-            check_options(
-                lookup(CRITERIA, criterion.name, "criterion"), criterion.options, f"criterion '{criterion.name}'"
-            )
+            function = lookup(CRITERIA, criterion.name, "criterion")
+            check_options(function, criterion.options, f"criterion '{criterion.name}'", criteria.GIVEN)
         for method in grid.methods:
-            check_options(lookup(METHODS, method.name, "method"), method.options, f"method '{method.name}'")
+            function = lookup(METHODS, method.name, "method")
+            check_options(function, method.options, f"method '{method.name}'", methods.GIVEN)
     networks = {m.label: _model_facts(m, dataset.shape, len(dataset.classes)) for m in experiment.models}
     for grid in experiment.pruning:
         for label, network in networks.items():
@@ -111,12 +111,17 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
     example = torch.zeros(1, *shape)
     try:
         with torch.inference_mode():
-            model(example)
+            logits = model(example)
     except Exception as error:
         raise ValueError(
-            f"model '{config.name}' cannot take images of {shape[1]}×{shape[2]} pixels with {shape[0]} channels "
-            f"({first_line(error)}): set dataset.size, for instance to 32"
+            f"model '{config.name}' fails on an image of {shape[1]}×{shape[2]} pixels with {shape[0]} channels "
+            f"({first_line(error)}): if it needs another size, set dataset.size"
         ) from error
+    if isinstance(logits, torch.Tensor) and logits.shape != (1, classes):
+        raise ValueError(
+            f"model '{config.name}' gives outputs of shape {tuple(logits.shape)} for an image, but has to give (1, "
+            f"{classes}), one a class: its function gets the number as num_classes"
+        )
     digest = None
     if config.checkpoint:
         state = checkpoints.read_state(config.checkpoint)

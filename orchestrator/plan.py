@@ -57,6 +57,17 @@ class Stage:
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:20])
 
     @property
+    def place(self) -> str:
+        """What its rows are about, for messages: `vgg11_bn, seed 0, l1, folding, group 3, 50 %`."""
+        names = ("pipeline", "training_data", "criterion", "method")
+        told = [self.labels.get("model"), f"seed {self.labels.get('seed')}", *(self.labels.get(name) for name in names)]
+        if self.labels.get("target_sparsity") is not None:
+            group = self.labels.get("group")
+            told.append("all groups" if group is None else f"group {group}")
+            told.append(f"{100 * self.labels['target_sparsity']:g} %")
+        return ", ".join(str(part) for part in told if part is not None)
+
+    @property
     def batch(self) -> tuple[Any, ...]:
         """Stages with equal values run in one task: they share networks, a group and a criterion."""
         if self.kind == "landscape":

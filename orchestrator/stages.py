@@ -253,6 +253,7 @@ class Worker:
         """A network with one group, or all in sequence, made narrower."""
         base, description = merged_network(self.context.store, work.inputs[0], self.dataset.shape)
         settings = {name: work.parameters[name] for name in CompressionConfig.model_fields if name in work.parameters}
+        settings |= {part: without_code(settings[part]) for part in ("criterion", "method")}
         config = CompressionConfig(**settings)
         sources = self.sources(work)
 
@@ -309,7 +310,7 @@ class Worker:
 
 
 def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Model settings from a key, less the digest of the user's own code."""
+    """What a key says of a model, criterion or method, less the digest of the user's own code."""
     return {name: value for name, value in settings.items() if name != "code"}
 
 

@@ -183,5 +183,5 @@ def best(means: pd.Series) -> str:
     """Names and means, best first; of many only some, but conventional pruning always."""
     ordered = means.sort_values(ascending=False)
     shown = [name for rank, name in enumerate(ordered.index) if rank < MOST_NAMES or name == "conventional"]
-    text = ", ".join(f"{name} {number(ordered[name], digits=1)} %" for name in shown)
+    text = ", ".join(f"{ranking.listed([name])} {number(ordered[name], digits=1)} %" for name in shown)
     return f"{text} ({len(ordered) - len(shown)} more)" if len(shown) < len(ordered) else text

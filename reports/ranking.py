@@ -18,7 +18,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
         rows: final evaluations of pruned models.
 
     Returns:
-        Columns model, scope, method, rank, accuracy (percent), mean, low and high (points, less conventional pruning;
+        Columns model, scope, method, rank, accuracy (percent), mean, low and high (points, minus conventional pruning;
         NaN without it), n (seeds) and cells; best rank first. Where no cell has all methods, no rows.
     """
     found = []
@@ -83,7 +83,7 @@ def ranks_table(each: pd.DataFrame) -> Table:
         "method",
         "average rank",
         "accuracy",
-        "less conventional",
+        "minus conventional",
         "95 % interval",
         "cells",
         "seeds",

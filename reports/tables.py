@@ -2,10 +2,12 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
+NUMBER = re.compile(r"[+−-]?\d{1,3}(,\d{3})*(\.\d+)?|[+−-]?\d+(\.\d+)?|–")
 LATEX_ROWS = 50  # that fit a page
 LATEX_ESCAPES = str.maketrans(
     {
@@ -45,18 +47,24 @@ class Table:
     rows: Sequence[Sequence[str]]
     text_columns: int = 1
 
+    @property
+    def told(self) -> str:
+        """The caption, and what stands after ± where it does not say so."""
+        spread = any(" ± " in cell for row in self.rows for cell in row) and "deviation" not in self.caption
+        return self.caption + " After ±: the standard deviation over seeds." * spread
+
     def markdown(self) -> str:
         """A table in GitHub's Markdown."""
         marks = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]
         head, *rows = [[escaped(cell) for cell in row] for row in (self.head, *self.rows)]
         lines = [f"| {' | '.join(row)} |" for row in (head, marks, *rows)]
-        return f"{escaped(self.caption)}\n\n" + "\n".join(lines) + "\n"
+        return f"{escaped(self.told)}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """A `table` environment for the package booktabs; with many rows a `longtable`, of the package of that name."""
         columns = "l" * self.text_columns + "r" * (len(self.head) - self.text_columns)
         rows = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in (self.head, *self.rows)]
-        caption = rf"\caption{{{self.caption.translate(LATEX_ESCAPES)}}}"
+        caption = rf"\caption{{{self.told.translate(LATEX_ESCAPES)}}}"
         head = [r"\toprule", rows[0], r"\midrule"]
         if len(rows) > LATEX_ROWS:
             begin = [rf"\begin{{longtable}}{{{columns}}}", caption + r" \\", *head, r"\endhead"]
@@ -76,7 +84,7 @@ class Table:
         ]
         body = "".join(f"<tr>{row}</tr>\n" for row in rows)
         return (
-            f"<table><caption>{escape(self.caption)}</caption>\n"
+            f"<table><caption>{escape(self.told)}</caption>\n"
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
         )
 
@@ -85,10 +93,35 @@ class Table:
         return replace(self, rows=self.rows[:rows])
 
     def csv(self) -> str:
-        """Comma-separated values with a head."""
+        """Comma-separated values with a head, to be computed with.
+
+        Deviations and the ends of intervals have columns of their own, numbers neither signs of thousands nor a
+        typographic minus, and what is missing is empty.
+        """
+        columns: dict[str, list[str]] = {}
+        for name, *cells in zip(self.head, *self.rows, strict=True):
+            for suffix, part in parted(cells).items():
+                columns[f"{name}{suffix}"] = [plain(cell) for cell in part]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
+        csv.writer(text, lineterminator="\n").writerows([list(columns), *zip(*columns.values(), strict=True)])
         return text.getvalue()
+
+
+def parted(cells: Sequence[str]) -> dict[str, list[str]]:
+    """A column's cells by the suffix of its name: numbers and their deviations apart, and the ends of intervals."""
+    for separator, suffixes in ((" ± ", ("", ", deviation")), (" to ", (", low", ", high"))):
+        pairs = [cell.partition(separator)[::2] for cell in cells]
+        numbers = [part for pair in pairs for part in pair if part]
+        if any(separator in cell for cell in cells) and all(NUMBER.fullmatch(part) for part in numbers):
+            return {suffix: list(part) for suffix, part in zip(suffixes, zip(*pairs, strict=True), strict=True)}
+    return {"": list(cells)}
+
+
+def plain(cell: str) -> str:
+    """A cell as programs read it."""
+    if cell == "–":
+        return ""
+    return cell.replace(",", "").replace("−", "-").removeprefix("+") if NUMBER.fullmatch(cell) else cell
 
 
 def escaped(text: str) -> str:

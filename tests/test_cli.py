@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, exit status, and what stays unwritten."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -110,8 +111,13 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
     assert result.returncode == 1
     assert "1 of 9 stages failed and 8 wait for them; --retry-failed tries them again" in result.stderr
     assert "training diverged in epoch 1" in result.stderr
+    assert "  1 × FloatingPointError: training diverged in epoch 1" in result.stderr
+    assert re.search(
+        r"FAILED train \w+: FloatingPointError: .*\(vgg11_bn-w0.0625, seed 0, whole-data, whole\)", result.stdout
+    )
     again = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
     assert again.returncode == 1
+    assert again.stderr.rstrip().endswith("shows why")
     assert "1 of 9 stages failed (1 of them in an earlier run) and 8 wait for them; --retry-failed" in again.stderr
     status = metaprune("status", "runs/tiny", folder=tmp_path)
     assert status.returncode == 1

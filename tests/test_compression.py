@@ -261,3 +261,36 @@ def test_repair_without_data_leaves_what_was_solved_alone(network: Network, sour
         for repair in ("none", "data-free")
     )
     assert all(map(torch.equal, plain.parameters(), repaired.parameters()))
+
+
+def test_options_may_stand_beside_the_name_and_misspelt_ones_are_refused(vgg: nn.Module, images: torch.Tensor) -> None:
+    network, sources = Network.prepared(vgg, images[:1]), Sources(images[:1])
+
+    def logits(method: dict | str) -> torch.Tensor:
+        config = CompressionConfig(sparsity=0.5, group=2, method=method)
+        with torch.inference_mode():
+            return compress(network, config, sources).model(images)
+
+    beside = logits({"name": "intra-fusion", "source_marginal": "importance"})
+    assert torch.equal(beside, logits({"name": "intra-fusion", "options": {"source_marginal": "importance"}}))
+    assert not torch.equal(beside, logits("intra-fusion"))
+    with pytest.raises(ValueError, match="'intra-fusion' has no option 'sorce_marginal'; did you mean 'source_m"):
+        logits({"name": "intra-fusion", "sorce_marginal": "importance"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"criterion": "taylor"}, "criterion 'taylor' needs training batches: give them as `batches`"),
+        ({"method": "reconstruction"}, "method 'reconstruction' needs unlabelled images: give them as `images`"),
+        ({"repair": "data"}, "repair 'data' needs unlabelled images"),
+    ],
+)
+def test_what_looks_at_images_is_refused_without_them(
+    settings: dict, message: str, vgg: nn.Module, images: torch.Tensor
+) -> None:
+    network, config = Network.prepared(vgg, images[:1]), CompressionConfig(sparsity=0.5, group=0, **settings)
+    with pytest.raises(ValueError, match=message):
+        compress(network, config, Sources(images[:1]))
+    batches, labels = images[:8], torch.arange(8)
+    assert compress(network, config, Sources(images[:1], batches=[(batches, labels)], images=[batches]))

@@ -104,6 +104,23 @@ def test_a_moved_folder_keeps_its_fingerprint_and_a_changed_one_does_not(tmp_pat
     assert marks[0] == marks[1] != marks[2]
 
 
+def grey(config: DatasetConfig) -> Source:
+    pair = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2
+    return in_memory(pair, pair, ["a", "b"], "grey-1")
+
+
+def pairs(config: DatasetConfig) -> tuple:
+    return (torch.zeros(4, 1, 8, 8), torch.zeros(4))
+
+
+def test_an_own_data_set_that_is_not_what_it_should_be_is_refused() -> None:
+    assert load(DatasetConfig(name=f"{__name__}:grey", size=8)).shape == (1, 8, 8)
+    with pytest.raises(ValueError, match=r"dataset.size is 32, but '.*:grey' gives images of 8×8 pixels"):
+        load(DatasetConfig(name=f"{__name__}:grey", size=32))
+    with pytest.raises(ValueError, match=r"data set '.*:pairs' gave tuple: its function has to return a Source"):
+        load(DatasetConfig(name=f"{__name__}:pairs"))
+
+
 def test_folders_of_an_image_folder_that_are_no_classes(tmp_path: Path) -> None:
     for folder in ("train/ant", "train/.ipynb_checkpoints", "test/ant"):
         (tmp_path / folder).mkdir(parents=True)
@@ -266,7 +283,8 @@ def test_crops_have_black_borders(digits: Dataset) -> None:
     [
         (torch.zeros(4, 1, 8, 8), torch.arange(4), "uint8 images"),
         (torch.zeros(4, 8, 8, dtype=torch.uint8), torch.arange(4), "uint8 images"),
-        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(3), "as many labels"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(3), "as many int64 labels"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4).int(), "as many int64 labels"),
     ],
 )
 def test_images_and_labels_that_do_not_fit_are_refused(

@@ -12,7 +12,7 @@ from torch import nn
 
 from workloads.criteria import CRITERIA, importance
 from workloads.groups import Group, Maps, Pairings, get_layer, merge_batch_norm
-from workloads.methods import maps
+from workloads.methods import GIVEN, maps
 from workloads.methods.fusing import fusion_preserving, intra_fusion
 from workloads.methods.selecting import most_important
 from workloads.registry import check_options, code_version, lookup
@@ -71,8 +71,13 @@ def test_lamp_in_its_own_order_ranks_like_the_norm(merged) -> None:
 
 def test_a_criterion_of_the_wrong_shape_is_refused(merged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CRITERIA, "broken", lambda model, group: torch.ones(2))
-    with pytest.raises(ValueError, match=r"criterion 'broken' gave \(2,\) scores for the 8 pairings of group 7"):
+    with pytest.raises(ValueError, match=r"'broken' gave scores of shape \(2,\) for the 8 pairings of group 7"):
         importance("broken", merged[0], merged[1][7])
+    monkeypatch.setitem(CRITERIA, "broken", lambda model, group: [1.0] * 8)
+    with pytest.raises(ValueError, match="criterion 'broken' gave list: it has to return a tensor of scores"):
+        importance("broken", merged[0], merged[1][7])
+    with pytest.raises(ValueError, match="criterion 'taylor' needs training batches"):
+        importance("taylor", merged[0], merged[1][7])
 
 
 def test_intra_fusions_columns_sum_to_one_also_in_degenerate_groups(merged) -> None:
@@ -156,6 +161,19 @@ def test_a_partial_is_versioned_by_the_module_that_names_it(tmp_path, monkeypatc
     assert versions[0] != versions[1]
 
 
+def test_functions_that_do_not_take_what_they_are_given_are_refused() -> None:
+    def two(pairings, importance, *, strength: float = 1.0):
+        raise AssertionError
+
+    def four(pairings, importance, m, generator, *, model):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r"it has to take \(pairings, importance, m\), but too many positional arg"):
+        check_options(two, {}, "it", GIVEN)
+    check_options(four, {}, "it", GIVEN)
+    check_options(fusion_preserving, {}, "it", GIVEN)
+
+
 def test_own_code_is_versioned_with_all_own_modules_that_it_imports(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     package = tmp_path / "own_package"
@@ -213,10 +231,21 @@ def not_numbers(pairings: Pairings, importance: torch.Tensor, m: int) -> Maps:
     return Maps(matrix, matrix / 0)
 
 
-@pytest.mark.parametrize(("method", "side"), [("too_many", "P"), ("not_numbers", "Q")])
-def test_maps_that_cannot_be_are_refused(merged, method: str, side: str) -> None:
+def a_pair(pairings: Pairings, importance: torch.Tensor, m: int) -> tuple:
+    return (torch.eye(m), torch.eye(m))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("too_many", r"'.*too_many' gave a map P of shape \(4, \d+\); from \d+ to 3 pairings it has to be \(3, \d+\)"),
+        ("not_numbers", "'.*not_numbers' gave a map Q that is not finite"),
+        ("a_pair", r"'.*a_pair' gave tuple: it has to return workloads.groups.Maps\(P, Q\)"),
+    ],
+)
+def test_maps_that_cannot_be_are_refused(merged, method: str, message: str) -> None:
     model, (group, *_) = merged
-    with pytest.raises(ValueError, match=rf"{method}' gave a map {side} of .* from {group.size} to 3 pairings it has"):
+    with pytest.raises(ValueError, match=message):
         maps(f"{__name__}:{method}", Pairings(model, group), torch.ones(group.size), 3)
 
 

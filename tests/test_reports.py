@@ -1,3 +1,4 @@
+import io
 import shutil
 import subprocess
 from pathlib import Path
@@ -233,6 +234,19 @@ def test_tables_escape_what_their_format_means() -> None:
     assert "| &lt;img onerror=x&gt; |" in hostile
     assert r"| two lines \`code\` |" in hostile
     assert table.csv() == "x & y,n|m\n{a},±1\n"
+
+
+def test_csv_is_to_be_computed_with() -> None:
+    head = ["method", "accuracy", "minus", "interval", "weights"]
+    rows = [["a to b", "91.25 ± 0.31", "−0.35", "−1.00 to +2.50", "1,234,567"], ["c", "90.00", "–", "–", "12"]]
+    table = Table("c", head, rows)
+    frame = pd.read_csv(io.StringIO(table.csv()))
+    assert frame["method"].tolist() == ["a to b", "c"]
+    assert frame["weights"].tolist() == [1234567, 12]
+    numbers = frame[["accuracy", "accuracy, deviation", "minus", "interval, low", "interval, high"]]
+    assert numbers.iloc[0].tolist() == [91.25, 0.31, -0.35, -1.0, 2.5]
+    assert numbers.iloc[1].dropna().tolist() == [90.0]
+    assert "standard deviation over seeds" in table.latex()
 
 
 def test_numbers() -> None:

@@ -4,15 +4,17 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from workloads import criteria, methods
 from workloads.config import CompressionConfig
-from workloads.criteria import Batch, importance, needs_batches
+from workloads.criteria import CRITERIA, Batch, importance, needs_batches
 from workloads.evaluation import parameter_count
 from workloads.groups import Pairings, Statistics, Structure, apply, merge_batch_norm
-from workloads.methods import maps, needs_images
+from workloads.methods import METHODS, maps, needs_images
+from workloads.registry import check_options, lookup
 from workloads.repair import (
     match_statistics,
     narrowed_statistics,
@@ -22,6 +24,8 @@ from workloads.repair import (
 )
 from workloads.tracing import trace
 from workloads.widths import widths
+
+T = TypeVar("T")
 
 
 class Network(NamedTuple):
@@ -54,21 +58,26 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True)
 class Sources:
-    """What criteria and methods may look at, made when asked for.
+    """What criteria and methods may look at.
 
     Attributes:
         example: (1, C, H, W), for its shape and device.
-        batches: labelled training batches for criteria.
-        images: unlabelled training batches for methods and repair.
+        batches: labelled training batches for criteria, or a function that returns them.
+        images: unlabelled training batches for methods and repair, likewise.
         seed: of criteria that draw.
         method_seed: of methods that draw.
     """
 
     example: Tensor
-    batches: Callable[[], list[Batch]] = list
-    images: Callable[[], list[Tensor]] = list
+    batches: Callable[[], Sequence[Batch]] | Sequence[Batch] = ()
+    images: Callable[[], Sequence[Tensor]] | Sequence[Tensor] = ()
     seed: int = 0
     method_seed: int = 0
+
+
+def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
+    """The values, or those that the function returns."""
+    return values() if callable(values) else values
 
 
 def score(network: Network, number: int, criterion: Mapping[str, Any], sources: Sources) -> tuple[Pairings, Tensor]:
@@ -78,7 +87,7 @@ def score(network: Network, number: int, criterion: Mapping[str, Any], sources: 
         criterion["name"],
         network.model,
         group,
-        batches=sources.batches() if needs_batches(criterion["name"]) else [],
+        batches=made(sources.batches) if needs_batches(criterion["name"]) else [],
         seed=sources.seed,
         example=sources.example,
         statistics=network.statistics,
@@ -107,7 +116,8 @@ def compress(
         scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
 
     Raises:
-        ValueError: a weight sparsity that cannot be reached, or scores that are not finite.
+        ValueError: options that a function does not have, images that it lacks, a weight sparsity that cannot be
+            reached, or scores and maps that are no such.
     """
     return _Compression(base, config, sources, scored).run(
         originals or [group.size for group in base.structure.groups], parameters or parameter_count(base.model)
@@ -127,7 +137,17 @@ class _Compression:
         self.base, self.config, self.sources = base, config, sources
         self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
         self.scored = scored or (lambda number: score(base, number, config.criterion, sources))
-        self.images = sources.images() if config.repair == "data" or needs_images(config.method["name"]) else []
+        for kind, registry, choice, given in (
+            ("criterion", CRITERIA, config.criterion, criteria.GIVEN),
+            ("method", METHODS, config.method, methods.GIVEN),
+        ):
+            function = lookup(registry, choice["name"], kind)
+            check_options(function, choice.get("options", {}), f"{kind} '{choice['name']}'", given)
+        self.images: Sequence[Tensor] = []
+        if config.repair == "data" or needs_images(config.method["name"]):
+            self.images = made(sources.images)
+        if config.repair == "data" and not self.images:
+            raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
         self.wanted: Statistics = {}
         if config.repair == "data":
             self.wanted = output_moments(base.model, repaired_layers(base.structure), self.images)

@@ -1,8 +1,9 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -15,6 +16,19 @@ class Config(BaseModel):
     """Settings that cannot change once made and have no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def as_choice(value: Any) -> Any:
+    """A criterion or method as a mapping of `name` and `options`, which may stand beside the name."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping) and "name" in value and "options" not in value:
+        options = {key: option for key, option in value.items() if key != "name"}
+        return {"name": value["name"], **({"options": options} if options else {})}
+    return value
+
+
+Function = Annotated[dict[str, Any], BeforeValidator(as_choice)]
 
 
 def labelled(config: Config, first: str, without: str = "") -> str:
@@ -207,10 +221,10 @@ Repair = Literal["none", "data-free", "data"]
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
-    criterion: dict[str, Any] = Field(default_factory=lambda: {"name": "l1"})
-    """`name` and `options` of an importance criterion."""
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "conventional"})
-    """`name` and `options` of a method."""
+    criterion: Function = Field(default_factory=lambda: {"name": "l1"})
+    """An importance criterion: its name, or a mapping of `name` and its options."""
+    method: Function = Field(default_factory=lambda: {"name": "conventional"})
+    """A method, likewise."""
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     """Share to remove."""
     group: Count | None = None

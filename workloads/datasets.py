@@ -278,7 +278,17 @@ def load(config: DatasetConfig) -> Dataset:
         FileNotFoundError: files that are not where `dataset.root` says.
     """
     source: Source = lookup(DATASETS, config.name, "dataset")(config)
-    channels = source.train.shape[0]
+    if not isinstance(source, Source):
+        raise ValueError(
+            f"data set '{config.name}' gave {type(source).__name__}: its function has to return a Source, as "
+            f"workloads.samples.in_memory(train, test, classes, fingerprint) makes it"
+        )
+    channels, *pixels = source.train.shape
+    if config.size and pixels != [config.size, config.size]:
+        raise ValueError(
+            f"dataset.size is {config.size}, but '{config.name}' gives images of {pixels[0]}×{pixels[1]} pixels: its "
+            f"function gets the setting as config.size and has to resize them, or leave the setting out"
+        )
     grey = channels == 1
     mean = config.mean or ((sum(IMAGENET_MEAN) / 3,) if grey else IMAGENET_MEAN)
     std = config.std or ((sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from workloads.config import ModelConfig
 from workloads.errors import first_line
-from workloads.registry import lookup
+from workloads.registry import SET_ELSEWHERE, lookup
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
@@ -124,8 +124,8 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
         ValueError: an unknown name, or the function refuses its options.
     """
     function = lookup(MODELS, config.name, "model")
-    if set_elsewhere := config.options.keys() & {"num_classes", "in_channels", "width"}:
-        name = sorted(set_elsewhere)[0]
+    if named := sorted(config.options.keys() & set(SET_ELSEWHERE)):
+        name = named[0]
         remedy = "give it as model.width" if name == "width" else "the data set says what it is"
         raise ValueError(f"the options of model '{config.name}' hold {name}: leave it out, {remedy}")
     taken = inspect.signature(function).parameters

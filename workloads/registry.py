@@ -41,7 +41,7 @@ def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> 
     if ":" not in name:
         raise ValueError(
             f"unknown {kind} '{name}'{nearest(name, registry)} Known: {', '.join(sorted(registry))}; "
-            f"your own is given as package.module:function"
+            f"your own is given as file:function"
         )
     module_name, _, attribute = name.partition(":")
     try:
@@ -117,21 +117,41 @@ def imported_names(source: str, package: str) -> Iterator[str]:
             yield from itertools.accumulate(name.split("."), "{}.{}".format)
 
 
+def requires(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name that it cannot do without."""
+    parameter = inspect.signature(function).parameters.get(name)
+    return parameter is not None and parameter.default is parameter.empty
+
+
 def draws(function: Callable[..., Any]) -> bool:
     """Whether a criterion or method depends on a seed: on random numbers, or on which images it is shown."""
     return bool({"generator", "batches", "images"} & inspect.signature(function).parameters.keys())
 
 
+SET_ELSEWHERE = ("num_classes", "in_channels", "width")
 INJECTED = ("batches", "generator", "example", "statistics", "model", "group", "original", "images")
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+def check_options(
+    function: Callable[..., Any], options: Mapping[str, Any], where: str, given: Iterable[str] = ()
+) -> None:
     """Refuse options that `function` does not take as keyword-only arguments, those it is given anyway left out.
 
+    Args:
+        given: names of what it is called with, one after the other.
+
     Raises:
-        ValueError: naming the option, the function's own ones and the nearest of them.
+        ValueError: naming the option, the function's own ones and the nearest of them; or what it has to take.
     """
-    parameters = inspect.signature(function).parameters.values()
+    signature = inspect.signature(function)
+    parameters = signature.parameters.values()
+    if wanted := list(given):
+        others = {name: None for name in signature.parameters if name in INJECTED and name not in wanted}
+        required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        try:
+            signature.bind(*wanted, **others, **{name: None for name in required if name not in others})
+        except TypeError as error:
+            raise ValueError(f"{where} has to take ({', '.join(wanted)}), but {error}") from error
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
@@ -149,6 +169,13 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], wher
     for name, parameter in own.items():
         if parameter.default is parameter.empty and name not in options:
             raise ValueError(f"{where} needs its option '{name}'")
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a criterion, method or model with their defaults; what experiments set elsewhere is left out."""
+    parameters = inspect.signature(function).parameters.values()
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in {*INJECTED, *SET_ELSEWHERE}]
+    return {p.name: None if p.default is p.empty else p.default for p in own}
 
 
 def summary(function: Callable[..., Any]) -> str:

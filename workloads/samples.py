@@ -178,10 +178,11 @@ def in_memory(
         ValueError: they are not such.
     """
     for images, labels in (train, test):
-        if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+        whole = images.dtype == torch.uint8 and labels.dtype == torch.int64
+        if not whole or images.ndim != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"a data set needs uint8 images (N, C, H, W) and as many labels, but has {images.dtype} "
-                f"{tuple(images.shape)} and {tuple(labels.shape)}"
+                f"a data set needs uint8 images (N, C, H, W) and as many int64 labels, but has {images.dtype} "
+                f"{tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
             )
     parts = [Samples(labels, shape_of(images), images) for images, labels in (train, test)]
     return Source(parts[0], parts[1], tuple(classes), fingerprint)

@@ -18,7 +18,7 @@ from workloads.criteria.gradient import hessian, synflow, taylor
 from workloads.criteria.independence import chip
 from workloads.criteria.magnitude import bn_scale, fpgm, l1, l2, lamp, linf, random
 from workloads.groups import Group
-from workloads.registry import lookup
+from workloads.registry import lookup, requires
 
 CRITERIA: dict[str, Callable[..., Tensor]] = {
     "l1": l1,
@@ -35,6 +35,7 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
 }
 
 Batch = tuple[Tensor, Tensor]
+GIVEN = ("model", "group")
 
 
 def needs_batches(name: str) -> bool:
@@ -80,12 +81,19 @@ def importance(
     }
     wanted = inspect.signature(criterion).parameters
     asked = {key: value for key, value in available.items() if key in wanted and value is not None}
+    if requires(criterion, "batches") and not batches:
+        raise ValueError(f"criterion '{name}' needs training batches: give them as `batches`")
     model.zero_grad(set_to_none=True)
-    scores = criterion(model, group, **asked, **(options or {})).detach().float().cpu()
+    found = criterion(model, group, **asked, **(options or {}))
+    if not isinstance(found, Tensor):
+        raise ValueError(f"criterion '{name}' gave {type(found).__name__}: it has to return a tensor of scores")
+    scores = found.detach().float().cpu()
     model.eval().zero_grad(set_to_none=True)
-    if scores.shape != (group.size,) or not bool(scores.isfinite().all()):
+    if scores.shape != (group.size,):
+        shape = tuple(scores.shape)
         raise ValueError(
-            f"criterion '{name}' gave {tuple(scores.shape)} scores for the {group.size} pairings of group "
-            f"{group.number}, or some that are not finite"
+            f"criterion '{name}' gave scores of shape {shape} for the {group.size} pairings of group {group.number}"
         )
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"criterion '{name}' gave scores for group {group.number} that are not finite")
     return scores

@@ -18,8 +18,9 @@ from workloads.groups import Maps, Pairings
 from workloads.methods.fusing import folding, fusion_preserving, intra_fusion
 from workloads.methods.reconstructing import reconstruction
 from workloads.methods.selecting import conventional, neuron_merging
-from workloads.registry import lookup
+from workloads.registry import lookup, requires
 
+GIVEN = ("pairings", "importance", "m")
 METHODS: dict[str, Callable[..., Maps]] = {
     "conventional": conventional,
     "intra-fusion": intra_fusion,
@@ -65,12 +66,18 @@ def maps(
         return Maps(identity, identity)
     available = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
     asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
+    if requires(method, "images") and not asked.get("images"):
+        raise ValueError(f"method '{name}' needs unlabelled images: give them as `images`")
     found = method(pairings, importance, m, **asked, **(options or {}))
+    if not isinstance(found, Maps):
+        raise ValueError(f"method '{name}' gave {type(found).__name__}: it has to return workloads.groups.Maps(P, Q)")
     each = {"P": found.P, **({"Q": found.Q} if isinstance(found.Q, Tensor) else found.Q)}
     for side, matrix in each.items():
-        if matrix.shape != (m, pairings.size) or not bool(matrix.isfinite().all()):
+        if matrix.shape != (m, pairings.size):
             raise ValueError(
-                f"method '{name}' gave a map {side} of {tuple(matrix.shape)}, or one that is not finite; from "
-                f"{pairings.size} to {m} pairings it has to be {(m, pairings.size)}"
+                f"method '{name}' gave a map {side} of shape {tuple(matrix.shape)}; from {pairings.size} to {m} "
+                f"pairings it has to be {(m, pairings.size)}"
             )
+        if not bool(matrix.isfinite().all()):
+            raise ValueError(f"method '{name}' gave a map {side} that is not finite")
     return found
