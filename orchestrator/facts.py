@@ -114,7 +114,7 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
             logits = model(example)
     except Exception as error:
         raise ValueError(
-            f"model '{config.name}' fails on an image of {shape[1]}×{shape[2]} pixels with {shape[0]} channel{'s' * (shape[0] != 1)} "
+            f"model '{config.name}' fails on an image of {' × '.join(map(str, shape))} (channels, height, width) "
             f"({first_line(error)}): if it needs another size, set dataset.size"
         ) from error
     if isinstance(logits, torch.Tensor) and logits.shape != (1, classes):

@@ -112,9 +112,8 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
     assert "1 of 9 stages failed and 8 wait for them; --retry-failed tries them again" in result.stderr
     assert "training diverged in epoch 1" in result.stderr
     assert "  1 × FloatingPointError: training diverged in epoch 1" in result.stderr
-    assert re.search(
-        r"FAILED train \w+: FloatingPointError: .*\(vgg11_bn-w0.0625, seed 0, whole-data, whole\)", result.stdout
-    )
+    failure = r"FAILED train \w+: FloatingPointError: .*\(vgg11_bn-w0.0625, seed 0, whole-data, whole\)"
+    assert re.search(failure, result.stdout)
     again = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
     assert again.returncode == 1
     assert again.stderr.rstrip().endswith("shows why")
@@ -134,7 +133,7 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
         (["run", "quickstart", "--set", "pruning.sparsities=[1.5]"], "it should be less than 1"),
         (["run", "quickstart", "--set", "models.0.name=vgg12"], "unknown model 'vgg12'; did you mean 'vgg11_bn'?"),
         (["run", "quickstart", "--set", "dataset.name=digts"], "unknown dataset 'digts'; did you mean 'digits'?"),
-        (["run", "quickstart", "--set", "dataset.size=8"], "cannot take images of 8×8 pixels"),
+        (["run", "quickstart", "--set", "dataset.size=8"], "fails on an image of 1 × 8 × 8 (channels, height, width)"),
         (["run", "quickstart", "--set", "pruning.methods=[intrafusion]"], "did you mean 'intra-fusion'?"),
         (["run", "quickstart", "--set", "pruning.methods=[{name: intra-fusion, q: 1}]"], "has no option 'q'"),
         (["run", "quickstart", "--set", "pruning.groups=[99]"], "names group 99, but model"),
@@ -181,6 +180,13 @@ def test_a_plan_names_what_stays_as_it_is(experiment: Path, tmp_path: Path, quic
     assert result.returncode == 0, result.stderr
     assert "normed: 1 groups can be pruned, 1 stay as they are:" in result.stdout
     assert "  0: layer '1' (GroupNorm) mixes its channels (native_group_norm)" in result.stdout
+
+
+def test_a_model_with_other_outputs_than_classes_is_refused(experiment: Path, tmp_path: Path, quick) -> None:
+    (tmp_path / "seven.py").write_text(NORMED.replace("num_classes)]", "7)]"))
+    result = quick("plan", "tiny.yaml", "--set", "model={name: seven:normed}")
+    assert result.returncode == 2
+    assert "model 'seven:normed' gives outputs of shape (1, 7) for an image, but has to give (1, 10)" in result.stderr
 
 
 def test_plan_resolved_prints_the_complete_experiment(experiment: Path, quick) -> None:
