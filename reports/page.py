@@ -95,7 +95,7 @@ def write_report(
 def write_item(item: Figure | Table, folder: Path, stem: str, formats: Sequence[str]) -> list[str]:
     """Write a figure in each format, or a table in all of its; the names of the files."""
     if isinstance(item, Table):
-        texts = {"md": item.markdown(), "tex": item.latex(), "csv": item.csv(), "html": item.html()}
+        texts = {"md": item.markdown(), "tex": item.latex(stem), "csv": item.csv(), "html": item.html()}
         for suffix, text in texts.items():
             (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
         return [f"{stem}.{suffix}" for suffix in texts]

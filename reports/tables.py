@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from html import escape
 
 NUMBER = re.compile(r"[+−-]?\d{1,3}(,\d{3})*(\.\d+)?|[+−-]?\d+(\.\d+)?|–")
+LATEX_COLUMNS = 6  # that fit half a page
 LATEX_ROWS = 50  # that fit a page
 LATEX_ESCAPES = str.maketrans(
     {
@@ -60,17 +61,34 @@ class Table:
         lines = [f"| {' | '.join(row)} |" for row in (head, marks, *rows)]
         return f"{escaped(self.told)}\n\n" + "\n".join(lines) + "\n"
 
-    def latex(self) -> str:
-        """A `table` environment for the package booktabs; with many rows a `longtable`, of the package of that name."""
-        columns = "l" * self.text_columns + "r" * (len(self.head) - self.text_columns)
-        rows = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in (self.head, *self.rows)]
-        caption = rf"\caption{{{self.told.translate(LATEX_ESCAPES)}}}"
+    def latex(self, label: str = "") -> str:
+        r"""A `table` environment for the package booktabs, `table*` where it has many columns; with many rows a
+        `longtable`, of the package of that name, which a two-column document takes after `\\onecolumn`.
+
+        Words that all rows share stand in the caption.
+        """
+        table, shared = self.without_shared_words()
+        columns = "l" * table.text_columns + "r" * (len(table.head) - table.text_columns)
+        rows = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in (table.head, *table.rows)]
+        told = " ".join([self.told, f"For all rows: {', '.join(shared)}."] if shared else [self.told])
+        mark = rf"\label{{tab:{label}}}" if label else ""
+        caption = rf"\caption{{{told.translate(LATEX_ESCAPES)}}}{mark}"
         head = [r"\toprule", rows[0], r"\midrule"]
         if len(rows) > LATEX_ROWS:
             begin = [rf"\begin{{longtable}}{{{columns}}}", caption + r" \\", *head, r"\endhead"]
             return "\n".join([*begin, *rows[1:], r"\bottomrule", r"\end{longtable}", ""])
-        begin = [r"\begin{table}", r"\centering", caption, rf"\begin{{tabular}}{{{columns}}}", *head]
-        return "\n".join([*begin, *rows[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        kind = "table*" if len(table.head) > LATEX_COLUMNS else "table"
+        begin = [rf"\begin{{{kind}}}", r"\centering\small\setlength{\tabcolsep}{4pt}", caption]
+        begin += [rf"\begin{{tabular}}{{{columns}}}", *head]
+        return "\n".join([*begin, *rows[1:], r"\bottomrule", r"\end{tabular}", rf"\end{{{kind}}}", ""])
+
+    def without_shared_words(self) -> tuple["Table", list[str]]:
+        """The table without columns of words that are the same in all of several rows, and what these say."""
+        words = range(self.text_columns)
+        shared = [i for i in words if len(self.rows) > 1 and len({row[i] for row in self.rows}) == 1]
+        head, *rows = [[cell for i, cell in enumerate(row) if i not in shared] for row in (self.head, *self.rows)]
+        told = [f"{self.head[i]} {self.rows[0][i]}" for i in shared]
+        return replace(self, head=head, rows=rows, text_columns=self.text_columns - len(shared)), told
 
     def html(self) -> str:
         """A `table` element; columns of words have the class `words`."""

@@ -249,6 +249,15 @@ def test_csv_is_to_be_computed_with() -> None:
     assert "standard deviation over seeds" in table.latex()
 
 
+def test_words_that_all_rows_share_stand_in_the_caption_of_latex() -> None:
+    rows = [["net", "l1", method, "1"] for method in ("conventional", "folding")]
+    text = Table("c.", ["model", "criterion", "method", "accuracy"], rows, 3).latex("means")
+    assert r"\caption{c. For all rows: model net, criterion l1.}\label{tab:means}" in text
+    assert r"\begin{tabular}{lr}" in text
+    assert "conventional & 1" in text
+    assert r"\begin{table*}" in Table("c.", list("abcdefg"), [list("1234567")]).latex()
+
+
 def test_numbers() -> None:
     assert (number(91.254), number(91.254, 0.31), number(float("nan"))) == ("91.25", "91.25 ± 0.31", "–")
     assert (signed(1.2), signed(-0.35), signed(float("nan"))) == ("+1.20", "−0.35", "–")
