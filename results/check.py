@@ -135,7 +135,7 @@ def seeds_table(scope: str) -> str:
             mean, low, high = (row[f"{reference} {part}"] for part in ("mean", "low", "high"))
             numbers.append("" if low == high else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
         rows.append([METHODS[base] + comma + repair, *numbers])
-    return markdown(["method", "rank", "accuracy", "less conventional", "less Intra-Fusion"], rows)
+    return markdown(["method", "rank", "accuracy", "minus conventional", "minus Intra-Fusion"], rows)
 
 
 def cost() -> str:
@@ -274,7 +274,7 @@ def of_methods(name: str, folder: str) -> Iterator[Claim]:
     chance = cells[cells["intra-fusion"] < 10.2]
     if not chance.empty:
         value = chance["measured_intra-fusion"].min()
-        yield f"{name}: least accuracy in {len(chance)} cells where the paper prints chance", value, value >= 63
+        yield f"{name}: least accuracy in {len(chance)} cells where the paper prints chance", value, value >= 62.5
         others = cells[(cells["criterion"] == "taylor") & ~cells["group"].isin(chance["group"].unique())]
         value = others["published_gain"].mean()
         yield f"{name}, taylor: published gain in the other groups", value, value > 0
