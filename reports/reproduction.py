@@ -104,8 +104,8 @@ def cells_table(cells: pd.DataFrame) -> Table:
     three = [f"{method}, {what}" for method in METHODS for what in ("published", "measured", "difference")]
     head = [*HEADS, *three, "gain, published", "gain, measured", "grade", "published in Table"]
     caption = (
-        f"Test accuracy (%) beside the published. A gain is Intra-Fusion less conventional, in points; below {NO_GAIN} "
-        f"it has no clear sign, and gains within {CLOSE:g} points are of one size."
+        f"Test accuracy (%) beside the published. A gain is Intra-Fusion minus conventional, in points; below "
+        f"{NO_GAIN} it has no clear sign, and gains within {CLOSE:g} points are of one size."
     )
     return Table(caption, head, body, 4)
 

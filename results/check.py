@@ -346,7 +346,7 @@ def of_seeds() -> Iterator[Claim]:
     differences = by_method(final(SEEDS, groups="one")).eval("folding - conventional")
     value = differences.min()
     yield (
-        f"seeds, one group: folding's worst of {len(differences)} cells less conventional pruning",
+        f"seeds, one group: folding's worst of {len(differences)} cells minus conventional pruning",
         value,
         value >= -1.2,
     )
