@@ -179,3 +179,8 @@ def test_every_setting_is_documented() -> None:
 def test_built_in_experiments_say_what_they_are() -> None:
     assert all(len(about) > 20 for about in built_in().values())
     assert yaml.safe_load(Experiment.load("quickstart").to_yaml())["name"] == "quickstart"
+
+
+def test_model_takes_a_list_too() -> None:
+    settings = {"name": "two", "dataset": {"name": "digits"}, "model": [{"name": "vgg11_bn"}, {"name": "resnet18"}]}
+    assert [model.name for model in Experiment.model_validate(settings).models] == ["vgg11_bn", "resnet18"]
