@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.store import Store
-from orchestrator.work import Context, Outcome, Work
+from orchestrator.storage.store import Store
+from orchestrator.worker.work import Context, Outcome, Work
 
 
 def nothing(batch: Sequence[Work], context: Context) -> list[Outcome]:

@@ -13,7 +13,7 @@ import torch
 from measuring import Table, announce, machine, parser, side_by_side, write
 from torch import Tensor
 
-from workloads.criteria.independence import independence
+from workloads.compression.criteria.independence import independence
 
 SHAPES = ((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2))
 

@@ -25,7 +25,7 @@ IMPORTS = {
     "nothing": "pass",
     "orchestrator.cli": "import orchestrator.cli",
     "torch, ray, pyarrow, pandas": "import torch, ray, pyarrow.dataset, pandas",
-    "orchestrator.driver": "import orchestrator.driver",
+    "orchestrator.running.driver": "import orchestrator.running.driver",
 }
 LEAST = """
 import torch, ray

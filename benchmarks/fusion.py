@@ -20,13 +20,13 @@ from measuring import CLOCKS, Table, Timed, announce, machine, parser, side_by_s
 from torch import nn
 from training import Pictures, noise
 
-from workloads.compression import Network
 from workloads.config import FusionConfig, ModelConfig
-from workloads.evaluation import evaluate
-from workloads.fusion import fuse
-from workloads.landscape import Plane
-from workloads.models import build
-from workloads.samples import Dataset
+from workloads.data.samples import Dataset
+from workloads.fusion.fuse import fuse
+from workloads.measuring.evaluation import evaluate
+from workloads.measuring.landscape import Plane
+from workloads.networks.models import build
+from workloads.structure.network import Network
 
 FUSIONS = {
     "average": FusionConfig(alignment="none", repair=False),

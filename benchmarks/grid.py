@@ -30,20 +30,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.functional import to_pil_image
 
-from workloads.checkpoints import load_state, read_state
-from workloads.compression import Network, Sources, compress, score
+from workloads.compression.compress import Sources, compress, score
+from workloads.compression.criteria import importance
+from workloads.compression.methods import maps
+from workloads.compression.pairings import Pairings
 from workloads.config import CompressionConfig, DatasetConfig, ModelConfig, TrainingConfig
-from workloads.criteria import importance
-from workloads.datasets import load
-from workloads.evaluation import evaluate_together, fast_batch
-from workloads.groups import Pairings, apply, merge_batch_norm
-from workloads.methods import maps
-from workloads.models import build
-from workloads.precision import products
-from workloads.prefix import forward_together
-from workloads.samples import Dataset
-from workloads.tracing import trace
-from workloads.training import train
+from workloads.data.datasets import load
+from workloads.data.samples import Dataset
+from workloads.measuring.evaluation import evaluate_together, fast_batch
+from workloads.measuring.precision import products
+from workloads.measuring.shared_forward import forward_together
+from workloads.networks.checkpoints import load_state, read_state
+from workloads.networks.models import build
+from workloads.structure.batch_norm import merge_batch_norm
+from workloads.structure.finding import trace
+from workloads.structure.groups import apply
+from workloads.structure.network import Network
+from workloads.training.loop import train
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 METHODS = ("conventional", "intra-fusion")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestrator.environment import processor
+from orchestrator.worker.environment import processor
 
 SHORT = 0.1
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

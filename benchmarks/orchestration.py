@@ -31,12 +31,13 @@ import ray
 from planning import FACTS, experiment
 
 from orchestrator import Experiment
-from orchestrator.dispatch import Body
-from orchestrator.driver import missing, run_plan
-from orchestrator.environment import processor
-from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import NoProgress
-from orchestrator.store import Store
+from orchestrator.planning.building import make_plan
+from orchestrator.planning.plan import Plan
+from orchestrator.running.dispatch import Body
+from orchestrator.running.driver import missing, run_plan
+from orchestrator.running.progress import NoProgress
+from orchestrator.storage.store import Store
+from orchestrator.worker.environment import processor
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 

@@ -12,10 +12,10 @@ from functools import partial
 from measuring import Table, announce, machine, parser, side_by_side, write
 
 from orchestrator import Experiment
-from orchestrator.driver import missing
-from orchestrator.facts import Facts, ModelFacts
-from orchestrator.plan import make_plan
-from orchestrator.store import Store
+from orchestrator.planning.building import make_plan
+from orchestrator.planning.facts import Facts, ModelFacts
+from orchestrator.running.driver import missing
+from orchestrator.storage.store import Store
 
 GROUPS = 20
 FACTS = Facts(1000, 500, "fingerprint", {"vgg11_bn": ModelFacts((64,) * GROUPS, 1_000_000, None, 0.001)}, {})

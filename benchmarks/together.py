@@ -24,12 +24,12 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 from training import noise
 
-from workloads.augmentation import augment
 from workloads.config import ModelConfig, TrainingConfig
-from workloads.models import build
-from workloads.precision import resolved
-from workloads.samples import Dataset
-from workloads.training import train
+from workloads.data.augmentation import augment
+from workloads.data.samples import Dataset
+from workloads.measuring.precision import resolved
+from workloads.networks.models import build
+from workloads.training.loop import train
 
 AUGMENTATION = ("flip", "crop")
 _meeting: Barrier

@@ -22,13 +22,13 @@ from PIL import Image
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from workloads import datasets
 from workloads.config import DatasetConfig, ModelConfig, TrainingConfig
-from workloads.evaluation import evaluate, mac_count
-from workloads.models import build
-from workloads.precision import resolved
-from workloads.samples import Dataset, in_memory
-from workloads.training import train
+from workloads.data import datasets
+from workloads.data.samples import Dataset, in_memory
+from workloads.measuring.evaluation import evaluate, mac_count
+from workloads.measuring.precision import resolved
+from workloads.networks.models import build
+from workloads.training.loop import train
 
 
 class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):

@@ -33,7 +33,7 @@ from measuring import (
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from workloads.transport import MAX_ITERATIONS, exact_plan, pairwise_distances, uniform
+from workloads.compression.transport import MAX_ITERATIONS, exact_plan, pairwise_distances, uniform
 
 PROBLEMS = (("targets", 0.25), ("targets", 0.5), ("targets", 0.75), ("targets", 1.0), ("networks", 1.0))
 WAYS = ("simplex", "warm", "assignment", "metaprune")

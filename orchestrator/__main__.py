@@ -1,5 +1,5 @@
 """`python -m orchestrator` is the same as `metaprune`."""
 
-from orchestrator.cli import main
+from metaprune.__main__ import main
 
 main()

@@ -14,15 +14,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.progress import duration
-from workloads.errors import message
-from workloads.registry import options_of, summary
+from orchestrator.running.progress import duration
+from workloads.messages import message
+from workloads.plugins import options_of, summary
 
 if TYPE_CHECKING:
-    from orchestrator.driver import Result
-    from orchestrator.experiment import Experiment
-    from orchestrator.facts import Facts
-    from orchestrator.plan import Plan
+    from orchestrator.planning.facts import Facts
+    from orchestrator.planning.plan import Plan
+    from orchestrator.running.driver import Result
+    from orchestrator.settings.experiment import Experiment
 
 MOST_CAUSES = 5
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -79,9 +79,9 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings)
-        from orchestrator.driver import StoppedError, missing, run_folder, run_plan
-        from orchestrator.lease import BusyError
-        from orchestrator.store import Store
+        from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
+        from orchestrator.running.lease import BusyError
+        from orchestrator.storage.store import Store
 
         folder = run_folder(loaded, out)
         store = Store(folder)
@@ -138,7 +138,7 @@ def write_report_of(
     quiet: bool = False,
 ) -> None:
     """Write a report and print where it is, its main numbers, and what it lacks unless quiet."""
-    from orchestrator.store import folder_name
+    from orchestrator.storage.store import folder_name
     from reports.page import write_report
 
     first = folders[0]
@@ -161,13 +161,13 @@ def write_report_of(
 
 def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
     """The experiment, what is known of its parts, and its plan."""
-    from orchestrator.experiment import Experiment
-    from orchestrator.settings import make_importable
+    from orchestrator.settings.experiment import Experiment
+    from orchestrator.settings.reading import make_importable
 
     loaded = Experiment.load(experiment, settings)
     make_importable(experiment)
-    from orchestrator.facts import gather
-    from orchestrator.plan import make_plan
+    from orchestrator.planning.building import make_plan
+    from orchestrator.planning.facts import gather
 
     facts = gather(loaded)
     return loaded, facts, make_plan(loaded, facts)
@@ -182,7 +182,7 @@ def plan(
     """Show stages, cells, shared work and an estimate; starts nothing."""
     with refusing_bad_input():
         if resolved:
-            from orchestrator.experiment import Experiment
+            from orchestrator.settings.experiment import Experiment
 
             typer.echo(Experiment.load(experiment, settings).to_yaml(), nl=False)
             return
@@ -245,7 +245,7 @@ def export(
     """Write a network of a run as a file, and run the file. Exit status 1 if it computes something else."""
     with refusing_bad_input():
         from orchestrator.export import export_network
-        from workloads.exporting import ExportError
+        from workloads.networks.exporting import ExportError
 
         try:
             exported = export_network(folder, cell, kind, out, tell=lambda text: console.print(text, markup=False))
@@ -265,9 +265,9 @@ def export(
 def status(folder: RunArgument) -> None:
     """Show what of a run is done, running, failed and missing, and why. Exit status 1 if something failed."""
     with refusing_bad_input():
-        from orchestrator.epochs import reached
-        from orchestrator.lease import holder
-        from orchestrator.store import Store
+        from orchestrator.running.lease import holder
+        from orchestrator.storage.store import Store
+        from orchestrator.worker.training_progress import reached
         from reports import load
 
         planned, failures = load(folder, "plan"), load(folder, "failures")
@@ -327,14 +327,16 @@ def results_of(folder: str) -> dict[str, str]:
 def entries(what: Listing) -> dict[str, str]:
     """Names and summaries."""
     if what is Listing.experiments:
-        from orchestrator.settings import built_in
+        from orchestrator.settings.reading import built_in
 
         return built_in()
     if what is Listing.results:
         from reports.catalog import RESULTS
 
         return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
-    from workloads import criteria, datasets, methods, models
+    from workloads.compression import criteria, methods
+    from workloads.data import datasets
+    from workloads.networks import models
 
     registries: dict[Listing, dict[str, Any]] = {
         Listing.models: models.MODELS,

@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.driver import shared_context, task_config
-from orchestrator.experiment import Experiment
-from orchestrator.facts import gather
-from orchestrator.plan import make_plan
-from orchestrator.progress import duration
-from orchestrator.settings import make_importable
-from orchestrator.stages import Worker
-from orchestrator.store import EXPERIMENT, Store
-from orchestrator.work import Work
-from workloads import checkpoints, datasets
-from workloads.checkpoints import Description
-from workloads.errors import first_line
-from workloads.evaluation import parameter_count
-from workloads.exporting import ExportError, export, format_named
-from workloads.samples import Dataset
+from orchestrator.planning.building import make_plan
+from orchestrator.planning.context import shared_context
+from orchestrator.planning.facts import gather
+from orchestrator.running.cluster import task_config
+from orchestrator.running.progress import duration
+from orchestrator.settings.experiment import Experiment
+from orchestrator.settings.reading import make_importable
+from orchestrator.stages.all import Worker
+from orchestrator.storage.store import EXPERIMENT, Store
+from orchestrator.worker.work import Work
+from workloads.data import datasets
+from workloads.data.samples import Dataset
+from workloads.measuring.evaluation import parameter_count
+from workloads.messages import first_line
+from workloads.networks import checkpoints
+from workloads.networks.checkpoints import Description
+from workloads.networks.exporting import ExportError, export, format_named
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,6 @@ if __name__ == "__main__":
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
     os.environ.setdefault("RAY_ADDRESS", "auto")
 
-    from orchestrator.cli import main
+    from metaprune.__main__ import main
 
     main()

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from orchestrator.store import EXPERIMENT, Store, place_parts
+from orchestrator.storage.store import EXPERIMENT, Store, place_parts
 from reports.results import load
 from reports.tables import Table
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from orchestrator.schema import COORDINATES, identity
-from orchestrator.store import Store
+from orchestrator.storage.schema import COORDINATES, identity
+from orchestrator.storage.store import Store
 
 
 def load(

@@ -7,9 +7,9 @@ import torch
 
 from orchestrator import Experiment
 from workloads.config import DatasetConfig, ModelConfig
-from workloads.datasets import load
-from workloads.models import build
-from workloads.samples import Dataset
+from workloads.data.datasets import load
+from workloads.data.samples import Dataset
+from workloads.networks.models import build
 
 
 @pytest.fixture(autouse=True)

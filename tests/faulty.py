@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from pyarrow import fs
 
-from orchestrator.store import Store
+from orchestrator.storage.store import Store
 from tests.conftest import memory
-from workloads.criteria import l1
-from workloads.methods import conventional
+from workloads.compression.criteria import l1
+from workloads.compression.methods import conventional
 
 ORDER = Path(os.environ["FAULT_ORDER"])
 passed: dict[float, int] = {}

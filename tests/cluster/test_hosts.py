@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator import run
-from orchestrator.progress import NoProgress
+from orchestrator.running.progress import NoProgress
 from reports import load
 from tests.cluster import hosts
 from tests.cluster.hosts import Host

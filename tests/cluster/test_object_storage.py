@@ -13,8 +13,8 @@ from pyarrow import fs
 
 from orchestrator import Experiment, run
 from orchestrator.cli import write_report_of
-from orchestrator.progress import LogProgress
-from orchestrator.store import Store
+from orchestrator.running.progress import LogProgress
+from orchestrator.storage.store import Store
 from reports import load
 from tests.conftest import TINY
 

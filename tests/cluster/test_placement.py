@@ -9,7 +9,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator import Experiment, run
-from orchestrator.progress import NoProgress
+from orchestrator.running.progress import NoProgress
 from reports import load
 from tests.conftest import TINY
 
@@ -99,7 +99,7 @@ class Notes(NoProgress):
 
 def test_a_cluster_that_grows_is_waited_for_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At first there is no node for tasks, then one without a GPU, then one that has what trainings reserve."""
-    monkeypatch.setattr("orchestrator.dispatch.LOOK_SECONDS", 1.0)
+    monkeypatch.setattr("orchestrator.running.dispatch.LOOK_SECONDS", 1.0)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     ray.init(address=nodes.address, log_to_driver=False)
 

@@ -1,0 +1,258 @@
+"""From an experiment to its stages: a pure function, without files and without Ray."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.planning.facts import Facts
+from orchestrator.planning.plan import Plan
+from orchestrator.settings.experiment import ChoiceConfig, Experiment, PruningConfig
+from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig, SplitsConfig
+from workloads.data.splits import subset_count, subset_share
+
+
+def make_plan(experiment: Experiment, facts: Facts) -> Plan:
+    """The stages of every model, seed, grid and pipeline."""
+    plan = Plan()
+    for model in experiment.models:
+        for seed in experiment.seeds:
+            builder = _Builder(plan, experiment, facts, model, seed)
+            for grid in experiment.pruning:
+                for pipeline in grid.pipelines or experiment.pipelines:
+                    builder.add(grid, pipeline)
+    return plan
+
+
+def changed(config: Config, *without: str) -> dict[str, Any]:
+    """The settings that differ from their defaults, for a key."""
+    return config.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+
+
+class _Builder:
+    """Adds the stages of one model and seed."""
+
+    def __init__(self, plan: Plan, experiment: Experiment, facts: Facts, model: ModelConfig, seed: int):
+        self.plan, self.experiment, self.facts = plan, experiment, facts
+        self.model, self.seed = model, seed
+        self.of_model = facts.models[model.label]
+        self.data = {**changed(experiment.dataset, "root", "stream"), "fingerprint": facts.fingerprint}
+        self.data |= self.code(experiment.dataset.name)
+        measuring = changed(experiment.measuring)
+        self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
+        self.labels = {
+            "experiment": experiment.name,
+            "model": model.label,
+            "dataset": experiment.dataset.name.rpartition(":")[2],
+            "seed": seed,
+            "neuron_sparsity": 0.0,
+            "final": False,
+        }
+
+    def code(self, name: str) -> dict[str, str]:
+        """The digest of the user's own code under this name, where it is that."""
+        return {"code": self.facts.code[name]} if name in self.facts.code else {}
+
+    def seconds(self, train_images: float, test_images: float) -> float:
+        """A training step counts as three forward passes."""
+        return self.of_model.seconds_per_image * (3 * train_images + test_images)
+
+    def whole(self) -> str:
+        """The model trained on everything, or read from its checkpoint."""
+        labels = {**self.labels, "pipeline": "whole-data", "training_data": "whole", "stage": "baseline"}
+        network = changed(self.model, "checkpoint") | self.code(self.model.name)
+        if self.of_model.checkpoint:
+            parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
+            return self.plan.add("load", parameters, (), labels, self.seconds(0, self.facts.test))
+        return self.train({}, 1.0, labels)
+
+    def split_models(self, splits: SplitsConfig) -> list[str]:
+        """The models trained on parts of the training set."""
+        labels = {**self.labels, "folds": splits.folds, "split": splits.label, "stage": "baseline"}
+        share = subset_share(splits)
+        return [
+            self.train(
+                {"splits": changed(splits), "subset": subset},
+                share,
+                {**labels, "training_data": f"subset-{subset + 1}"},
+            )
+            for subset in range(subset_count(splits))
+        ]
+
+    def train(self, subset: dict[str, Any], share: float, labels: dict[str, Any]) -> str:
+        training = self.experiment.training
+        parameters = {
+            "dataset": self.data,
+            "model": changed(self.model) | self.code(self.model.name),
+            "training": changed(training),
+            "seed": self.seed,
+            **subset,
+        }
+        cost = training.epochs * self.seconds(share * self.facts.train, self.facts.test / training.evaluate_every)
+        return self.plan.add("train", parameters, (), labels, cost)
+
+    def fine_tune(self, key: str, epochs: int, labels: dict[str, Any], final: bool = False) -> str:
+        """The network after more epochs on all data; itself where there are none."""
+        if epochs == 0:
+            return key
+        config = self.experiment.fine_tuning
+        settings = changed(config, "epochs", "step_epochs") | {"epochs": epochs}
+        parameters = {"dataset": self.data, "training": settings, "seed": self.seed}
+        labels = {**labels, "stage": "fine-tuned", "final": final}
+        cost = epochs * self.seconds(self.facts.train, self.facts.test / config.evaluate_every)
+        return self.plan.add("fine-tune", parameters, (key,), labels, cost)
+
+    def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
+        parameters = {**self.measured, "fusion": changed(fusion), "seed": self.seed}
+        labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
+        return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
+
+    def criterion(self, cell: "_Cell") -> dict[str, Any]:
+        """A cell's criterion, for a key."""
+        return changed(cell.criterion) | self.code(cell.criterion.name)
+
+    def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
+        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair == "data"
+        parameters = {
+            **self.measured,
+            "sparsity": sparsity,
+            "criterion": self.criterion(cell),
+            "method": changed(cell.method) | self.code(cell.method.name),
+            **({"seed": self.seed} if draws else {}),
+            **({} if cell.group is None else {"group": cell.group}),
+            **({} if cell.repair == "none" else {"repair": cell.repair}),
+            **changed(cell.scope),
+        }
+        labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.reached(sparsity), "final": final}
+        return self.plan.add("compress", parameters, (key,), labels, self.seconds(0, self.facts.test))
+
+    def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
+        """Prune to the target in equal steps with fine-tuning after each."""
+        for step in range(1, steps + 1):
+            sparsity = round(cell.sparsity * step / steps, 12)
+            reached = {**labels, "step": step, "neuron_sparsity": cell.reached(sparsity)}
+            key = self.compress(key, cell, sparsity, reached)
+            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, reached)
+        return key
+
+    def add(self, grid: PruningConfig, pipeline: str) -> None:
+        """Add the stages of one grid in one pipeline."""
+        if pipeline == "whole-data":
+            self.add_from(self.whole(), grid, {**self.labels, "pipeline": pipeline})
+            return
+        for splits in self.experiment.splits:
+            models = self.split_models(splits)
+            labels = {**self.labels, "pipeline": pipeline, "folds": splits.folds, "split": splits.label}
+            for fusion in grid.fusion or self.experiment.fusion:
+                add = self.add_fap if pipeline == "fap" else self.add_paf
+                add(models, fusion, grid, labels)
+
+    def epochs(self, grid: PruningConfig) -> int:
+        """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
+        return self.experiment.fine_tuning.epochs if grid.mode == "fine-tuned" else 0
+
+    def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
+        """The cells of a grid, each with the labels of what ends it."""
+        for cell in _cells(grid, len(self.of_model.widths)):
+            yield cell, {**labels, **cell.labels, "neuron_sparsity": cell.reached(cell.sparsity)}
+
+    def add_from(self, base: str, grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Prune one network, with what training is still due, and compare what comes out."""
+        epochs = self.epochs(grid) * (2 if labels["pipeline"] == "whole-data" else 1)
+        first: dict[tuple[Any, ...], tuple[str, str]] = {}
+        for cell, reached in self.cells(grid, labels):
+            if grid.mode == "fine-tuned":
+                key = self.in_steps(base, cell, grid.steps, reached)
+                key = self.fine_tune(key, epochs, reached, final=True)
+            else:
+                key = self.compress(base, cell, cell.sparsity, reached, final=True)
+            if grid.output_distances:
+                self.add_distances((base, key), reached)
+            if grid.importances and cell.group is not None:
+                self.add_importances(base, cell, labels)
+            if grid.landscape and cell.sparsity:
+                point = cell.group, cell.criterion.label, cell.sparsity
+                against, reference = first.setdefault(point, (cell.variant, key))
+                if reference != key:
+                    landscape = {**reached, "stage": "compared", "against": against}
+                    self.add_landscape(grid.landscape, (base, reference, key), landscape)
+
+    def add_distances(self, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
+        cost = self.seconds(0, 2 * self.facts.test)
+        self.plan.add("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
+
+    def add_importances(self, key: str, cell: "_Cell", labels: dict[str, Any]) -> None:
+        parameters = {"dataset": self.data, "criterion": self.criterion(cell), "group": cell.group, "seed": self.seed}
+        told = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
+        self.plan.add("importances", parameters, (key,), {**labels, **told}, self.seconds(1000, 0))
+
+    def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
+        """Measure a plane row by row."""
+        images = min(config.samples or self.facts.test, self.facts.test)
+        for row in range(config.size):
+            parameters = {**self.measured, "landscape": changed(config), "row": row}
+            self.plan.add("landscape", parameters, keys, labels, self.seconds(0, config.size * images))
+
+    def add_fap(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Fuse the split models, then prune."""
+        fused = self.fuse(models, fusion, labels)
+        labels = {**labels, "fusion": fusion.label}
+        self.add_from(self.fine_tune(fused, self.epochs(grid), labels), grid, labels)
+
+    def add_paf(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
+        """Prune each split model, then fuse."""
+        epochs = self.epochs(grid)
+        for cell, reached in self.cells(grid, labels):
+            parents = []
+            for number, model in enumerate(models, start=1):
+                subset = {**reached, "training_data": f"subset-{number}"}
+                if grid.mode == "fine-tuned":
+                    pruned = self.in_steps(model, cell, grid.steps, subset)
+                else:
+                    pruned = self.compress(model, cell, cell.sparsity, subset)
+                parents.append(self.fine_tune(pruned, epochs, subset))
+            fused = self.fuse(parents, fusion, reached, final=epochs == 0)
+            self.fine_tune(fused, epochs, {**reached, "fusion": fusion.label}, final=True)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One point of a grid."""
+
+    group: int | None
+    sparsity: float
+    criterion: ChoiceConfig
+    method: ChoiceConfig
+    repair: Repair
+    scope: ScopeConfig
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return {
+            "group": self.group,
+            "target_sparsity": self.sparsity,
+            "criterion": self.criterion.label,
+            "method": self.method.label,
+            "repair": self.repair,
+            **self.scope.model_dump(),
+        }
+
+    @property
+    def variant(self) -> str:
+        """The method, with its repair."""
+        return self.method.label if self.repair == "none" else f"{self.method.label}, {self.repair} repair"
+
+    def reached(self, sparsity: float) -> float | None:
+        """The neuron sparsity on the way to the target; None where only the pruned network tells."""
+        return sparsity if self.scope == ScopeConfig(order=self.scope.order) else None
+
+
+def _cells(grid: PruningConfig, groups: int) -> Iterator[_Cell]:
+    scopes: dict[str, Iterable[int | None]] = {"each": range(groups), "all": [None]}
+    numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
+    scope = ScopeConfig(**{name: getattr(grid, name) for name in ScopeConfig.model_fields})
+    for group in numbers:
+        for criterion in grid.criteria:
+            for method, repair in itertools.product(grid.methods, grid.repair):
+                for sparsity in grid.sparsities:
+                    yield _Cell(group, sparsity, criterion, method, repair, scope)

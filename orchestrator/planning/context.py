@@ -1,0 +1,39 @@
+"""What all tasks of a run have in common."""
+
+import os
+import sys
+from pathlib import Path
+
+from orchestrator.planning.facts import Facts
+from orchestrator.settings.experiment import Experiment, TaskConfig
+from orchestrator.storage.store import Store
+from orchestrator.worker.work import Context
+from workloads.config import DatasetConfig
+
+
+def located(dataset: DatasetConfig) -> DatasetConfig:
+    """The data set with its root as an absolute path, since workers run in folders of their own."""
+    if dataset.root is None:
+        return dataset
+    return dataset.model_copy(update={"root": str(Path(dataset.root).expanduser().absolute())})
+
+
+def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
+    """What all tasks of a run have in common, for one thread."""
+    digests = {model.label: facts.models[model.label].checkpoint for model in experiment.models}
+    return Context(
+        store=store.uri,
+        dataset=located(experiment.dataset).model_dump_json(),
+        checkpoints={
+            digest: str(Path(model.checkpoint).expanduser().absolute())
+            for model in experiment.models
+            if model.checkpoint and (digest := digests[model.label])
+        },
+        snapshot_every=experiment.resources.snapshot_every,
+        import_paths=(os.getcwd(), *(path for path in sys.path if path)),
+    )
+
+
+def task_config(experiment: Experiment, kind: str) -> TaskConfig:
+    """What the experiment says of the tasks of a kind."""
+    return getattr(experiment.resources, kind.replace("-", "_"))

@@ -1,0 +1,1 @@
+"""Running a plan on Ray: the driver, and what a task does."""

@@ -1,0 +1,1 @@
+"""The experiment: every setting, and how users write them."""

@@ -1,0 +1,262 @@
+"""The experiment: every setting with its default."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from orchestrator.settings.reading import read_settings, read_text
+from orchestrator.settings.sentences import first_problem
+from orchestrator.storage.store import checked_uri
+from workloads.config import (
+    Config,
+    Count,
+    DatasetConfig,
+    FineTuningConfig,
+    FusionConfig,
+    LandscapeConfig,
+    MeasuringConfig,
+    ModelConfig,
+    Positive,
+    Repair,
+    ScopeConfig,
+    SplitsConfig,
+    TrainingConfig,
+    as_choice,
+)
+
+Pipeline = Literal["whole-data", "fap", "paf"]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ChoiceConfig(Config):
+    """A criterion or method: its name, or a mapping of `name` and options."""
+
+    name: str
+    """Registered name or `package.module:function`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+
+    @property
+    def label(self) -> str:
+        """Name and options, as they stand in results."""
+        name = self.name.rpartition(":")[2]
+        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{name}({options})" if options else name
+
+
+Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
+
+
+def _groups(value: Any) -> Any:
+    numbers = isinstance(value, (list, tuple)) and value and all(type(v) is int and v >= 0 for v in value)
+    if value not in ("each", "all") and not numbers:
+        raise ValueError("should be 'each', 'all' or a list of group numbers such as [0, 3]")
+    return value
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, (str, Mapping, Config)) else value
+
+
+Fusions = Annotated[tuple[FusionConfig, ...], Field(min_length=1), BeforeValidator(_several)]
+
+
+class PruningConfig(ScopeConfig):
+    """One grid of pruning."""
+
+    mode: Literal["data-free", "fine-tuned"] = "data-free"
+    """`data-free` measures right after pruning; `fine-tuned` prunes in steps with training in between."""
+    pipelines: tuple[Pipeline, ...] | None = None
+    """Pipelines of this grid; null is the experiment's."""
+    fusion: Fusions | None = None
+    """Fusions of this grid's FaP and PaF; null is the experiment's."""
+    groups: Annotated[Literal["each", "all"] | tuple[int, ...], BeforeValidator(_groups)] = "each"
+    """`each` group alone, `all` in sequence from the output backwards, or these groups, each alone."""
+    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    """Shares of neurons to remove."""
+    criteria: Annotated[tuple[Choice, ...], Field(min_length=1)] = (ChoiceConfig(name="l1"),)
+    """Importance criteria (`metaprune list criteria`)."""
+    methods: Annotated[tuple[Choice, ...], Field(min_length=1)] = (
+        ChoiceConfig(name="conventional"),
+        ChoiceConfig(name="intra-fusion"),
+    )
+    """Compression methods (`metaprune list methods`)."""
+    repair: Annotated[tuple[Repair, ...], Field(min_length=1), BeforeValidator(_several)] = ("none",)
+    """Repairs of the activations' mean and deviation, each with every method: none, data-free (from the weights
+    alone), data (on 512 training images)."""
+    steps: Positive = 4
+    """Pruning steps to the target when fine-tuned; data-free pruning is always one step."""
+    output_distances: bool = False
+    """Whether the distances of the outputs to those before pruning are kept for every test image (not for PaF)."""
+    importances: bool = False
+    """Whether the scores of every neuron before pruning are kept, for grids of single groups."""
+    landscape: LandscapeConfig | None = None
+    """Accuracy over the planes through the unpruned network and those of the first and of each further method;
+    data-free grids of whole-data and FaP."""
+
+    @model_validator(mode="after")
+    def _one_threshold_needs_all_groups(self) -> "PruningConfig":
+        if self.allocation == "global" and self.groups != "all":
+            raise ValueError("allocation is global, one threshold over the network: set groups to all")
+        if self.landscape and (self.mode != "data-free" or len(self.methods) < 2):
+            raise ValueError("a landscape is a plane through two methods' networks: give two, and mode data-free")
+        return self
+
+
+class TaskConfig(Config):
+    """What Ray reserves for one task."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    """CPU cores, and threads that PyTorch uses."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
+    time_limit: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a stage may take before it counts as failed; null is no limit."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
+
+
+class ResourcesConfig(Config):
+    """What each kind of stage needs, and how many tasks are in flight."""
+
+    train: TaskConfig = TaskConfig()
+    """Training from scratch; a whole GPU by default."""
+    fine_tune: TaskConfig = TaskConfig()
+    """Fine-tuning; a whole GPU by default."""
+    fuse: TaskConfig = TaskConfig()
+    """Fusing models; a quarter of a GPU by default."""
+    compress: TaskConfig = TaskConfig()
+    """Pruning and measuring; a quarter of a GPU by default."""
+    load: TaskConfig = TaskConfig()
+    """Reading and measuring a checkpoint; a quarter of a GPU by default."""
+    importances: TaskConfig = TaskConfig()
+    """Importances; a quarter of a GPU by default."""
+    distances: TaskConfig = TaskConfig()
+    """Output distances; a quarter of a GPU by default."""
+    landscape: TaskConfig = TaskConfig()
+    """Rows of landscapes; a quarter of a GPU by default."""
+    window: Positive | None = None
+    """Tasks submitted at a time; null is four for each CPU core of the cluster, at least 16."""
+    snapshot_every: Count = 10
+    """Epochs after which a training leaves a snapshot in the run, to go on from if its worker dies; 0 leaves none."""
+    retries: Count = 3
+    """Times that Ray starts a task again whose worker or node died."""
+
+
+def _safe_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError("may have letters, digits, '.', '_' and '-' only, and starts with a letter or digit")
+    return name
+
+
+class Experiment(Config):
+    """What to train, fuse, prune, fine-tune and measure.
+
+    `Experiment(name=..., dataset=..., models=[...])` or `Experiment.load("quickstart")`.
+    """
+
+    name: Annotated[str, AfterValidator(_safe_name)]
+    """Name in results, and of the default output folder `runs/<name>`."""
+    dataset: DatasetConfig
+    """The data set."""
+    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    """The networks; also written `model`, of which one needs no list."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    """Everything is repeated for each seed: initial weights, splits, order of images."""
+    training: TrainingConfig = TrainingConfig()
+    """How models are trained from scratch."""
+    splits: Annotated[tuple[SplitsConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (SplitsConfig(),)
+    """How the training set is cut for FaP and PaF: a mapping, or a list of them, with each of which these are run."""
+    pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)] = ("whole-data",)
+    """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse."""
+    fusion: Fusions = (FusionConfig(),)
+    """How split models are fused: a mapping, or a list of them, with each of which FaP and PaF are run."""
+    pruning: Annotated[tuple[PruningConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (PruningConfig(),)
+    """Grids of pruning: a mapping, or a list of them."""
+    fine_tuning: FineTuningConfig = FineTuningConfig()
+    """How models are retrained after pruning or fusion."""
+    measuring: MeasuringConfig = MeasuringConfig()
+    """How networks are measured."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What tasks reserve."""
+    storage: str | None = None
+    """Folder or URI of the run; null is `runs/<name>`; `--out` overrides it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("an experiment is a mapping of settings such as name, dataset and model")
+        value = dict(value)
+        if "model" in value:
+            if "models" in value:
+                raise ValueError("give either model or models, not both")
+            given = value.pop("model")
+            value["models"] = given if isinstance(given, (list, tuple)) else [given]
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Experiment":
+        if self.storage:
+            checked_uri(self.storage)
+        from_splits = {p for grid in self.pruning for p in grid.pipelines or self.pipelines} & {"fap", "paf"}
+        for model in self.models:
+            if model.checkpoint and from_splits:
+                raise ValueError(
+                    f"model.checkpoint replaces training, but {' and '.join(sorted(from_splits))} train their own "
+                    f"split models: remove the checkpoint, or leave only whole-data in pipelines"
+                )
+        if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
+            raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
+        for part in ("criteria", "methods"):
+            named: dict[str, ChoiceConfig] = {}
+            for choice in (choice for grid in self.pruning for choice in getattr(grid, part)):
+                if named.setdefault(choice.label, choice) != choice:
+                    raise ValueError(
+                        f"pruning.{part} has two different functions named '{choice.label}': results could not tell "
+                        f"them apart"
+                    )
+        for part, labels in (
+            ("models", [model.label for model in self.models]),
+            ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
+            ("fusion", [fusion.label for fusion in self.fusion]),
+        ):
+            if len(set(labels)) < len(labels):
+                raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart")
+        return self
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Iterable[str] = ()) -> "Experiment":
+        """Read a built-in experiment by name or a YAML file by path.
+
+        Args:
+            source: `quickstart`, or `my/experiment.yaml`.
+            overrides: `key=value` with dots between keys, values in YAML: `pruning.sparsities=[0.5, 0.9]`. A list is
+                entered by number (`models.0.width`) or, without one, in every item.
+
+        Raises:
+            FileNotFoundError: no such built-in name or file.
+            ValueError: one sentence that names the key, the value and what is allowed.
+        """
+        return cls.from_yaml(*read_text(source), overrides)
+
+    @classmethod
+    def from_yaml(cls, text: str, origin: str, overrides: Iterable[str] = ()) -> "Experiment":
+        """Read an experiment from YAML, for instance what `to_yaml` wrote; `origin` stands in errors.
+
+        Raises:
+            ValueError: as `load` does.
+        """
+        settings = read_settings(text, origin, overrides)
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise ValueError(f"{origin}: {first_problem(error, settings, cls)}") from error
+
+    def to_yaml(self) -> str:
+        """The complete experiment, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,1 @@
+"""Where a run lives: networks, and tables in Parquet."""

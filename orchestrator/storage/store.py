@@ -1,0 +1,248 @@
+"""Where a run lives: networks and result tables on any file system that pyarrow reaches.
+
+A file is written under a temporary name and renamed when whole (object stores show an object only when it is
+whole). A stage is done when its row is in the `timings` table, which is written last.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
+
+EXPERIMENT = "experiment.yaml"
+MERGED = "merged-"
+REPLACES = b"replaces"
+READ_ATTEMPTS = 5
+PART_ROWS = 4096
+PART_FILES = 64
+CHECKED_PARQUET = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
+
+class StorageError(OSError):
+    """The run cannot be written to, for instance because the disk is full."""
+
+
+def checked_uri(uri: str) -> str:
+    """The URI itself, which stands in results and logs, if no keys are in it.
+
+    Raises:
+        ValueError: it is of the form scheme://key:secret@place.
+    """
+    if re.search(r"://[^/]*:[^?]*@", uri):
+        raise ValueError(
+            "the storage URI holds credentials, which results and logs would show: leave them out and give them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in a profile, or by the role of the machines"
+        )
+    return uri
+
+
+def place_parts(uri: str | Path) -> list[str]:
+    """The parts of the path of a folder or URI, without the URI's parameters."""
+    place = str(uri)
+    return [part for part in (place.partition("?")[0] if "://" in place else place).split("/") if part]
+
+
+def folder_name(uri: str | Path) -> str:
+    """The last of them."""
+    return place_parts(uri)[-1]
+
+
+class Store:
+    """The files of one run.
+
+    Args:
+        uri: a folder, or a URI such as s3://bucket/runs/name; pyarrow's parameters, for instance
+            ?endpoint_override=http://host:9000, may follow.
+
+    Raises:
+        ValueError: a URI of a scheme that pyarrow does not know, of no bucket, or with a password in it.
+    """
+
+    def __init__(self, uri: str | Path):
+        self.uri = checked_uri(str(uri))
+        try:
+            if "://" in self.uri:
+                self.files, self.root = fs.FileSystem.from_uri(self.uri)
+            else:
+                self.files, self.root = fs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(
+                f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
+            ) from error
+        bucket = self.root.partition("/")[0]
+        if bucket and self.files.get_file_info(bucket).type == fs.FileType.NotFound:
+            raise ValueError(f"storage '{self.uri}' cannot be used: there is no bucket '{bucket}'")
+        if self.files.get_file_info(self.root).type == fs.FileType.File:
+            raise ValueError(f"storage '{self.uri}' is a file: give a folder")
+
+    def path(self, *parts: str) -> str:
+        """The full path of a file of the run."""
+        return "/".join((self.root, *parts))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
+
+    def write(self, content: bytes, *parts: str) -> None:
+        """Write a file so that it is there whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            self._write(content, self.path(*parts))
+        except OSError as error:
+            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}") from error
+
+    def _write(self, content: bytes, target: str) -> None:
+        folder, _, name = target.rpartition("/")
+        if not isinstance(self.files, fs.LocalFileSystem):
+            with self.files.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        self.files.create_dir(folder)
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            self.files.move(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.files.delete_file(temporary)
+            raise
+
+    def read(self, *parts: str) -> bytes:
+        """The content of a file; FileNotFoundError where there is none."""
+        with self.files.open_input_stream(self.path(*parts)) as stream:
+            return stream.read()
+
+    def delete(self, *parts: str) -> None:
+        """Remove a file if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.delete_file(self.path(*parts))
+
+    def names(self, *folder: str) -> set[str]:
+        """Names of the finished files in a folder; empty where there is no folder."""
+        selector = fs.FileSelector(self.path(*folder), allow_not_found=True)
+        return {i.base_name for i in self.files.get_file_info(selector) if i.is_file and i.base_name[0] not in "._"}
+
+    def write_network(self, key: str, content: bytes) -> None:
+        """Keep a stage's network."""
+        self.write(content, "artifacts", f"{key}.safetensors")
+
+    def read_network(self, key: str) -> tuple[bytes, str]:
+        """A stage's network and where it lies, for messages."""
+        parts = ("artifacts", f"{key}.safetensors")
+        return self.read(*parts), self.path(*parts)
+
+    def network_keys(self) -> set[str]:
+        """Keys of the stages whose networks are kept."""
+        return {name.removesuffix(".safetensors") for name in self.names("artifacts")}
+
+    def write_rows(self, table: str, shard: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows as one shard of a table; the same shard again replaces it.
+
+        Raises:
+            ValueError: a row has a column that the table does not.
+        """
+        schema = SCHEMAS[table]
+        parts, remaining = [], iter(rows)
+        while part := [{**row, "schema_version": SCHEMA_VERSION} for row in itertools.islice(remaining, PART_ROWS)]:
+            unknown = {name for row in part for name in row} - set(schema.names)
+            if unknown:
+                raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
+            parts.append(pa.Table.from_pylist(part, schema))
+        buffer = pa.BufferOutputStream()
+        whole = pa.concat_tables([schema.empty_table(), *parts])
+        pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
+        self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
+
+    def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a table; empty where there are none yet.
+
+        Raises:
+            ValueError: a file in the table's folder is not Parquet, is damaged, has columns of other types, or was
+                written by something else or by a newer metaprune. Columns that an older one did not write are null.
+        """
+        try:
+            for _ in range(READ_ATTEMPTS):
+                with contextlib.suppress(FileNotFoundError):  # merged into another since the folder was listed
+                    return self.read_shards(table, self.shards(table)[0], columns)
+            return self.read_shards(table, self.shards(table)[0], columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"table '{table}' of run '{self.uri}' cannot be read: {error}: if a file of it is damaged, delete the "
+                f"file and run again, which makes anew what it held"
+            ) from error
+
+    def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
+        """The rows of these files of a table."""
+        schema = SCHEMAS[table]
+        if not names:
+            return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
+        files = [self.path("results", table, name) for name in names]
+        asked = [*dict.fromkeys([*(columns or schema.names), "schema_version"])]
+        parts = []
+        for start in range(0, len(files), PART_FILES):  # a data set keeps the metadata of all its files in memory
+            part = pads.dataset(files[start : start + PART_FILES], schema, CHECKED_PARQUET, self.files)
+            parts.append(part.to_table(columns=asked).combine_chunks())
+        rows = pa.concat_tables(parts)
+        versions = rows["schema_version"]
+        if versions.null_count:
+            folder = self.path("results", table)
+            raise ValueError(f"{folder} has rows that metaprune did not write: leave only its own files there")
+        if len(rows) and pc.max(versions).as_py() > SCHEMA_VERSION:
+            raise ValueError(f"run '{self.uri}' was written by a newer metaprune: update this one to read it")
+        return rows.select(columns or schema.names)
+
+    def listed(self, table: str) -> set[str]:
+        """Names of a table's files as they were together at one time.
+
+        While a folder is listed, a file may go that is merged into another, which is not in the listing yet.
+        """
+        names, again = self.names("results", table), self.names("results", table)
+        while any(name.startswith(MERGED) for name in again - names):
+            names, again = again, self.names("results", table)
+        return names
+
+    def shards(self, table: str) -> tuple[list[str], list[str]]:
+        """Names of a table's files, and of those that wait to be deleted because a merged one replaces them."""
+        names = self.listed(table)
+        replaced = names & set().union(*(self.replaced_by(table, name) for name in names))
+        return sorted(names - replaced), sorted(replaced)
+
+    def replaced_by(self, table: str, name: str) -> set[str]:
+        """Names of the files whose rows are in this one."""
+        if not name.startswith(MERGED):
+            return set()
+        metadata = pq.read_schema(self.path("results", table, name), filesystem=self.files).metadata or {}
+        return set(json.loads(metadata.get(REPLACES, "[]")))
+
+    def failed(self) -> set[str]:
+        """Keys of the stages with a row in `failures`."""
+        return {name.removesuffix(".parquet") for name in self.names("results", "failures")}
+
+    def done(self) -> set[str]:
+        """Keys of the stages whose results are complete: in `timings`, and in every table that this names for them."""
+        timed = self.read_table("timings", ["cell", "tables"]).to_pydict()
+        stages = [(key, tables or ()) for key, tables in zip(timed["cell"], timed["tables"], strict=True)]
+        named = {table for _, tables in stages for table in tables}
+        cells = {table: set(self.read_table(table, ["cell"])["cell"].to_pylist()) for table in named & SCHEMAS.keys()}
+        return {key for key, tables in stages if all(key in cells.get(table, ()) for table in tables)}

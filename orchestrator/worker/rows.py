@@ -1,0 +1,121 @@
+"""The rows about networks: how accurate, how large, how fast, and how far apart."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.worker.environment import environment
+from workloads.config import LandscapeConfig
+from workloads.data.samples import Dataset
+from workloads.data.splits import Part
+from workloads.measuring.evaluation import Measurement, evaluate, latency, mac_count, parameter_count
+from workloads.measuring.landscape import Plane
+from workloads.networks.checkpoints import Description
+from workloads.structure.finding import trace
+from workloads.training.snapshots import Epoch
+
+LATENCY_BATCHES = (1, 64)
+CORNERS = ("original", "against", "method")
+
+_LATENCIES: dict[tuple[Any, ...], dict[str, float]] = {}
+
+
+def evaluation_row(
+    model: nn.Module,
+    description: Description,
+    dataset: Dataset,
+    test: Measurement,
+    epoch: int,
+    precision: str,
+    labels: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The columns of `evaluations` that a measured network fills."""
+    parameters = parameter_count(model)
+    planned = labels["neuron_sparsity"]
+    return {
+        "epoch": epoch,
+        "neuron_sparsity": neuron_sparsity(model, description, dataset.shape, labels["group"])
+        if planned is None
+        else planned,
+        "weight_sparsity": 1 - parameters / description.parameters,
+        "parameters": parameters,
+        "macs": mac_count(model, dataset.shape),
+        "accuracy": test.accuracy,
+        "accuracy_top5": test.accuracy_top5,
+        "loss": test.loss,
+        "precision": precision,
+        "seconds": test.seconds,
+        **latencies(model, description, dataset.shape),
+        "device": environment()["gpu"] or environment()["processor"],
+    }
+
+
+def neuron_sparsity(model: nn.Module, description: Description, shape: tuple[int, ...], group: int | None) -> float:
+    """The share of pairings that were removed from the pruned group, or from all."""
+    example = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    widths = [group.size for group in trace(model, example).groups]
+    pruned = slice(None) if group is None else slice(group, group + 1)
+    return 1 - sum(widths[pruned]) / sum(description.widths[pruned])
+
+
+def latencies(model: nn.Module, description: Description, shape: tuple[int, int, int]) -> dict[str, float]:
+    """The columns of measured time; networks of equal layers and widths share one measurement in a process."""
+    widths = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+    hardware = environment()["gpu"], torch.get_num_threads()
+    key = json.dumps(description.model, sort_keys=True), widths, shape, hardware
+    if key not in _LATENCIES:
+        _LATENCIES[key] = {f"latency_{batch}": latency(model, shape, batch) for batch in LATENCY_BATCHES}
+    return _LATENCIES[key]
+
+
+def epoch_row(epoch: Epoch, precision: str) -> dict[str, Any]:
+    """The columns of `epochs` that an epoch fills."""
+    row = {
+        "epoch": epoch.epoch,
+        "learning_rate": epoch.learning_rate,
+        "precision": precision,
+        "train_loss": epoch.train_loss,
+        "train_accuracy": epoch.train_accuracy,
+        "seconds": epoch.seconds,
+    }
+    if epoch.test:
+        row |= {"test_loss": epoch.test.loss, "test_accuracy": epoch.test.accuracy}
+    return row
+
+
+def split_rows(parts: Sequence[Part], labels: Tensor, classes: int) -> list[dict[str, Any]]:
+    """The rows of `splits` about the stretches that one model saw; `labels` are those of the whole training set."""
+    return [
+        {
+            "part": number,
+            "start": part.start,
+            "end": part.end,
+            "samples": labels[part.samples].bincount(minlength=classes).tolist(),
+        }
+        for number, part in enumerate(parts)
+    ]
+
+
+def distance_row(original: Tensor, other: Tensor) -> dict[str, Any]:
+    """The columns of `output_distances`, from two networks' logits (N, classes)."""
+    distances = (original - other).norm(dim=1)
+    return {"mean": distances.mean().item(), "distances": distances.tolist()}
+
+
+def landscape_rows(
+    plane: Plane, config: LandscapeConfig, row: int, dataset: Dataset, precision: str
+) -> list[dict[str, Any]]:
+    """The rows of `landscapes` for one row of points; the first one has the three networks themselves too."""
+    x, y = plane.grid(config.size, config.margin)
+    points = [(None, float(value), float(y[row])) for value in x]
+    if row == 0:
+        points += [(name, *place) for name, place in zip(CORNERS, plane.corners.tolist(), strict=True)]
+    measured = dataset.with_test_samples(config.samples)
+    rows = []
+    for corner, *place in points:
+        test = evaluate(plane.network(*place), measured, precision=precision)
+        rows.append({"corner": corner, "x": place[0], "y": place[1], "accuracy": test.accuracy, "loss": test.loss})
+    return rows

@@ -1,0 +1,419 @@
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from orchestrator.storage.schema import SCHEMAS
+from orchestrator.storage.store import Store
+from reports import figures, load, ranking
+from reports.catalog import RESULTS
+from reports.cells import cells_table
+from reports.page import headline, write_report
+from reports.provenance import environments_table
+from reports.selection import tables_of
+from reports.statistics import over_seeds
+from reports.tables import Table, number, signed
+
+
+def evaluation(cell: str, **columns: object) -> dict:
+    base = {
+        "experiment": "e",
+        "cell": cell,
+        "model": "net",
+        "dataset": "digits",
+        "pipeline": "whole-data",
+        "seed": 0,
+        "stage": "pruned",
+        "final": True,
+        "criterion": "l1",
+        "epoch": 0,
+        "weight_sparsity": 0.4,
+        "parameters": 1000,
+        "macs": 2_000_000,
+    }
+    return {**base, **columns}
+
+
+ROWS = [
+    evaluation("base", stage="baseline", training_data="whole", final=False, neuron_sparsity=0.0, accuracy=90.0),
+    *(
+        evaluation(
+            f"{method}{seed}",
+            seed=seed,
+            method=method,
+            group=0,
+            neuron_sparsity=0.5,
+            target_sparsity=0.5,
+            accuracy=accuracy + seed,
+        )
+        for method, accuracy in (("conventional", 60.0), ("intra-fusion", 80.0))
+        for seed in (0, 2)
+    ),
+]
+
+
+def plan(store: Store, rows: list[dict]) -> None:
+    """Make the rows those that the present experiment asks for."""
+    names = SCHEMAS["plan"].names
+    store.write_rows("plan", "plan", [{k: v for k, v in row.items() if k in names} for row in rows])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    store = Store(tmp_path / "run")
+    store.write_rows("evaluations", "all", ROWS)
+    store.write_rows("evaluations", "stale", [evaluation("stale", method="conventional", group=0, accuracy=1.0)])
+    plan(store, ROWS)
+    return tmp_path / "run"
+
+
+def test_many_variants_leave_the_panels_their_height() -> None:
+    names = [f"a method with a long name, repair · criterion {number}" for number in range(24)]
+    figure, axes = figures.panels([f"group {number}" for number in range(8)])
+    figures.legend(figure, figures.style(names))
+    figure.draw_without_rendering()
+    assert min(axis.get_position().height * figure.get_figheight() for axis in axes) > 0.8
+
+
+def test_only_rows_of_the_present_plan_are_loaded(run: Path) -> None:
+    assert "stale" not in set(load(run)["cell"])
+    assert "stale" in set(load(run, everything=True)["cell"])
+
+
+def test_a_row_written_in_two_shards_counts_once(run: Path) -> None:
+    Store(run).write_rows("evaluations", "again", ROWS[1:3])
+    assert len(load(run)) == len(ROWS)
+
+
+def test_rows_are_labelled_as_the_present_experiment_sees_them(run: Path) -> None:
+    """A stage on the way to a cell ends one after the grid was extended, and the other way round."""
+    plan(Store(run), [{**row, "final": not row["final"], "experiment": "extended"} for row in ROWS])
+    frame = load(run).set_index("cell")
+    assert frame["final"].to_dict() == {row["cell"]: not row["final"] for row in ROWS}
+    assert set(frame["experiment"]) == {"extended"}
+    assert frame["accuracy"].to_dict() == {row["cell"]: row["accuracy"] for row in ROWS}
+
+
+def test_several_runs_are_told_apart(run: Path) -> None:
+    frame = load([run, run])
+    assert len(frame) == 2 * len(ROWS)
+    assert set(frame["run"]) == {str(run)}
+
+
+def test_the_data_free_table_has_means_deviations_and_the_gain(run: Path) -> None:
+    ((_, table),) = RESULTS["data-free-table"].make(tables_of(run))
+    assert isinstance(table, Table)
+    assert table.head[-3:] == ["conventional", "intra-fusion", "Intra-Fusion gain"]
+    assert table.rows == [["net", "whole-data", "l1", "0", "50", "61.00 ± 1.41", "81.00 ± 1.41", "+20.00"]]
+
+
+def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
+    ((name, figure),) = RESULTS["data-free-figure"].make(tables_of(run))
+    assert name == "data-free-net"
+    assert isinstance(figure, Figure)
+    (axis,) = figure.axes
+    lines = [container.lines[0] for container in axis.containers]
+    assert [line.get_xydata().tolist() for line in lines] == [[[0, 90], [50, 61]], [[0, 90], [50, 81]]]
+    assert axis.get_title() == "group 0"
+
+
+def test_settings_of_grids_have_figures_and_panels_of_their_own(run: Path) -> None:
+    repaired = [{**row, "cell": row["cell"] + "r", "repair": "data", "accuracy": 85.0} for row in ROWS[1:]]
+    whole = [{**row, "cell": row["cell"] + "w", "group": None} for row in ROWS[1:] + repaired]
+    store = Store(run)
+    store.write_rows("evaluations", "more", repaired + whole)
+    plan(store, ROWS + repaired + whole)
+    tables = tables_of(run)
+    each = dict(RESULTS["data-free-figure"].make(tables))
+    assert list(each) == ["data-free-net", "data-free-net-repair"]
+    ((_, panels),) = RESULTS["whole-network-figure"].make(tables)
+    ((_, costs),) = RESULTS["accuracy-against-macs"].make(tables)
+    assert [axis.get_title() for axis in panels.figure.axes] == ["net", "net, repair"]
+    assert [axis.get_title() for axis in costs.figure.axes] == ["not fine-tuned", "repair"]
+    for figure in (*each.values(), panels):
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names == ["conventional", "intra-fusion"]
+    (axis,) = each["data-free-net-repair"].axes
+    assert [line.lines[0].get_xydata()[-1].tolist() for line in axis.containers] == [[50, 85]] * 2
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize(
+    "names", [["a"] * 2, ["fusion-preserving(restore_norm=False)", "b", "c", "d", "e"], list("abcdefg")]
+)
+def test_the_legend_fits_into_its_figure(names: list[str], columns: int) -> None:
+    figure, _ = figures.panels(["one"] * columns)
+    figures.legend(figure, figures.style([f"{name}{i}" for i, name in enumerate(names)]))
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
+def test_pipelines_and_criteria_are_not_mixed(run: Path) -> None:
+    rows = [{**row, "cell": row["cell"] + "f", "pipeline": "fap", "accuracy": 10.0} for row in ROWS[1:]]
+    store = Store(run)
+    store.write_rows("evaluations", "fap", rows)
+    plan(store, ROWS + rows)
+    tables = tables_of(run)
+    ((_, table),) = RESULTS["data-free-table"].make(tables)
+    assert isinstance(table, Table)
+    assert [row[1:2] + row[-1:] for row in table.rows] == [["FaP", "+0.00"], ["whole-data", "+20.00"]]
+    ((_, figure),) = RESULTS["data-free-figure"].make(tables)
+    assert isinstance(figure, Figure)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [f"{m} · {p}" for m in ("conventional", "intra-fusion") for p in ("FaP", "whole-data")]
+
+
+def test_the_mean_over_groups_keeps_the_deviation_over_seeds(run: Path) -> None:
+    rows = [{**row, "cell": row["cell"] + "g", "group": 1, "accuracy": row["accuracy"] + 8} for row in ROWS[1:]]
+    store = Store(run)
+    store.write_rows("evaluations", "more", rows)
+    plan(store, ROWS + rows)
+    ((_, table),) = RESULTS["data-free-mean"].make(tables_of(run))
+    assert isinstance(table, Table)
+    assert table.rows == [["net", "whole-data", "l1", "50", "65.00 ± 1.41", "85.00 ± 1.41"]]
+
+
+def test_whole_networks_have_their_own_table_and_figure(run: Path) -> None:
+    rows = [{**row, "cell": row["cell"] + "w", "group": None, "accuracy": 30.0} for row in ROWS[1:]]
+    store = Store(run)
+    store.write_rows("evaluations", "whole", rows)
+    plan(store, ROWS + rows)
+    tables = tables_of(run)
+    ((_, table),) = RESULTS["whole-network-table"].make(tables)
+    assert isinstance(table, Table)
+    assert table.rows == [["net", "whole-data", "l1", "50", "30.00 ± 0.00", "30.00 ± 0.00"]]
+    ((_, figure),) = RESULTS["whole-network-figure"].make(tables)
+    assert isinstance(figure, Figure)
+    assert [axis.get_title() for axis in figure.axes] == ["net"]
+    assert [sentence.partition(",")[2][:11] for sentence in headline(tables)[:2]] == [" one group ", " all groups"]
+
+
+def test_what_lacks_data_is_named_and_not_drawn(run: Path, tmp_path: Path) -> None:
+    report = write_report(run, tmp_path / "out")
+    drawn = {"models", "models-by-seed", "data-free-figure", "data-free-table", "data-free-mean", "ranks", "cells"}
+    assert {name for names in report.lacking.values() for name in names} == set(RESULTS) - drawn
+    assert not list((tmp_path / "out").glob("pipelines*"))
+    assert "net, one group pruned without fine-tuning, mean over 1 cell: intra-fusion 81.0 %, conventional 61.0 %." in (
+        tmp_path / "out" / "README.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_figures_that_one_entry_holds_are_known_by_their_numbers(run: Path, tmp_path: Path) -> None:
+    report = write_report(run, tmp_path / "out", only=["figure-9", "figure-12", "models"])
+    assert report.lacking == {"output-distances": ["figures-8-14"]}
+
+
+def test_a_run_that_has_just_begun_can_be_reported(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.write_rows("plan", "plan", [{"cell": "a"}])
+    report = write_report(tmp_path / "run", tmp_path / "out")
+    assert {name for names in report.lacking.values() for name in names} == set(RESULTS)
+    assert headline(tables_of(tmp_path / "run")) == []
+
+
+def test_over_seeds() -> None:
+    frame = pd.DataFrame({"m": ["a", "a", "b"], "accuracy": [1.0, 3.0, 5.0]})
+    means = over_seeds(frame, ["m"]).set_index("m")
+    assert means.loc["a"].tolist() == [2.0, pytest.approx(2**0.5), 2]
+    assert means.loc["b", "std"] != means.loc["b", "std"]
+
+
+def test_tables_escape_what_their_format_means() -> None:
+    table = Table("50 % of a_b", ["x & y", "n|m"], [["{a}", "±1"]])
+    assert r"\caption{50 \% of a\_b}" in table.latex()
+    assert r"x \& y & n\textbar{}m \\" in table.latex()
+    assert r"\{a\} & $\pm$1 \\" in table.latex()
+    assert r"| x &amp; y | n\|m |" in table.markdown()
+    hostile = Table("c", ["<img onerror=x>"], [["two\nlines `code`"]]).markdown()
+    assert "| &lt;img onerror=x&gt; |" in hostile
+    assert r"| two lines \`code\` |" in hostile
+    assert table.csv() == "x & y,n|m\n{a},±1\n"
+
+
+def test_csv_is_to_be_computed_with() -> None:
+    head = ["method", "accuracy", "minus", "interval", "weights"]
+    rows = [["a to b", "91.25 ± 0.31", "−0.35", "−1.00 to +2.50", "1,234,567"], ["c", "90.00", "–", "–", "12"]]
+    table = Table("c", head, rows)
+    frame = pd.read_csv(io.StringIO(table.csv()))
+    assert frame["method"].tolist() == ["a to b", "c"]
+    assert frame["weights"].tolist() == [1234567, 12]
+    numbers = frame[["accuracy", "accuracy, deviation", "minus", "interval, low", "interval, high"]]
+    assert numbers.iloc[0].tolist() == [91.25, 0.31, -0.35, -1.0, 2.5]
+    assert numbers.iloc[1].dropna().tolist() == [90.0]
+    assert "standard deviation over seeds" in table.latex()
+
+
+def test_words_that_all_rows_share_stand_in_the_caption_of_latex() -> None:
+    rows = [["net", "l1", method, "1"] for method in ("conventional", "folding")]
+    text = Table("c.", ["model", "criterion", "method", "accuracy"], rows, 3).latex("means")
+    assert r"\caption{c. For all rows: model net, criterion l1.}\label{tab:means}" in text
+    assert r"\begin{tabular}{lr}" in text
+    assert "conventional & 1" in text
+    assert r"\begin{table*}" in Table("c.", list("abcdefg"), [list("1234567")]).latex()
+
+
+def test_numbers() -> None:
+    assert (number(91.254), number(91.254, 0.31), number(float("nan"))) == ("91.25", "91.25 ± 0.31", "–")
+    assert (signed(1.2), signed(-0.35), signed(float("nan"))) == ("+1.20", "−0.35", "–")
+
+
+def test_the_cuts_of_the_training_set_are_drawn(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = [
+        evaluation(f"{number}{seed}", seed=seed, training_data=f"subset-{number + 1}", split="unions", folds=4)
+        for number in range(6)
+        for seed in (0, 1)
+    ]
+    plan(store, rows)
+    columns = set(SCHEMAS["splits"].names)
+    spans = [(0.0, 0.25), (0.5, 0.75)]
+    cuts = [
+        {**{k: v for k, v in row.items() if k in columns}, "part": part, "start": start, "end": end, "samples": [1, 2]}
+        for row in rows
+        for part, (start, end) in enumerate(spans)
+    ]
+    store.write_rows("splits", "all", cuts)
+    ((name, figure),) = RESULTS["splits"].make(tables_of(tmp_path))
+    assert name == "splits-unions-4"
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()][-1] == "subset-1"
+    assert len(axis.collections) == 12
+
+
+HOSTILE = r"50 % of a_b & c# $x$ {y} ~z ^w \v <i> ± − × – · …"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine found")
+@pytest.mark.parametrize("copies", [1, 60])
+def test_tables_compile_with_booktabs(tmp_path: Path, copies: int) -> None:
+    rows = copies * [[HOSTILE, number(1.0, 0.5), signed(-2.0)], ["ResNet18", number(float("nan")), signed(2.0)]]
+    table = Table(f"Caption: {HOSTILE}", ["method", "accuracy (%)", HOSTILE], rows)
+    packages = r"\usepackage{booktabs,longtable}"
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}{table.latex()}\end{{document}}"
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    compiled = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stdout[-2000:]
+    assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_html_tables_escape_what_they_hold() -> None:
+    text = Table("a < b", ["x", "n"], [["<script>", "1 & 2"]]).html()
+    assert "<caption>a &lt; b</caption>" in text
+    assert '<td class="words">&lt;script&gt;</td><td>1 &amp; 2</td>' in text
+
+
+def test_runs_on_several_data_sets_are_kept_apart(run: Path, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    rows = [{**row, "cell": f"{row['cell']}-o", "dataset": "fashion-mnist", "accuracy": 10.0} for row in ROWS]
+    other.write_rows("evaluations", "all", rows)
+    plan(other, rows)
+    frame = tables_of([run, tmp_path / "other"]).evaluations
+    assert set(frame["model"]) == {"net on digits", "net on fashion-mnist"}
+    assert set(frame["network"]) == {"net"}
+
+
+def test_a_cell_that_two_runs_have_counts_once_and_environments_are_told_apart(run: Path, tmp_path: Path) -> None:
+    for place, key, processor in ((run, "first", "CPU one"), (tmp_path / "copy", "second", "CPU two")):
+        store = Store(place)
+        store.write_rows("evaluations", "all", [{**row, "environment": key} for row in ROWS])
+        store.write_rows("environments", key, [{"environment": key, "processor": processor}])
+        plan(store, ROWS)
+    assert len(tables_of([run, tmp_path / "copy"]).evaluations) == len(ROWS)
+    table = environments_table([run, tmp_path / "copy"])
+    assert [(row[0], row[1], row[2], row[-1]) for row in table.rows] == [
+        ("run", "first", "CPU one", str(len(ROWS))),
+        ("copy", "second", "CPU two", str(len(ROWS))),
+    ]
+
+
+def test_variants_of_a_method_have_its_colour_and_differ_in_dashes() -> None:
+    looks = figures.style(["conventional", "intra-fusion", "intra-fusion(p=1), repair · l1", "mine", "yours"])
+    assert looks["intra-fusion"]["color"] == looks["intra-fusion(p=1), repair · l1"]["color"]
+    assert looks["intra-fusion"] != looks["intra-fusion(p=1), repair · l1"]
+    assert len({look["color"] for look in looks.values()}) == 4
+
+
+def test_no_two_lines_look_alike_and_methods_look_the_same_everywhere() -> None:
+    bases = ["conventional", "intra-fusion", "folding", "mine"]
+    names = [f"{base} · {number}" for base in bases for number in range(9)]
+    looks = [tuple(sorted(look.items())) for look in figures.style(names).values()]
+    assert len(set(looks)) == len(names)
+    assert figures.style(["folding"])["folding"] == figures.style(["conventional", "folding"])["folding"]
+    assert figures.style(["folding" + figures.PUBLISHED])["folding" + figures.PUBLISHED]["alpha"] < 1
+
+
+def test_different_networks_of_one_name_are_not_taken_for_seeds(run: Path, tmp_path: Path) -> None:
+    other = Store(tmp_path / "longer")
+    rows = [{**row, "cell": f"{row['cell']}-o", "accuracy": row["accuracy"] + 5} for row in ROWS]
+    other.write_rows("evaluations", "all", rows)
+    plan(other, rows)
+    tables = tables_of([run, tmp_path / "longer"])
+    ((_, models),) = RESULTS["models"].make(tables)
+    assert isinstance(models, Table)
+    assert [(row[0], row[-1]) for row in models.rows] == [("net, longer", "95.00"), ("net, run", "90.00")]
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for seed, place in enumerate(("seed0/run", "seed1/run")):
+        store = Store(tmp_path / place)
+        rows = [{**row, "cell": f"{row['cell']}-{seed}"} for row in ROWS]
+        store.write_rows("evaluations", "all", rows)
+        plan(store, rows)
+    tables = tables_of([tmp_path / "seed0/run", tmp_path / "seed1/run", tmp_path / "seed1/run"])
+    assert set(tables.evaluations["model"]) == {"net, seed0/run", "net, seed1/run"}
+    assert list(tables.settings) == ["seed0/run", "seed1/run"]
+    assert len(tables.evaluations) == 2 * len(ROWS), "a run that is given twice counts once"
+
+
+def test_a_half_done_seed_does_not_move_the_means(run: Path) -> None:
+    """The third seed has only the cell in which the methods are close."""
+    rows = [
+        evaluation(
+            f"{method}{group}{seed}",
+            method=method,
+            group=group,
+            seed=seed,
+            neuron_sparsity=0.5,
+            target_sparsity=0.5,
+            accuracy=50.0 + seed + gain * (10 + 10 * group),
+        )
+        for gain, method in enumerate(["conventional", "intra-fusion"])
+        for group in (0, 1)
+        for seed in (0, 1, 2)
+        if (group, seed) != (1, 2)
+    ]
+    each = ranking.compared(pd.DataFrame(rows)).set_index("method")
+    assert each.loc["intra-fusion", ["mean", "n", "cells"]].tolist() == [15.0, 2, 2]
+
+
+def test_many_cells_are_shown_as_means_over_groups() -> None:
+    rows = [
+        evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, latency_1=1.0) for g in (0, 2)
+    ]
+    frame = pd.DataFrame(rows)
+    assert [row[-2] for row in cells_table(frame).rows] == ["0.00", "2.00"]
+    many = cells_table(frame, most=1)
+    assert [row[-2] for row in many.rows] == ["1.00 ± 1.41"]
+    assert "group" not in many.head
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [", "experiment.yaml' is not YAML"), ("- a", "experiment.yaml' is no experiment")]
+)
+def test_settings_that_are_none_are_named(run: Path, content: str, message: str) -> None:
+    (run / "experiment.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        tables_of(run)
+
+
+def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    with pytest.raises(FileNotFoundError, match="is not a run: no stage is in its table 'plan'"):
+        write_report(tmp_path, tmp_path / "out")

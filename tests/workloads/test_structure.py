@@ -1,0 +1,324 @@
+"""Finding groups: torchvision's families, and networks that must not be pruned where they cannot be."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import VisionTransformer, get_model
+
+from workloads.compression.compress import Sources, compress
+from workloads.compression.group_sizes import parameters_after
+from workloads.config import CompressionConfig
+from workloads.measuring.evaluation import parameter_count
+from workloads.structure import recording as flow
+from workloads.structure.finding import trace
+from workloads.structure.groups import PRODUCER, THROUGH, Group, Maps, apply
+from workloads.structure.network import Network
+
+# Family: (smallest member, pixels, groups, groups that stay as they are).
+FAMILIES = {
+    "alexnet": ("alexnet", 64, 6, 0),
+    "convnext": ("convnext_tiny", 64, 18, 6),
+    "densenet": ("densenet121", 64, 120, 0),
+    "efficientnet": ("efficientnet_b0", 64, 40, 0),
+    "efficientnet_v2": ("efficientnet_v2_s", 64, 75, 0),
+    "googlenet": ("googlenet", 64, 57, 0),
+    "inception": ("inception_v3", 96, 94, 0),
+    "maxvit": ("maxvit_t", 224, 47, 26),
+    "mnasnet": ("mnasnet0_5", 64, 25, 0),
+    "mobilenet_v2": ("mobilenet_v2", 64, 25, 0),
+    "mobilenet_v3": ("mobilenet_v3_small", 64, 27, 0),
+    "regnet": ("regnet_y_400mf", 64, 37, 0),
+    "resnet": ("resnet50", 64, 37, 0),
+    "resnext": ("resnext50_32x4d", 64, 21, 0),
+    "shufflenet": ("shufflenet_v2_x0_5", 64, 18, 8),
+    "squeezenet": ("squeezenet1_0", 64, 25, 0),
+    "swin": ("swin_t", 64, 12, 6),
+    "swin_v2": ("swin_v2_t", 64, 24, 28),
+    "vgg": ("vgg11_bn", 64, 9, 0),
+    "vit": ("vit_b_16", 224, 12, 13),
+}
+
+
+def of_family(family: str) -> tuple[nn.Module, Tensor]:
+    name, pixels, *_ = FAMILIES[family]
+    torch.manual_seed(0)
+    options = {"init_weights": False} if family in ("googlenet", "inception") else {}
+    model = get_model(name, weights=None, num_classes=10, **options)
+    if family in ("alexnet", "vgg"):  # its classifier has most of the weights and none of what is difficult
+        first = next(layer for layer in model.classifier if isinstance(layer, nn.Linear))
+        model.classifier = nn.Sequential(nn.Linear(first.in_features, 32), nn.ReLU(), nn.Linear(32, 10))
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 1.5)
+            module.running_mean.normal_(0, 0.1)
+    return model.eval(), torch.randn(2, 3, pixels, pixels)
+
+
+def halving(group: Group) -> Maps:
+    """Average every two neighbours, and sum them where they are read."""
+    pairs = F.one_hot(torch.arange(group.size) // 2).T.float()
+    return Maps(pairs / pairs.sum(1, keepdim=True), pairs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_torchvisions_families(family: str) -> None:
+    model, images = of_family(family)
+    logits = model(images)
+    scale = logits.abs().max()
+    network = Network.prepared(model, images[:1])
+    assert (len(network.structure.groups), len(network.structure.kept)) == FAMILIES[family][2:]
+    sources = Sources(images[:1])
+    same = compress(network, CompressionConfig(sparsity=0), sources)
+    torch.testing.assert_close(same.model(images) / scale, logits / scale, rtol=0, atol=1e-4)
+
+    half = compress(network, CompressionConfig(sparsity=0.5, criterion={"name": "random"}), sources)
+    assert half.model(images).isfinite().all()
+    sizes = {number: group.size for number, group in enumerate(half.structure.groups)}
+    assert all(sizes[g.number] == max(g.size // 2, 1) for g in network.structure.groups)
+    assert parameter_count(half.model) == parameters_after(network.model, network.structure, sizes)
+
+    twins, structure = copy.deepcopy(network.model), network.structure
+    for group in structure.groups:
+        doubled = torch.eye(group.size)[torch.arange(group.size) // 2 * 2]
+        apply(twins, group, Maps(doubled, doubled))
+    expected = twins(images)
+    for number in range(len(structure.groups)):
+        pair = halving(structure.groups[number])
+        apply(twins, structure.groups[number], pair)
+        structure = structure.narrowed(number, len(pair.P))
+    scale = expected.abs().max()
+    torch.testing.assert_close(twins(images) / scale, expected / scale, rtol=0, atol=1e-4)
+    again = trace(twins, images[:1])
+    for ours, found in zip(structure.groups, again.groups, strict=True):
+        assert ours.size == found.size
+        for one, other in zip(ours.members, found.members, strict=True):
+            assert (one.layer, one.side) == (other.layer, other.side)
+            assert torch.equal(one.index, other.index)
+
+
+def small_transformer() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return VisionTransformer(32, 16, 2, 2, 16, 24, num_classes=4).eval(), torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("family", ["mobilenet_v3", "shufflenet", "regnet", "vit"])
+@pytest.mark.parametrize("method", ["intra-fusion", "fusion-preserving", "folding", "neuron-merging", "reconstruction"])
+@torch.no_grad()
+def test_every_method_runs_on_grouped_convolutions_gates_shuffles_and_transformers(family: str, method: str) -> None:
+    model, images = small_transformer() if family == "vit" else of_family(family)
+    network = Network.prepared(model, images[:1])
+    few = network._replace(
+        structure=type(network.structure)(network.structure.groups[:3], network.structure.normalised)
+    )
+    config = CompressionConfig(sparsity=0.5, method={"name": method}, repair="data")
+    pruned = compress(few, config, Sources(images[:1], images=lambda: [images]))
+    assert pruned.model(images).isfinite().all()
+    assert parameter_count(pruned.model) < parameter_count(network.model)
+
+
+class Net(nn.Module):
+    """Two convolutions and a classifier with a function of the user's between them."""
+
+    def __init__(self, between, read: int = 8, made: int = 8):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, made, 3), nn.Conv2d(read, 6, 1)
+        self.head = nn.Linear(6, 3)
+        self.between = between
+        self.scale = nn.Parameter(torch.ones(made, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(self, self.first(x).relu())
+        return self.head(self.second(x).relu().mean((2, 3)))
+
+
+def spread(net: Net, x: Tensor) -> Tensor:
+    return x[:, :1] * x
+
+
+REFUSED = {
+    "a norm over channels": (lambda net, x: F.layer_norm(x, x.shape[1:]), 8, "mixes its channels (native_layer_norm)"),
+    "softmax over channels": (lambda net, x: x.softmax(1), 8, "mixes its channels (_softmax)"),
+    "a running sum": (lambda net, x: x.cumsum(1), 8, "mixes its channels (cumsum)"),
+    "a mean over channels": (lambda net, x: x.mean(1, keepdim=True), 1, "mixes its channels (mean)"),
+    "a parameter a channel": (lambda net, x: x * net.scale, 8, "combines it with a tensor of fixed size"),
+    "a slice of fixed size": (lambda net, x: x[:, :5], 5, "does not use every channel of the group equally often"),
+    "a view of fixed size": (
+        lambda net, x: x.view(-1, 2, 4, 4, 4).flatten(1, 2),
+        8,
+        "does not run without some of its",
+    ),
+    "a roll by a fixed number": (
+        lambda net, x: x.roll(3, 1),
+        8,
+        "the network gives other outputs without its channels",
+    ),
+    "the number of channels": (
+        lambda net, x: x / x.shape[1],
+        8,
+        "the network gives other outputs without its channels",
+    ),
+    "a channel that is special": (lambda net, x: x + x[0, 0, 0, 0].item(), 8, "takes values out of it"),
+    "pooling over channels": (lambda net, x: F.avg_pool3d(x[:, None], (2, 1, 1))[:, 0], 4, "mixes its channels"),
+    "one channel on all": (spread, 8, "spreads it over other channels"),
+    "positions as channels": (lambda net, x: x.flatten(2).transpose(1, 2)[..., None], 16, "differ from place to place"),
+}
+
+
+@pytest.mark.parametrize("kind", ["SAME", "REORDERING", "RESHAPING", "CUTTING", "VALUEWISE", "REDUCING"])
+def test_the_operations_that_are_followed_have_the_names_that_pytorch_gives_them(kind: str) -> None:
+    assert [name for name in getattr(flow, kind) if not hasattr(torch.ops.aten, name)] == []
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_understood_stays_as_it_is(case: str) -> None:
+    between, read, reason = REFUSED[case]
+    structure = trace(Net(between, read), torch.randn(1, 1, 6, 6))
+    assert [group.layers for group in structure.groups] == [("second",)]
+    ((layer, told),) = structure.kept
+    assert layer == "first"
+    assert reason in told
+
+
+def test_channels_that_change_their_order_are_followed() -> None:
+    """A channel shuffle of sizes taken from the activation, as an odd number of channels breaks it, is refused."""
+
+    def halves(net: Net, x: Tensor) -> Tensor:
+        return torch.cat([x[:, x.shape[1] // 2 :], x[:, : x.shape[1] // 2]], 1)
+
+    structure = trace(Net(halves), torch.randn(1, 1, 6, 6))
+    assert structure.kept[0][1].startswith("the network gives other outputs")
+
+
+@pytest.mark.parametrize("pixels", [32, 64])
+def test_the_memory_format_makes_no_difference(vgg: nn.Module, resnet: nn.Module, pixels: int) -> None:
+    for model in (vgg, resnet):
+        images = torch.randn(1, 1, pixels, pixels)
+        expected = trace(model, images)
+        found = trace(model.to(memory_format=torch.channels_last), images)
+        assert [group.layers for group in found.groups] == [group.layers for group in expected.groups]
+        assert found.kept == expected.kept == ()
+
+
+def test_concatenation_keeps_groups_apart() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 6, 1), nn.BatchNorm2d(10)
+            self.head = nn.Linear(10, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(torch.cat([self.a(x), self.b(x)], 1)).relu().mean((2, 3)))
+
+    model = Joined().eval()
+    structure = trace(model, torch.randn(1, 1, 2, 2))
+    assert [(group.layers, group.size) for group in structure.groups] == [(("b",), 6), (("a",), 4)]
+    assert structure.normalised == ()
+    assert structure.groups[0].members[1].index.flatten().tolist() == [4, 5, 6, 7, 8, 9]
+    after = structure.narrowed(1, 1)
+    assert after.groups[0].members[1].index.flatten().tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_grouped_convolutions_are_pruned_by_their_groups() -> None:
+    layers = [nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 12, 3, groups=3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)]
+    model = nn.Sequential(*layers).eval()
+    images = torch.randn(4, 1, 4, 4)
+    (group,) = trace(model, images[:1]).groups
+    assert group.size == 3
+    assert {m.side: m.index.shape for m in group.members if m.side in (PRODUCER, THROUGH)} == {
+        PRODUCER: (3, 2),
+        THROUGH: (3, 4),
+    }
+    with torch.no_grad():
+        model[5].weight.view(2, 3, 16)[:, 1] = 0
+    expected = model(images)
+    selection = torch.eye(3)[[0, 2]]
+    apply(model, group, Maps(selection, selection))
+    assert (model[2].groups, model[2].in_channels, model[2].out_channels) == (2, 4, 8)
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_a_weight_of_two_layers_stays_as_it_is() -> None:
+    layers = [nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 1), nn.Flatten()]
+    tied = nn.Sequential(*layers, nn.Linear(24, 2))
+    tied[2].weight = tied[1].weight
+    structure = trace(tied, torch.randn(1, 1, 2, 2))
+    assert [group.layers for group in structure.groups] == [("3",)]
+    assert structure.kept[0] == ("2", "layer '2' shares its weight")
+
+
+def test_batch_norms_of_shared_layers_and_over_tokens_are_not_merged() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm, self.mix = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.mix(self.norm(self.embed(x[:, 0]))).relu().mean(1))
+
+    structure = trace(Tokens(), torch.randn(1, 1, 6, 5))
+    assert structure.normalised == ()
+    assert [group.layers for group in structure.groups] == [("mix",)]
+
+    layers = [nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    tied = nn.Sequential(*layers, nn.Conv2d(4, 6, 1), nn.Flatten(), nn.Linear(24, 2))
+    tied[3].weight = tied[1].weight
+    assert trace(tied, torch.randn(1, 1, 2, 2)).normalised == ()
+
+
+def test_tracing_leaves_everything_as_it_was(resnet: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
+    state = torch.get_rng_state()
+    example = torch.zeros(1, 1, 32, 32)
+    trace(resnet, example)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not example.any()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in resnet.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in resnet.modules())
+    resnet(torch.randn(2, 1, 32, 32)).sum().backward()
+
+
+def test_a_layer_that_is_called_on_two_activations_ties_them() -> None:
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.both, self.head = (nn.Conv2d(n, m, 1) for n, m in ((1, 8), (1, 8), (8, 6), (6, 2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.both(self.a(x).relu()) + self.both(self.b(x).relu())).mean((2, 3))
+
+    assert [group.layers for group in trace(Siamese(), torch.randn(1, 1, 2, 2)).groups] == [("both",), ("a", "b")]
+
+
+def test_channels_that_are_added_in_two_orders_go_together() -> None:
+    net, images = Net(lambda net, x: x + x.flip(1)).eval(), torch.randn(3, 1, 6, 6)
+    group = trace(net, images[:1]).groups[1]
+    assert group.members[0].index.tolist() == [[0, 7], [1, 6], [2, 5], [3, 4]]
+    with torch.no_grad():
+        net.second.weight[:, [1, 6]] = 0
+    expected = net(images)
+    selection = torch.eye(4)[[0, 2, 3]]
+    apply(net, group, Maps(selection, selection))
+    torch.testing.assert_close(net(images), expected)
+
+
+def test_a_network_without_anything_to_prune_is_refused_by_the_layer() -> None:
+    norm = nn.Sequential(nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 2))
+    message = r"none of its layers can be pruned \('0': layer '1' \(GroupNorm\) mixes its channels"
+    with pytest.raises(ValueError, match=message):
+        trace(norm, torch.randn(1, 1, 2, 2))
+
+
+def test_a_network_that_returns_no_tensor_is_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(ValueError, match="returns tuple, not a tensor of logits"):
+        trace(Two(), torch.randn(1, 1, 2, 2))

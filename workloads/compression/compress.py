@@ -1,0 +1,187 @@
+"""Compressing a whole network: one group, or all in sequence, by one criterion and method."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from workloads.compression import criteria, methods
+from workloads.compression.criteria import CRITERIA, Batch, importance, needs_batches
+from workloads.compression.group_sizes import widths
+from workloads.compression.methods import METHODS, maps, needs_images
+from workloads.compression.pairings import Pairings
+from workloads.compression.repair import (
+    match_statistics,
+    narrowed_statistics,
+    output_moments,
+    repaired_layers,
+    with_corrected_variance,
+)
+from workloads.config import CompressionConfig
+from workloads.measuring.evaluation import parameter_count
+from workloads.plugins import check_options, lookup
+from workloads.structure.batch_norm import Statistics
+from workloads.structure.groups import apply
+from workloads.structure.network import Network
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What criteria and methods may look at.
+
+    Attributes:
+        example: (1, C, H, W), for its shape and device.
+        batches: labelled training batches for criteria, or a function that returns them.
+        images: unlabelled training batches for methods and repair, likewise.
+        seed: of criteria that draw.
+        method_seed: of methods that draw.
+    """
+
+    example: Tensor
+    batches: Callable[[], Sequence[Batch]] | Sequence[Batch] = ()
+    images: Callable[[], Sequence[Tensor]] | Sequence[Tensor] = ()
+    seed: int = 0
+    method_seed: int = 0
+
+
+def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
+    """The values, or those that the function returns."""
+    return values() if callable(values) else values
+
+
+def score(network: Network, number: int, criterion: Mapping[str, Any], sources: Sources) -> tuple[Pairings, Tensor]:
+    """A group's weights and the importance of its pairings; `criterion` has a `name` and maybe `options`."""
+    group = network.structure.groups[number]
+    scores = importance(
+        criterion["name"],
+        network.model,
+        group,
+        batches=made(sources.batches) if needs_batches(criterion["name"]) else [],
+        seed=sources.seed,
+        example=sources.example,
+        statistics=network.statistics,
+        options=criterion.get("options"),
+    )
+    return Pairings(network.model, group), scores
+
+
+def compress(
+    base: Network,
+    config: CompressionConfig,
+    sources: Sources,
+    *,
+    originals: Sequence[int] | None = None,
+    parameters: int | None = None,
+    scored: Callable[[int], tuple[Pairings, Tensor]] | None = None,
+) -> Network:
+    """A narrower copy of the network.
+
+    Args:
+        base: the network; not changed.
+        config: what to remove, how to choose it, and what becomes of it.
+        sources: images and seeds.
+        originals: pairings of each group before any pruning, which sparsity refers to; None: as they are.
+        parameters: of the network before any pruning, for sparsities of weights; likewise.
+        scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
+
+    Raises:
+        ValueError: options that a function does not have, images that it lacks, a weight sparsity that cannot be
+            reached, or scores and maps that are no such.
+    """
+    return _Compression(base, config, sources, scored).run(
+        originals or [group.size for group in base.structure.groups], parameters or parameter_count(base.model)
+    )
+
+
+class _Compression:
+    """A network on its way to being narrower."""
+
+    def __init__(
+        self,
+        base: Network,
+        config: CompressionConfig,
+        sources: Sources,
+        scored: Callable[[int], tuple[Pairings, Tensor]] | None,
+    ):
+        self.base, self.config, self.sources = base, config, sources
+        self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
+        self.scored = scored or (lambda number: score(base, number, config.criterion, sources))
+        for kind, registry, choice, given in (
+            ("criterion", CRITERIA, config.criterion, criteria.GIVEN),
+            ("method", METHODS, config.method, methods.GIVEN),
+        ):
+            function = lookup(registry, choice["name"], kind)
+            check_options(function, choice.get("options", {}), f"{kind} '{choice['name']}'", given)
+        self.images: Sequence[Tensor] = []
+        if config.repair == "data" or needs_images(config.method["name"]):
+            self.images = made(sources.images)
+        if config.repair == "data" and not self.images:
+            raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
+        self.wanted: Statistics = {}
+        if config.repair == "data":
+            self.wanted = output_moments(base.model, repaired_layers(base.structure), self.images)
+
+    def run(self, originals: Sequence[int], parameters: int) -> Network:
+        """Bring every group to its size."""
+        config, groups = self.config, self.base.structure.groups
+        if len(originals) != len(groups):
+            raise ValueError(f"the network has {len(groups)} groups that can be pruned, but once had {len(originals)}")
+        numbers = list(range(len(groups))) if config.group is None else [config.group]
+        scores = [self.scored(number)[1] for number in numbers] if config.allocation == "global" else None
+        sizes = widths(
+            self.base.model,
+            self.base.structure,
+            numbers,
+            [originals[number] for number in numbers],
+            config.sparsity,
+            of=config.sparsity_of,
+            parameters=parameters,
+            round_to=config.round_to,
+            scores=scores,
+        )
+        if config.order == "input-first":
+            numbers, sizes = numbers[::-1], sizes[::-1]
+        for number, m in zip(numbers, sizes, strict=True):
+            if m < groups[number].size:
+                self.narrow(number, m)
+        if self.wanted:
+            match_statistics(self.network.model, self.wanted, self.images)
+        return self.network
+
+    def narrow(self, number: int, m: int) -> None:
+        """Bring one group to m pairings."""
+        config, (model, structure, statistics, places) = self.config, self.network
+        group = structure.groups[number]
+        if config.allocation == "global" or structure is self.base.structure:
+            pairings, scores = self.scored(number)
+        else:
+            pairings, scores = score(self.network, number, config.criterion, self.sources)
+        pair = maps(
+            config.method["name"],
+            pairings,
+            scores,
+            m,
+            seed=self.sources.method_seed,
+            options=config.method.get("options"),
+            context={
+                "model": model,
+                "group": group,
+                "statistics": statistics,
+                "original": (self.base.model, self.base.structure.groups[number]),
+                "images": self.images,
+            },
+        )
+        if config.repair == "data-free" and isinstance(pair.Q, Tensor):  # what was solved knows what is produced
+            pair = with_corrected_variance(model, group, statistics, pair)
+        apply(model, group, pair)
+        self.wanted = narrowed_statistics(self.wanted, group, pair)
+        self.network = Network(
+            model,
+            structure.narrowed(number, m),
+            narrowed_statistics(statistics, group, pair),
+            {**places, number: pair.places},
+        )

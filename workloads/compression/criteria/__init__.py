@@ -1,0 +1,99 @@
+"""Importance criteria: how much each pairing of a group matters, as an (n,) vector of non-negative scores.
+
+A criterion is a function of `(model, group)`. It asks for more by naming it: `batches`, a list of (images, labels)
+training batches, the same for all; `generator`, a seeded `torch.Generator`; `example`, an image (1, C, H, W) of which
+the shape and device matter only; `statistics`, by layer the mean and deviation (one entry an output channel) that its
+batch-norm gave its output over the training data before it was merged. The generator is on the CPU, all else on the
+device of the network; scores may be on any. Gradients that a criterion leaves in the network are cleared.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workloads.compression.criteria.gradient import hessian, synflow, taylor
+from workloads.compression.criteria.independence import chip
+from workloads.compression.criteria.magnitude import bn_scale, fpgm, l1, l2, lamp, linf, random
+from workloads.plugins import lookup, requires
+from workloads.structure.groups import Group
+
+CRITERIA: dict[str, Callable[..., Tensor]] = {
+    "l1": l1,
+    "l2": l2,
+    "linf": linf,
+    "lamp": lamp,
+    "taylor": taylor,
+    "hessian": hessian,
+    "synflow": synflow,
+    "chip": chip,
+    "fpgm": fpgm,
+    "bn-scale": bn_scale,
+    "random": random,
+}
+
+Batch = tuple[Tensor, Tensor]
+GIVEN = ("model", "group")
+
+
+def needs_batches(name: str) -> bool:
+    """Whether a criterion looks at data."""
+    return "batches" in inspect.signature(lookup(CRITERIA, name, "criterion")).parameters
+
+
+def importance(
+    name: str,
+    model: nn.Module,
+    group: Group,
+    *,
+    batches: Sequence[Batch] = (),
+    seed: int = 0,
+    example: Tensor | None = None,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """(n,) float32 importance of a group's pairings, batch-norm being merged, as the criterion gives it.
+
+    Only the order within a group counts, unless `allocation: global` compares the scores of all groups: then criteria
+    have to be on one scale, as l1, l2, linf, taylor and others are, which divide by the group's mean.
+
+    Args:
+        name: registered criterion or `package.module:function`.
+        model: the network in evaluation mode.
+        group: one of its groups.
+        batches: for criteria that look at data or gradients.
+        seed: of the generator for criteria that draw.
+        example: for criteria that run the network without data.
+        statistics: for criteria that look at batch-norm as it was before it was merged.
+        options: further keyword arguments of the criterion.
+
+    Raises:
+        ValueError: unknown criterion, or scores that are not n finite numbers.
+    """
+    criterion = lookup(CRITERIA, name, "criterion")
+    available = {
+        "batches": batches,
+        "generator": torch.Generator().manual_seed(seed),
+        "example": example,
+        "statistics": statistics,
+    }
+    wanted = inspect.signature(criterion).parameters
+    asked = {key: value for key, value in available.items() if key in wanted and value is not None}
+    if requires(criterion, "batches") and not batches:
+        raise ValueError(f"criterion '{name}' needs training batches: give them as `batches`")
+    model.zero_grad(set_to_none=True)
+    found = criterion(model, group, **asked, **(options or {}))
+    if not isinstance(found, Tensor):
+        raise ValueError(f"criterion '{name}' gave {type(found).__name__}: it has to return a tensor of scores")
+    scores = found.detach().float().cpu()
+    model.eval().zero_grad(set_to_none=True)
+    if scores.shape != (group.size,):
+        shape = tuple(scores.shape)
+        raise ValueError(
+            f"criterion '{name}' gave scores of shape {shape} for the {group.size} pairings of group {group.number}"
+        )
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"criterion '{name}' gave scores for group {group.number} that are not finite")
+    return scores

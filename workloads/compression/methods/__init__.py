@@ -1,0 +1,84 @@
+"""Compression methods: from a group's pairings, their importance and the size to reach, a pair of maps.
+
+A method is a function of `(pairings, importance, m)` that returns `Maps`; its options are keyword-only arguments.
+It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `statistics`
+of its layers' outputs, as `groups.merge_batch_norm` gives them; for `original`, the pair of network and group before
+any group was compressed; and for `images`, unlabelled training batches. Importance and generator are on the CPU, all
+else on the device of the network; maps may be on any.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workloads.compression.methods.fusing import folding, fusion_preserving, intra_fusion
+from workloads.compression.methods.reconstructing import reconstruction
+from workloads.compression.methods.selecting import conventional, neuron_merging
+from workloads.compression.pairings import Pairings
+from workloads.plugins import lookup, requires
+from workloads.structure.groups import Maps
+
+GIVEN = ("pairings", "importance", "m")
+METHODS: dict[str, Callable[..., Maps]] = {
+    "conventional": conventional,
+    "intra-fusion": intra_fusion,
+    "fusion-preserving": fusion_preserving,
+    "folding": folding,
+    "neuron-merging": neuron_merging,
+    "reconstruction": reconstruction,
+}
+
+
+def needs_images(name: str) -> bool:
+    """Whether a method looks at unlabelled images and the network itself."""
+    return "images" in inspect.signature(lookup(METHODS, name, "method")).parameters
+
+
+def maps(
+    name: str,
+    pairings: Pairings,
+    importance: Tensor,
+    m: int,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> Maps:
+    """The maps of a method that take a group from n to m pairings; the identity where m = n.
+
+    Args:
+        name: registered method or `package.module:function`.
+        pairings: the group's weights, batch-norm merged.
+        importance: (n,) scores.
+        m: pairings to keep, 1 ≤ m ≤ n.
+        seed: of the generator for methods that draw.
+        options: further keyword arguments of the method.
+        context: what methods may ask for besides the generator, by name.
+
+    Raises:
+        ValueError: unknown method, or maps that are not m × n finite numbers.
+    """
+    method = lookup(METHODS, name, "method")
+    if m == pairings.size:
+        identity = torch.eye(m)
+        return Maps(identity, identity)
+    available = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
+    asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
+    if requires(method, "images") and not asked.get("images"):
+        raise ValueError(f"method '{name}' needs unlabelled images: give them as `images`")
+    found = method(pairings, importance, m, **asked, **(options or {}))
+    if not isinstance(found, Maps):
+        raise ValueError(f"method '{name}' gave {type(found).__name__}: it has to return workloads.groups.Maps(P, Q)")
+    each = {"P": found.P, **({"Q": found.Q} if isinstance(found.Q, Tensor) else found.Q)}
+    for side, matrix in each.items():
+        if matrix.shape != (m, pairings.size):
+            raise ValueError(
+                f"method '{name}' gave a map {side} of shape {tuple(matrix.shape)}; from {pairings.size} to {m} "
+                f"pairings it has to be {(m, pairings.size)}"
+            )
+        if not bool(matrix.isfinite().all()):
+            raise ValueError(f"method '{name}' gave a map {side} that is not finite")
+    return found

@@ -1,0 +1,240 @@
+"""Labelled images: in memory (one copy a node) or streamed from files, as normalised batches."""
+
+import contextlib
+import functools
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from workloads.data.augmentation import normalise
+
+RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
+
+
+class Samples:
+    """Labelled images in memory, decoded when they are first asked for.
+
+    Args:
+        labels: (N,) int64.
+        shape: (C, H, W) of every image.
+        images: (N, C, H, W) uint8, or a function that returns them.
+    """
+
+    def __init__(self, labels: Tensor, shape: tuple[int, int, int], images: Tensor | Callable[[], Tensor]):
+        self.labels = labels
+        self.shape = shape
+        self._images = images
+        self._resident: tuple[torch.device, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def images(self) -> Tensor:
+        """(N, C, H, W) uint8."""
+        return self._images if isinstance(self._images, Tensor) else self._images()
+
+    def nearest(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """All images and labels, on a GPU if they fit into `RESIDENT_BYTES`, where they stay for the next call."""
+        if device.type == "cpu" or self.images.nbytes > RESIDENT_BYTES:
+            return self.images, self.labels
+        if self._resident is None or self._resident[0] != device:
+            self._resident = device, self.images.to(device), self.labels.to(device)
+        return self._resident[1:]
+
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time."""
+        images, labels = self.nearest(device)
+        for chosen in order.to(images.device).split(size):
+            yield images[chosen].to(device), labels[chosen].to(device)
+
+
+class StreamedSamples(Samples):
+    """Labelled image files, decoded by loader processes while the batches are consumed.
+
+    Args:
+        labels: (N,) int64.
+        shape: (C, H, W) that every image is brought to.
+        files: N paths.
+        resize: shorter side that they are resized to before the centre is cut out; None is that of `shape`.
+        workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        shape: tuple[int, int, int],
+        files: Sequence[Path],
+        resize: int | None = None,
+        workers: int | None = None,
+    ):
+        super().__init__(labels, shape, self.decoded)
+        self.files = files
+        self.resize = resize
+        self.workers = workers
+
+    def decoded(self) -> Tensor:
+        """(N, C, H, W) uint8: all images, decoded once more."""
+        return torch.stack([decode(file, self.shape, self.resize) for file in self.files])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return decode(self.files[index], self.shape, self.resize), self.labels[index]
+
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        numbers = [chosen.tolist() for chosen in order.split(size)]
+        workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
+        loader: torch.utils.data.DataLoader[tuple[Tensor, Tensor]] = torch.utils.data.DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_sampler=numbers,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set's function returns.
+
+    Attributes:
+        train, test: the samples.
+        classes: names of the labels 0, 1, ….
+        fingerprint: changes when the files do; enters the keys of results.
+    """
+
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Dataset(Source):
+    """A source with what the settings say about it.
+
+    Attributes:
+        mean, std: a channel, of pixels in [0, 1].
+        train_pool, test_pool: numbers of the samples in use.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_pool: Tensor
+    test_pool: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.train.shape
+
+    def with_test_samples(self, count: int | None) -> "Dataset":
+        """The same with at most this many of its test samples, the first after a fixed shuffle; None is all."""
+        return (
+            self
+            if count is None
+            else replace(self, test_pool=self.test_pool[first_shuffled(len(self.test_pool), count)])
+        )
+
+    def batches(
+        self,
+        part: str,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        indices: Tensor | None = None,
+        augmented: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some.
+
+        Args:
+            augmented: what is done to uint8 images (B, C, H, W) before.
+        """
+        samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
+        chosen = pool if indices is None else indices
+        for images, labels in samples.batches(chosen, batch_size, torch.device(device)):
+            yield normalise(augmented(images), self.mean, self.std), labels
+
+
+def first_shuffled(count: int, wanted: int) -> Tensor:
+    """The first `wanted` of the numbers below `count` after a fixed shuffle, in ascending order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
+
+
+def in_memory(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: Sequence[str], fingerprint: str
+) -> Source:
+    """A source of two pairs of images (N, C, H, W) uint8 and labels (N,) int64.
+
+    Raises:
+        ValueError: they are not such.
+    """
+    for images, labels in (train, test):
+        whole = images.dtype == torch.uint8 and labels.dtype == torch.int64
+        if not whole or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"a data set needs uint8 images (N, C, H, W) and as many int64 labels, but has {images.dtype} "
+                f"{tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
+            )
+    parts = [Samples(labels, shape_of(images), images) for images, labels in (train, test)]
+    return Source(parts[0], parts[1], tuple(classes), fingerprint)
+
+
+def shape_of(images: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of (N, C, H, W)."""
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """(N, C, H, W) uint8 to (N, C, size, size), bilinear with antialiasing; unchanged where size is null."""
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    scale = functools.partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
+    return torch.cat([scale(part.float()).round().to(torch.uint8) for part in images.split(1000)])
+
+
+def decode(file: Path | bytes, shape: tuple[int, int, int], shorter: int | None = None) -> Tensor:
+    """A (C, H, W) uint8 image: the shorter side resized to fit, or to so many pixels, then the centre."""
+    channels, height, width = shape
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        image = opened.convert("RGB" if channels == 3 else "L")
+    if image.size != (width, height) or shorter:
+        factor = max(width / image.width, height / image.height)
+        if shorter:
+            factor = shorter / min(image.size)
+        resized = max(width, round(image.width * factor)), max(height, round(image.height * factor))
+        image = image.resize(resized, Image.Resampling.BILINEAR)
+        left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return torch.from_numpy(np.array(image).reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def cache_folder() -> Path:
+    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaprune"
+    return Path(os.environ.get("METAPRUNE_CACHE") or default)
+
+
+def memory_mapped(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """The tensor that `make` returns, kept in a file that all processes of a node map into memory."""
+    path = cache_folder() / "images" / f"{name}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, make().numpy())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))

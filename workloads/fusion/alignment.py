@@ -1,0 +1,213 @@
+"""Carrying the neurons of one network onto those of another that are alike, group by group."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from workloads.compression.criteria.magnitude import l1
+from workloads.compression.repair import by_channel, with_hooks
+from workloads.compression.transport import exact_plan, proportional, uniform
+from workloads.config import FusionConfig
+from workloads.structure.groups import CONSUMER, NORM, PRODUCER, Group, Maps, Structure, apply
+from workloads.structure.layers import get_layer, rows
+
+MOST_SWEEPS = 100
+
+
+def align(
+    anchor: nn.Module,
+    other: nn.Module,
+    structures: tuple[Structure, Structure],
+    images: Sequence[Tensor],
+    config: FusionConfig,
+) -> nn.Module:
+    """A copy of `other` with its pairings carried onto those of `anchor`.
+
+    Args:
+        anchor, other: networks of the same architecture, batch-norm merged; the anchor is in no group the wider one.
+        structures: their groups.
+        images: normalised batches, for costs from activations.
+        config: where costs and masses come from, and how often they are taken anew.
+
+    Raises:
+        ValueError: a group of the anchor is wider.
+    """
+    for a, b in zip(structures[0].groups, structures[1].groups, strict=True):
+        if a.size > b.size:
+            raise ValueError(
+                f"group {a.number} has {b.size} neurons in a model and {a.size} in the anchor: fuse onto the narrowest "
+                f"model"
+            )
+    if config.alignment == "none":
+        return unaligned(other, structures)
+    aligned, structure = copy.deepcopy(other), structures[1]
+    recorded = activation_costs(anchor, other, structures, images) if config.alignment == "activations" else []
+    sweeps = config.sweeps or (MOST_SWEEPS if config.alignment == "weight-matching" else 1)
+    for sweep in range(1 if recorded else sweeps):
+        moved = False
+        done: set[int] = set()
+        for number in forward_order(structure):
+            pair = structures[0].groups[number], structure.groups[number]
+            if recorded:
+                cost = recorded[number]
+            else:
+                known = done if sweep == 0 else None
+                cost = weight_cost(anchor, aligned, pair, structure, known, config.alignment == "weights")
+            maps = transport_maps(cost, masses(aligned, pair[1], config), masses(anchor, pair[0], config))
+            moved = moved or not torch.equal(maps.P, torch.eye(*maps.P.shape))
+            apply(aligned, pair[1], maps)
+            structure = structure.narrowed(number, pair[0].size)
+            done.add(number)
+        if not moved:
+            break
+    return aligned
+
+
+def unaligned(other: nn.Module, structures: tuple[Structure, Structure]) -> nn.Module:
+    """A copy of a network of the anchor's widths, as it is.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    if [group.size for group in structures[0].groups] != [group.size for group in structures[1].groups]:
+        raise ValueError("networks of different widths cannot be averaged without an alignment: set fusion.alignment")
+    return copy.deepcopy(other)
+
+
+def read_groups(structure: Structure) -> dict[str, set[int]]:
+    """Numbers of the groups that each layer reads."""
+    reads: dict[str, set[int]] = {}
+    for group in structure.groups:
+        for member in group.on(CONSUMER):
+            reads.setdefault(member.layer, set()).add(group.number)
+    return reads
+
+
+def forward_order(structure: Structure) -> list[int]:
+    """Group numbers so that as many as possible of a group's producers read groups that come before it."""
+    reads, order = read_groups(structure), list[int]()
+    remaining = {group.number: [m.layer for m in group.on(PRODUCER)] for group in structure.groups}
+    while remaining:
+
+        def readiness(number: int) -> tuple[float, int]:
+            layers = remaining[number]
+            return sum(reads.get(layer, set()) <= set(order) for layer in layers) / len(layers), number
+
+        order.append(max(remaining, key=readiness))
+        del remaining[order[-1]]
+    return order
+
+
+def weight_cost(
+    anchor: nn.Module,
+    other: nn.Module,
+    pair: tuple[Group, Group],
+    structure: Structure,
+    aligned: set[int] | None,
+    normalise: bool,
+) -> Tensor:
+    """(n_other, n_anchor) float64 costs from what produces and what consumes the pairings.
+
+    Args:
+        anchor, other: the networks; other is partly aligned.
+        pair: the group in both.
+        structure: of `other`.
+        aligned: groups whose neurons are already those of the anchor; only producers that read these count, and no
+            consumer. None: all of them.
+        normalise: squared l2 distances of unit vectors (Singh & Jaggi 2020) instead of negative inner products
+            (Git Re-Basin, Ainsworth et al. 2023).
+    """
+    reads = read_groups(structure)
+    usable = [
+        aligned is None or (member.side == PRODUCER and reads.get(member.layer, set()) <= aligned)
+        for member in pair[0].members
+    ]
+    if not any(usable):
+        usable = [member.side == PRODUCER for member in pair[0].members]
+    a, b = (vectors(model, group, usable) for model, group in zip((anchor, other), pair, strict=True))
+    if normalise:
+        a, b = nn.functional.normalize(a, dim=1), nn.functional.normalize(b, dim=1)
+        return torch.cdist(b, a).square()
+    return -(b @ a.T)
+
+
+def vectors(model: nn.Module, group: Group, usable: Iterable[bool]) -> Tensor:
+    """(n, d) float64 weights and biases of the layers of a group that count, a row a pairing."""
+    parts = []
+    for member, counts in zip(group.members, usable, strict=True):
+        layer = get_layer(model, member.layer)
+        if not counts or member.side == NORM:
+            continue
+        parts.append(rows(layer.weight.detach(), int(member.side == CONSUMER), member.index))
+        if member.side != CONSUMER and layer.bias is not None:
+            parts.append(rows(layer.bias.detach(), 0, member.index))
+    return torch.cat(parts, 1).double().cpu()
+
+
+def activation_costs(
+    anchor: nn.Module, other: nn.Module, structures: tuple[Structure, Structure], images: Sequence[Tensor]
+) -> list[Tensor]:
+    """For each group, squared l2 distances between the neurons' activations on the same images.
+
+    Returns:
+        (n_other, n_anchor) float64 for each group, summed over its producing layers, images and positions.
+    """
+    sizes = [(b.size, a.size) for a, b in zip(structures[0].groups, structures[1].groups, strict=True)]
+    costs = [torch.zeros(size, dtype=torch.float64) for size in sizes]
+    for batch in images:
+        of_anchor, of_other = (
+            outputs(model, structure, batch) for model, structure in zip((anchor, other), structures, strict=True)
+        )
+        for cost, a, b in zip(costs, structures[0].groups, structures[1].groups, strict=True):
+            for member_a, member_b in zip(a.on(PRODUCER), b.on(PRODUCER), strict=True):
+                ours, theirs = of_anchor[member_a.layer], of_other[member_b.layer]
+                for slot_a, slot_b in zip(member_a.index.T, member_b.index.T, strict=True):
+                    cost += squared_distances(theirs[:, slot_b], ours[:, slot_a])
+    return costs
+
+
+def outputs(model: nn.Module, structure: Structure, batch: Tensor) -> dict[str, Tensor]:
+    """The outputs of all layers of groups as (images and positions, channels)."""
+    seen: dict[str, Tensor] = {}
+
+    def recording(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = by_channel(module, output).clone()  # what comes next may work in place
+
+        return hook
+
+    layers = {layer for group in structure.groups for layer in group.layers}
+    with_hooks(model, {name: recording(name) for name in layers}, [batch])
+    return seen
+
+
+def squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """(n, m) float64 between the columns of (s, n) and (s, m)."""
+    squares = one.square().sum(0)[:, None] + other.square().sum(0)[None, :] - 2 * one.T @ other
+    return squares.clamp(min=0).double().cpu()
+
+
+def masses(model: nn.Module, group: Group, config: FusionConfig) -> Tensor:
+    """Masses of a group's pairings, float64, sum 1."""
+    return uniform(group.size) if config.marginal == "uniform" else proportional(l1(model, group).detach().cpu())
+
+
+def transport_maps(cost: Tensor, source: Tensor | None = None, target: Tensor | None = None) -> Maps:
+    """Maps that carry the pairings of one network onto another's along the exact plan.
+
+    Args:
+        cost: (n, m).
+        source, target: masses of the n and the m pairings; None is uniform.
+
+    Returns:
+        P (m, n) with rows that sum to one, Q (m, n) with columns that sum to one: for n = m and uniform masses one
+        permutation.
+    """
+    n, m = cost.shape
+    plan = exact_plan(uniform(n) if source is None else source, uniform(m) if target is None else target, cost)
+    tiny = torch.finfo(plan.dtype).tiny
+    P = (plan / plan.sum(0, keepdim=True).clamp(min=tiny)).T
+    Q = (plan / plan.sum(1, keepdim=True).clamp(min=tiny)).T
+    return Maps(P.float(), Q.float())

@@ -1,0 +1,1 @@
+"""What networks do and how large they are: accuracy, parameters, multiplications, latency, and planes between them."""

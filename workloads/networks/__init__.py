@@ -1,0 +1,1 @@
+"""Networks: built-in ones, the files that hold them, and formats that other programs run."""

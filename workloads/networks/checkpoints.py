@@ -1,0 +1,155 @@
+"""Networks as bytes: safetensors whose header says how to build the network again; never a pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from workloads.config import ModelConfig
+from workloads.networks.models import build
+from workloads.structure.layers import resize
+
+FORMAT = "metaprune-2"
+
+
+class DamagedNetwork(ValueError):
+    """The bytes are not a network that metaprune stored, or no longer the ones that it stored."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a stored network is, besides its weights.
+
+    Attributes:
+        model: settings of the network before any pruning.
+        channels: of the images.
+        classes: number of labels.
+        parameters: count before any pruning; weight sparsity refers to it.
+        widths: pairings of each group before any pruning; neuron sparsity refers to them.
+        places: by number of a group, the pairings that its own were before the last pruning; none for fused networks.
+    """
+
+    model: dict[str, Any]
+    channels: int
+    classes: int
+    parameters: int
+    widths: tuple[int, ...] = field(default=())
+    places: dict[str, list[int]] = field(default_factory=dict)
+
+
+def load(path: str | Path) -> nn.Module:
+    """A network that metaprune stored or exported, in evaluation mode, from normalised images to logits.
+
+    Its class need not be known; where it is the user's own, its module has to be importable as it was in the run.
+    `loads` gives the description too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not such a network, is damaged or was altered, or its class cannot be imported.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"network file '{path}' does not exist")
+    return loads(Path(path).read_bytes(), str(path))[0]
+
+
+def dumps(model: nn.Module, description: Description) -> bytes:
+    """The network as safetensors with a checksum in its header."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    text = json.dumps(asdict(description), sort_keys=True)
+    return safetensors.torch.save(state, {"format": FORMAT, "description": text, "sha256": digest(state, text)})
+
+
+def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
+    """The network, in evaluation mode, at whatever widths its weights have.
+
+    Raises:
+        DamagedNetwork: the bytes are not such a network, are damaged or were altered; names `origin`.
+        ValueError: its class cannot be imported.
+    """
+    try:
+        header_size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_size])["__metadata__"]
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is '{header['format']}', not '{FORMAT}'")
+        state = safetensors.torch.load(content)
+        expected, text = header["sha256"], header["description"]
+        description = Description(**json.loads(text))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedNetwork(
+            f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
+        ) from error
+    if expected != digest(state, text):
+        raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
+    model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+    fit(model, state)
+    model.load_state_dict(state)
+    return model.eval(), Description(**{**asdict(description), "widths": tuple(description.widths)})
+
+
+def digest(state: Mapping[str, Tensor], description: str) -> str:
+    """SHA-256 over the description and the tensors' names, shapes and values."""
+    total = hashlib.sha256(description.encode())
+    for name in sorted(state):
+        total.update(f"{name} {state[name].dtype} {tuple(state[name].shape)} ".encode())
+        total.update(state[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give every layer the widths of the tensors in `state`, and a bias where there is one."""
+    modules = dict(model.named_modules())
+    for name, tensor in state.items():
+        path, _, attribute = name.rpartition(".")
+        current = getattr(modules.get(path), attribute, None)
+        if path in modules and (current is None or current.shape != tensor.shape):
+            if current is None and attribute == "bias":
+                modules[path].register_parameter("bias", None)
+            resize(modules[path], attribute, torch.empty_like(tensor))
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """A published state dict from safetensors; floating-point tensors as float32.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a safetensors file, or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"model.checkpoint '{path}' does not exist")
+    try:
+        state = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"model.checkpoint '{path}' is not a safetensors file, or it is damaged ({error})") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def file_digest(path: str | Path) -> str:
+    """16 hexadecimal digits of the SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a published state dict into a network of the same widths.
+
+    Raises:
+        ValueError: names or shapes differ; the first few are named.
+    """
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    unlike = [
+        f"{k} is {given[k]}, not {expected[k]}" for k in expected.keys() & given.keys() if given[k] != expected[k]
+    ]
+    if missing or unknown or unlike:
+        problems = [f"it lacks {', '.join(missing[:3])}"] * bool(missing)
+        problems += [f"it has an unknown {', '.join(unknown[:3])}"] * bool(unknown) + sorted(unlike)[:3]
+        raise ValueError(f"model.checkpoint '{origin}' does not fit the model: {'; '.join(problems)}")
+    model.load_state_dict(dict(state), strict=False)

@@ -1,0 +1,1 @@
+"""The structure of networks: which neurons belong together, and how layers change their width."""

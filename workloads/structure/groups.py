@@ -1,0 +1,190 @@
+"""Groups of neuron pairings: what must be removed together.
+
+A group has n pairings. A compression is a pair of maps on it: P (m×n) makes the new producing weights, Q (m×n)
+the new consuming ones. `apply` is the only place where a network's layers change their width.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from workloads.structure.layers import get_layer, is_empty, moved_up, remap, resize
+
+PRODUCER, CONSUMER, THROUGH, NORM = "producer", "consumer", "through", "norm"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of one layer in a group.
+
+    Attributes:
+        layer: dotted module name.
+        side: `producer` (its output channels), `consumer` (its input channels), `norm` (the entries of a batch-norm) or
+            `through` (the output channels of a grouped convolution, which reads and makes a pairing at once).
+        index: (n, r) int64, the layer's channels that belong to each pairing; r > 1 behind a flatten and where a
+            grouped convolution ties channels.
+    """
+
+    layer: str
+    side: str
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that are pruned in unison; number 0 is the last one before the network's output."""
+
+    number: int
+    size: int
+    members: tuple[Member, ...]
+
+    def on(self, *sides: str) -> Iterator[Member]:
+        """The members with one of these sides."""
+        return (member for member in self.members if member.side in sides)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers whose output channels the group holds."""
+        return tuple(member.layer for member in self.on(PRODUCER, THROUGH))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What `trace` finds in a network.
+
+    Attributes:
+        groups: in the paper's order, from the output backwards.
+        normalised: (layer, batch-norm) names where an affine batch-norm with statistics alone reads the layer's output.
+        kept: (layer, reason) for each group that cannot be pruned and stays as it is.
+    """
+
+    groups: tuple[Group, ...]
+    normalised: tuple[tuple[str, str], ...]
+    kept: tuple[tuple[str, str], ...] = ()
+
+    def narrowed(self, number: int, m: int) -> "Structure":
+        """The structure after `apply` brought a group to m pairings: channels behind the dropped ones move up."""
+        narrow = self.groups[number]
+        dropped: dict[tuple[str, bool], Tensor] = {
+            (member.layer, member.side == CONSUMER): member.index[m:].flatten() for member in narrow.members
+        }
+
+        def moved(member: Member, group: Group) -> Member:
+            gone = dropped.get((member.layer, member.side == CONSUMER))
+            index = member.index[:m] if group is narrow else member.index
+            return member if gone is None else replace(member, index=moved_up(index, gone))
+
+        groups = tuple(
+            replace(
+                group, size=m if group is narrow else group.size, members=tuple(moved(x, group) for x in group.members)
+            )
+            for group in self.groups
+        )
+        return replace(self, groups=groups)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A compression of one group.
+
+    Attributes:
+        P: (m, n), multiplies the producing side (output channels and biases).
+        Q: (m, n), multiplies the consuming side (input channels); or one for each consuming layer, by name.
+        shift: (n,) by consuming layer, a constant to add to the n inputs that Q makes of m; goes into its bias.
+        gain, offset: (m, r) by producing layer, what P makes is multiplied by and then increased by.
+    """
+
+    P: Tensor
+    Q: Tensor | Mapping[str, Tensor]
+    shift: Mapping[str, Tensor] = field(default_factory=dict)
+    gain: Mapping[str, Tensor] = field(default_factory=dict)
+    offset: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def shares(self) -> Tensor:
+        """(m, n) what share each old pairing has in a new one: |P| with rows that sum to one.
+
+        Where a layer reads a pairing and makes the same one (a grouped convolution, a batch-norm), its weights are
+        averaged by these.
+        """
+        return self.P.abs() / self.P.abs().sum(1, keepdim=True).clamp(min=torch.finfo(self.P.dtype).tiny)
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """(m,) an old pairing for each new one, all different: as far as possible the one with the largest share."""
+        largest = self.shares.argmax(1).cpu()
+        if len(largest.unique()) == len(largest):
+            return largest
+        return torch.from_numpy(linear_sum_assignment(self.shares.cpu().numpy(), maximize=True)[1])
+
+    def for_producer(self, member: Member) -> Tensor:
+        """What multiplies the rows of a producing layer."""
+        return self.shares if member.side == THROUGH else self.P
+
+    def for_consumer(self, layer: str) -> Tensor:
+        """Q of one consuming layer."""
+        return self.Q if isinstance(self.Q, Tensor) else self.Q[layer]
+
+
+@torch.no_grad()
+def apply(model: nn.Module, group: Group, maps: Maps) -> None:
+    """Multiply every layer of the group by its side's map, in place."""
+    for member in group.members:
+        layer = get_layer(model, member.layer)
+        if member.side == CONSUMER:
+            if member.layer in maps.shift:
+                shift_inputs(layer, member, maps.shift[member.layer].to(layer.weight))
+            resize(layer, "weight", remap(layer.weight, 1, member.index, maps.for_consumer(member.layer)))
+        elif member.side == NORM:
+            narrow_batch_norm(layer, member, maps)
+        else:
+            narrow_outputs(layer, member, maps)
+
+
+def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
+    """Give a producing layer the output channels that its map makes, with their gain and offset."""
+    matrix = maps.for_producer(member)
+    m = len(matrix)
+    dropped = member.index[m:].flatten()
+    slots = moved_up(member.index[:m], dropped).flatten()
+    weight, bias = remap(layer.weight, 0, member.index, matrix), layer.bias
+    if bias is not None:
+        bias = remap(bias, 0, member.index, matrix)
+    if member.layer in maps.gain:
+        gain = torch.ones(len(weight)).index_copy(0, slots, maps.gain[member.layer].flatten().cpu()).to(weight)
+        weight = weight * gain.view(-1, *[1] * (weight.ndim - 1))
+        bias = None if bias is None else bias * gain
+    if member.layer in maps.offset:
+        offset = torch.zeros(len(weight)).index_copy(0, slots, maps.offset[member.layer].flatten().cpu()).to(weight)
+        bias = offset if bias is None else bias + offset
+    resize(layer, "weight", weight)
+    if bias is not None:
+        resize(layer, "bias", bias)
+
+
+def shift_inputs(layer: Any, member: Member, shift: Tensor) -> None:
+    """Put into a consumer's bias what a constant added to its n inputs does (exactly, but for a padded border)."""
+    gains = layer.weight.flatten(2).sum(2) if layer.weight.ndim > 2 else layer.weight
+    constant = gains[:, member.index.flatten()] @ shift.repeat_interleave(member.index.shape[1])
+    resize(layer, "bias", constant if layer.bias is None else layer.bias + constant)
+
+
+def narrow_batch_norm(norm: Any, member: Member, maps: Maps) -> None:
+    """Give a batch-norm the entries for the pairings that P makes; an empty one stays empty.
+
+    One that could not be merged gets the shares' average of scales and biases, the mean of what P makes, and its
+    deviation as if mixed neurons rose and fell together. For kept neurons that is exact.
+    """
+    first = torch.eye(len(maps.P), len(member.index))
+    P, shares = (first, first) if is_empty(norm) else (maps.P, maps.shares)
+    for name, matrix in {"weight": shares, "bias": shares, "running_mean": P}.items():
+        if getattr(norm, name) is not None:
+            resize(norm, name, remap(getattr(norm, name), 0, member.index, matrix))
+    if norm.running_var is not None:
+        deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, P.abs())
+        resize(norm, "running_var", (deviation.square() - norm.eps).clamp(min=0))

@@ -1,0 +1,40 @@
+"""A network that is ready to be compressed: batch-norm merged, groups found."""
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from workloads.structure.batch_norm import Statistics, merge_batch_norm
+from workloads.structure.finding import trace
+from workloads.structure.groups import Structure
+
+
+class Network(NamedTuple):
+    """A network that is ready to be compressed.
+
+    Attributes:
+        model: in evaluation mode, batch-norm merged.
+        structure: its groups.
+        statistics: of its layers' outputs, as far as batch-norms knew them.
+        places: by number of a narrowed group, the (m,) pairings whose places its pairings have taken.
+    """
+
+    model: nn.Module
+    structure: Structure
+    statistics: Statistics
+    places: Mapping[int, Tensor] = MappingProxyType({})
+
+    @classmethod
+    def prepared(cls, model: nn.Module, example: Tensor) -> "Network":
+        """A copy of the network with batch-norm merged, and its groups.
+
+        Args:
+            model: any network that `tracing.trace` takes.
+            example: (1, C, H, W), on the device of the network.
+        """
+        model = copy.deepcopy(model).eval()
+        structure = trace(model, example)
+        return cls(model, structure, merge_batch_norm(model, structure))
