@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from orchestrator.planning.building import make_plan
-from orchestrator.planning.context import shared_context
+from orchestrator.planning.context import shared_context, task_config
 from orchestrator.planning.facts import gather
-from orchestrator.running.cluster import task_config
 from orchestrator.running.progress import duration
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
@@ -104,7 +103,8 @@ def measured_cell(store: Store, prefix: str) -> dict[str, Any]:
         )
     if keys[0] not in measured:
         raise ValueError(f"cell '{keys[0]}' of run '{store.uri}' is not done yet: `metaprune run` makes it")
-    return measured[keys[0]]
+    row: dict[str, Any] = measured[keys[0]]
+    return row
 
 
 def writable(path: Path) -> Path:

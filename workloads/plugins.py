@@ -48,7 +48,7 @@ def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> 
         module = importlib.import_module(module_name)
     except Exception as error:
         raise ValueError(f"{kind} '{name}': the module cannot be imported ({first_line(error)})") from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{kind} '{name}': module '{module_name}' has no function '{attribute}'")
     return function

@@ -36,4 +36,5 @@ def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Contex
 
 def task_config(experiment: Experiment, kind: str) -> TaskConfig:
     """What the experiment says of the tasks of a kind."""
-    return getattr(experiment.resources, kind.replace("-", "_"))
+    config: TaskConfig = getattr(experiment.resources, kind.replace("-", "_"))
+    return config

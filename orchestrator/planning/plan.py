@@ -86,7 +86,9 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
     requested: int = 0
 
-    def add(self, kind: str, parameters: dict[str, Any], inputs: tuple[str, ...], labels: dict, cost: float) -> str:
+    def add(
+        self, kind: str, parameters: dict[str, Any], inputs: tuple[str, ...], labels: dict[str, Any], cost: float
+    ) -> str:
         """Add a stage unless an equal one is there; its key."""
         stage = Stage(kind, parameters, inputs, labels, cost)
         self.requested += 1

@@ -59,8 +59,8 @@ class Dispatcher:
         self.postponed: list[Stage] = []
         self.recorded, self.failures = store.done(), store.failed()
         self.read = {key for stage in plan.stages.values() for key in stage.inputs}
-        self.in_flight: dict[ray.ObjectRef, list[Stage]] = {}
-        self.alone: set[ray.ObjectRef] = set()
+        self.in_flight: dict[ray.ObjectRef[list[Outcome]], list[Stage]] = {}
+        self.alone: set[ray.ObjectRef[list[Outcome]]] = set()
         self.making_again: set[str] = set()
         self.made_again: set[str] = set()
         self.waited: set[tuple[str, str]] = set()
@@ -196,7 +196,7 @@ class Dispatcher:
             self.tasks[name] = ray.remote(**options)(self.body)
         return self.tasks[name]
 
-    def collect(self, reference: ray.ObjectRef) -> None:
+    def collect(self, reference: ray.ObjectRef[list[Outcome]]) -> None:
         """Take note of what a task reports; of one that died for good, each stage runs by itself, then has failed."""
         batch = self.in_flight.pop(reference)
         try:

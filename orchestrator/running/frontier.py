@@ -4,6 +4,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Collection
+from typing import Any
 
 from orchestrator.planning.plan import Plan, Stage
 
@@ -28,8 +29,8 @@ class Frontier:
         self.stages, self.priorities = plan.stages, plan.priorities()
         self.waiting: dict[str, int] = {}
         self.readers: dict[str, list[str]] = {}
-        self.batches: dict[tuple, deque[Stage]] = {}
-        self.queue: list[tuple[float, int, tuple]] = []
+        self.batches: dict[tuple[Any, ...], deque[Stage]] = {}
+        self.queue: list[tuple[float, int, tuple[Any, ...]]] = []
         self.order = itertools.count()
         self.blocked: set[str] = set()
         self.unsent = 0.0

@@ -42,7 +42,8 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 class BasicBlock(nn.Module):
@@ -89,7 +90,8 @@ class ResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 def vgg11_bn(*, in_channels: int = 3, num_classes: int = 10, width: float = 1.0) -> nn.Module:
@@ -141,7 +143,8 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return function(**arguments)
+            model: nn.Module = function(**arguments)
         except Exception as error:
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             raise ValueError(f"model '{config.name}' cannot be built with {given} ({first_line(error)})") from error
+    return model
