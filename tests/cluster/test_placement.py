@@ -38,6 +38,7 @@ def net(*, in_channels, num_classes):
 @pytest.fixture
 def cluster():
     """A head without CPUs and two nodes of two GPUs, all on this machine."""
+    ray.shutdown()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         nodes.add_node(num_cpus=2, num_gpus=2, memory=4 * 2**30)
@@ -100,6 +101,7 @@ class Notes(NoProgress):
 def test_a_cluster_that_grows_is_waited_for_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At first there is no node for tasks, then one without a GPU, then one that has what trainings reserve."""
     monkeypatch.setattr("orchestrator.running.dispatch.LOOK_SECONDS", 1.0)
+    ray.shutdown()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     ray.init(address=nodes.address, log_to_driver=False)
 

@@ -29,7 +29,7 @@ from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
 from reports.provenance import progress
-from tests.conftest import TINY, memory
+from tests.conftest import TINY, memory, start_ray
 from workloads.networks import checkpoints
 
 SETTINGS = {
@@ -65,8 +65,7 @@ def _no_order_left(order: Callable[..., None]) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray(order: Callable[..., None]) -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray()  # one of its own, whose workers know where faults are ordered
     yield
     ray.shutdown()
 
@@ -242,7 +241,8 @@ def test_two_drivers_that_nothing_keeps_apart_corrupt_nothing(
 ) -> None:
     """Each in its own process, both on the same stages at the same time."""
     folder = tmp_path / "run"
-    code = "import sys; from orchestrator import cli, lease; lease.Lease.check = lambda self: None; cli.main()"
+    code = "from orchestrator import cli; from orchestrator.running.lease import Lease; "
+    code += "Lease.check = lambda self: None; cli.main()"
     (tmp_path / "experiment.yaml").write_text(EXPERIMENT.to_yaml())
     command = [sys.executable, "-c", code, "run", str(tmp_path / "experiment.yaml"), "--out", str(folder)]
     environment = {**os.environ, "RAY_ADDRESS": "local"}

@@ -13,7 +13,7 @@ from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of whole-data and FaP by two fusions, with distances and landscapes."""
     folder = tmp_path_factory.mktemp("compared")
     grid = {
