@@ -55,5 +55,4 @@ def test_up_submit_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for host in (head, *workers):
             assert host.run("bash", "-c", "test -f ~/metaprune/pyproject.toml").returncode == 0
         ray("down", file, "--yes")
-        for host in (head, *workers):
-            until(lambda host=host: not runs_ray(host))
+        until(lambda: not any(runs_ray(host) for host in (head, *workers)))

@@ -72,6 +72,7 @@ def test_split_models_train_at_once_on_gpus_of_their_own(
     assert set(trained["training_data"]) == {f"subset-{number}" for number in range(1, FOLDS + 1)}
     assert trained["started"].max() < trained["finished"].min(), "all at the same time"
     places = set(zip(trained["node"], trained["gpus"], strict=True))
+    assert cluster.head_node is not None
     head = cluster.head_node.node_id
     workers = {node.node_id for node in cluster.list_all_nodes()} - {head}
     assert places == set(itertools.product(workers, ["0", "1"]))

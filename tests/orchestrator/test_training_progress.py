@@ -20,7 +20,7 @@ HISTORY = [Epoch(number, 0.1, 1.0, 50.0, None, 1.0) for number in (1, 2, 3)]
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(epochs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.worker.training_progress.time.monotonic", lambda: now[0])
     return now
 
 
