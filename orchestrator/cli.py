@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,7 +16,6 @@ from rich.table import Table
 
 from orchestrator.running.progress import duration
 from workloads.messages import message
-from workloads.plugins import options_of, summary
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
@@ -62,6 +61,24 @@ def refusing_bad_input() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         fail(error, 2)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and exit, if that is wanted."""
+    if wanted:
+        import metaprune
+
+        typer.echo(f"metaprune {metaprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def metaprune_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmarks of model compression: train, fuse, prune over grids, fine-tune, measure, report."""
 
 
 @app.command()
@@ -334,23 +351,15 @@ def entries(what: Listing) -> dict[str, str]:
         from reports.catalog import RESULTS
 
         return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
-    from workloads.compression import criteria, methods
-    from workloads.data import datasets
-    from workloads.networks import models
+    from workloads.plugins import CRITERION, DATASET, METHOD, MODEL
 
-    registries: dict[Listing, dict[str, Any]] = {
-        Listing.models: models.MODELS,
-        Listing.datasets: datasets.DATASETS,
-        Listing.criteria: criteria.CRITERIA,
-        Listing.methods: methods.METHODS,
+    kinds = {
+        Listing.models: MODEL,
+        Listing.datasets: DATASET,
+        Listing.criteria: CRITERION,
+        Listing.methods: METHOD,
     }
-    return {name: with_options(function) for name, function in registries[what].items()}
-
-
-def with_options(function: Callable[..., Any]) -> str:
-    """What a function is, and its options with their defaults."""
-    options = ", ".join(f"{name}={default}" for name, default in options_of(function).items())
-    return summary(function) + (f" Options: {options}." if options else "")
+    return kinds[what].summaries()
 
 
 def repeated(arguments: list[str]) -> list[str]:

@@ -7,8 +7,17 @@ from typing import Any
 
 from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
-from orchestrator.settings.experiment import ChoiceConfig, Experiment, PruningConfig
-from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig, SplitsConfig
+from orchestrator.settings.experiment import Experiment, PruningConfig
+from workloads.config import (
+    ChoiceConfig,
+    Config,
+    FusionConfig,
+    LandscapeConfig,
+    ModelConfig,
+    Repair,
+    ScopeConfig,
+    SplitsConfig,
+)
 from workloads.data.splits import subset_count, subset_share
 
 
