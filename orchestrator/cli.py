@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.running.progress import duration
-from workloads.messages import message
+from workloads.messages import counted, message
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
     from orchestrator.planning.plan import Plan
-    from orchestrator.running.driver import Result
+    from orchestrator.running.driver import RunSummary
     from orchestrator.settings.experiment import Experiment
 
 MOST_CAUSES = 5
@@ -120,12 +120,14 @@ def run(
     conclude(result)
 
 
-def conclude(result: "Result") -> None:
+def conclude(result: "RunSummary") -> None:
     """Say how the run ended, report it, and exit with status 1 where cells failed."""
     if result.before == result.stages:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
-        console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
+        console.print(
+            f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
+        )
     try:
         write_report_of([result.run], quiet=True)
     except (ValueError, OSError) as problem:
@@ -217,7 +219,9 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         table.add_row(kind, str(count), f"{seconds:.0f}")
     console.print(table)
     shared = planned.requested - len(planned.stages)
-    console.print(f"{len(planned.stages)} stages make {planned.cells} cells; sharing saves {shared} stages.")
+    console.print(
+        f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
+    )
     for model, of_model in facts.models.items():
         if of_model.kept:
             console.print(
@@ -284,13 +288,13 @@ def status(folder: RunArgument) -> None:
     with refusing_bad_input():
         from orchestrator.running.lease import holder
         from orchestrator.storage.store import Store
-        from orchestrator.worker.training_progress import reached
+        from orchestrator.worker.training_progress import epochs_reached
         from reports import load
 
         planned, failures = load(folder, "plan"), load(folder, "failures")
         store = Store(folder)
         done, driver = store.done(), holder(store)
-        epochs = reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
+        epochs = epochs_reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
     open_failures = failures[~failures["cell"].isin(done)]
     active = driver.running if driver else {}
     table = Table(box=None, pad_edge=False)
