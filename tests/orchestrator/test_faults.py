@@ -21,7 +21,7 @@ import torch
 from orchestrator import Experiment, run
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
-from orchestrator.running.driver import Result, StoppedError, run_plan
+from orchestrator.running.driver import RunSummary, StoppedError, run_plan
 from orchestrator.running.lease import Lease, holder
 from orchestrator.running.progress import LogProgress, NoProgress
 from orchestrator.running.tasks import execute
@@ -70,7 +70,7 @@ def local_ray(order: Callable[..., None]) -> Iterator[None]:
     ray.shutdown()
 
 
-def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> Result:
+def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> RunSummary:
     return run(experiment, out=folder, progress=more.pop("progress", NoProgress()), **more)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.running.lease import BusyError, Lease, holder
 from orchestrator.storage.store import StorageError, Store
-from orchestrator.worker.training_progress import reached
+from orchestrator.worker.training_progress import epochs_reached
 
 
 def test_a_driver_that_was_replaced_stops(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_storage_that_does_not_answer_for_a_while_stops_no_run(tmp_path: Path, m
     for method in ("read", "names"):
         monkeypatch.setattr(Store, method, busy)
     lease.renew({})
-    assert reached(store, ["a"]) == {}
+    assert epochs_reached(store, ["a"]) == {}
     with pytest.raises(OSError, match="SLOW_DOWN"):
         lease.renew({}, now=True)
 
