@@ -1,6 +1,8 @@
 """Settings, small networks and the local Ray that several test modules share."""
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,11 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def _ray_ends() -> Iterator[None]:
     yield
-    ray.shutdown()
+    with warnings.catch_warnings():
+        # Ray lets go of its processes before the last of them has ended.
+        warnings.simplefilter("ignore", ResourceWarning)
+        ray.shutdown()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.cluster.hosts import Host, until
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(hosts.lacking() is not None, reason=str(hosts.lacking()))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(hosts.lacking() is not None, reason=str(hosts.lacking()))]
 
 
 def filled_in(head: Host, workers: list[Host], key: Path) -> dict:

@@ -99,6 +99,7 @@ class Notes(NoProgress):
         self.told(text)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_grows_is_waited_for_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At first there is no node for tasks, then one without a GPU, then one that has what trainings reserve."""
     monkeypatch.setattr("orchestrator.running.dispatch.LOOK_SECONDS", 1.0)
