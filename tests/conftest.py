@@ -25,11 +25,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def _ray_ends() -> Iterator[None]:
     yield
-    with warnings.catch_warnings():
-        # Ray lets go of its processes before the last of them has ended.
-        warnings.simplefilter("ignore", ResourceWarning)
-        ray.shutdown()
-        gc.collect()
+    end_ray()
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +37,17 @@ def local_ray(_ray_ends: None) -> None:
 
 def start_ray() -> None:
     """Start a Ray of two CPUs in this process, with the present environment, in place of one that runs."""
-    ray.shutdown()
+    end_ray()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+
+def end_ray() -> None:
+    """End this process's Ray, if it has one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray lets go of processes before the last has ended
+        ray.shutdown()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

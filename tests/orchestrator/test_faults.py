@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import ray
 import torch
 
 from orchestrator import Experiment, run
@@ -29,7 +28,7 @@ from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
 from reports.provenance import progress
-from tests.conftest import TINY, memory, start_ray
+from tests.conftest import TINY, end_ray, memory, start_ray
 from workloads.networks import checkpoints
 
 SETTINGS = {
@@ -67,7 +66,7 @@ def _no_order_left(order: Callable[..., None]) -> Iterator[None]:
 def local_ray(order: Callable[..., None]) -> Iterator[None]:
     start_ray()  # one of its own, whose workers know where faults are ordered
     yield
-    ray.shutdown()
+    end_ray()
 
 
 def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> RunSummary:
