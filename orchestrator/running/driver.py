@@ -25,7 +25,7 @@ from orchestrator.running.tasks import execute
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
 from orchestrator.storage.compaction import TABLES, compact
-from orchestrator.storage.store import EXPERIMENT, StorageError, Store
+from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_folder
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -104,7 +104,7 @@ def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
     chosen = str(out or experiment.storage or Path("runs") / experiment.name)
     if "://" in chosen:
         return chosen
-    folder = Path(chosen).expanduser().absolute()
+    folder = local_folder(chosen)
     if "working_dir_files" in folder.parts:
         raise ValueError(
             f"'{chosen}' is in Ray's copy of the working folder, which it deletes: give --out as a URI or as "

@@ -52,6 +52,22 @@ def checked_uri(uri: str) -> str:
     return uri
 
 
+def local_folder(place: str | Path) -> Path:
+    """A folder's whole path; `~` is the user's home.
+
+    Raises:
+        ValueError: it is a URI with a slash too few, or in the home of somebody whom this machine does not know.
+    """
+    if match := re.match(r"([a-z][a-z0-9+.-]+):/(?!/)", str(place)):
+        raise ValueError(f"storage '{place}' is neither a folder nor a URI: write {match[1]}://")
+    try:
+        return Path(place).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(
+            f"storage '{place}': this machine has no such user; a folder of that name is ./{place}"
+        ) from error
+
+
 def place_parts(uri: str | Path) -> list[str]:
     """The parts of the path of a folder or URI, without the URI's parameters."""
     place = str(uri)
@@ -80,7 +96,7 @@ class Store:
             if "://" in self.uri:
                 self.files, self.root = fs.FileSystem.from_uri(self.uri)
             else:
-                self.files, self.root = fs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+                self.files, self.root = fs.LocalFileSystem(), str(local_folder(self.uri))
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
