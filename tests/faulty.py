@@ -21,11 +21,8 @@ passed: dict[float, int] = {}
 
 
 def pass_by(place: str) -> None:
-    """Do what is ordered, once, when this worker has come by as often as the order says.
-
-    A driver comes by too, since planning tries a criterion and a method out; nothing is ordered for it.
-    """
-    if not sys.argv[0].endswith("default_worker.py"):
+    """Do what is ordered, once, when this worker has come by as often as the order says; in the driver, nothing."""
+    if Path(sys.argv[0]).name != "default_worker.py":
         return
     try:
         order, number = json.loads(ORDER.read_text()), ORDER.stat().st_mtime
