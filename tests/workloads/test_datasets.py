@@ -12,7 +12,8 @@ from PIL import Image
 
 from workloads.config import DatasetConfig
 from workloads.data.augmentation import augment, crop, flip, normalise
-from workloads.data.datasets import fingerprint_of, load
+from workloads.data.datasets import load
+from workloads.data.fingerprints import fingerprint_of
 from workloads.data.samples import Dataset, Samples, Source, in_memory
 
 
@@ -176,7 +177,7 @@ def test_the_fingerprint_knows_the_middle_of_a_file_and_the_end_of_a_large_one(
     file, content = tmp_path / "file", bytearray(3 << 20)
     marks = set()
     for limit, position in ((1 << 29, 0), (1 << 29, 1), (2 << 20, 2), (2 << 20, 3)):
-        monkeypatch.setattr("workloads.data.datasets.FINGERPRINTED_BYTES", limit)
+        monkeypatch.setattr("workloads.data.fingerprints.FINGERPRINTED_BYTES", limit)
         content[[0, len(content) // 2, -1, 0][position]] ^= 1
         file.write_bytes(content)
         marks.add(fingerprint_of([file], tmp_path))
