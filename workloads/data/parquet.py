@@ -103,7 +103,8 @@ class Split:
 def parquet(config: DatasetConfig) -> Source:
     """Images in Parquet as Hugging Face lays them out: train.parquet and test.parquet, or shards in folders."""
     base = base_of(existing_root(config), config.train, has_split)
-    splits, notes = {}, []
+    splits: dict[str, Split] = {}
+    notes: list[str] = []
     for part, name in parts_of(config).items():
         files = files_of(base, name, f"dataset.{part}")
         notes += [note] if (note := read_as(files, name)) else []
