@@ -5,6 +5,7 @@ the file was written. A file whose seal does not fit, one that was cut off, say,
 """
 
 import contextlib
+import logging
 import os
 import struct
 import tempfile
@@ -50,12 +51,20 @@ def memory_mapped(name: str, make: Callable[[], Tensor]) -> Tensor:
     Args:
         name: of the file, which has to say everything that the tensor depends on.
         make: called where there is no such file, or where it is damaged.
+
+    Returns:
+        The tensor in the file, or in memory alone where the file cannot be written.
     """
     path = cache_folder() / "images" / f"{name}.npy"
     if not intact(path):
-        with replacing(path) as file:
-            np.save(file, make().numpy())
-            seal(file)
+        made = make()
+        try:
+            with replacing(path) as file:
+                np.save(file, made.numpy())
+                seal(file)
+        except OSError as error:
+            logging.getLogger(__name__).warning("decoded images stay in this process alone: %s", error)
+            return made
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
@@ -81,7 +90,7 @@ def intact(path: Path) -> bool:
                 return False
             unchanged = os.fstat(file.fileno()).st_mtime == seconds
             return (unchanged and length > CHECKED_BYTES) or _checksum(file, length) == checksum
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

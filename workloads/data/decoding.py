@@ -91,6 +91,8 @@ def _reason(file: Encoded, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "is no image that can be read: replace it, or leave it out"
     text = str(error).strip().partition("\n")[0]
+    if "conversion" in text:
+        return f"has colours that cannot be converted ({text}): save it as RGB or grey"
     return f"is damaged or cut off ({text}): replace it, or leave it out"
 
 

@@ -39,7 +39,7 @@ class Folder:
     def notes(self) -> list[str]:
         """A sentence for each reason why something is left out."""
         return [
-            f"{self.path.name}: {len(names)} {reason} left out, such as '{names[0]}'."
+            f"{self.path.name}: {reason} are left out: {len(names)}, such as '{names[0]}'."
             for reason, names in self.left_out.items()
         ]
 
@@ -98,7 +98,7 @@ def _check_classes(base: Path, found: dict[str, Folder]) -> list[str]:
     untested = [name for name in train if not test.get(name)] if test else []
     if not untested:
         return []
-    return [f"{len(untested)} of {len(train)} classes have no test image, such as '{untested[0]}'."]
+    return [f"Classes without a test image: {len(untested)} of {len(train)}, such as '{untested[0]}'."]
 
 
 def folder_of(folder: Path) -> Folder:

@@ -61,7 +61,7 @@ def whole_numbers(values: pa.ChunkedArray, file: Path, column: str) -> Labels:
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     if values.null_count:
         row = int(np.flatnonzero(values.is_null().to_numpy())[0])
-        refuse(row, f"has no label ({values.null_count} such rows): give it one, or leave the row out")
+        refuse(row, f"has no label ({values.null_count} in all): give it one, or leave the row out")
     if not len(values):
         return np.zeros(0, np.int64)
     if not numeric:
@@ -123,14 +123,14 @@ def matched(train: LabelColumn, test: LabelColumn | None) -> tuple[tuple[str, ..
         missing = np.flatnonzero(counts == 0)
         if len(missing):
             raise ValueError(
-                f"labels in {train.whole} go from {train.values.min()} to {train.values.max()}, but {len(missing)} of "
-                f"the classes 0 to {len(counts) - 1} have no image ({_listed(missing)}): number the classes from 0 "
+                f"labels in {train.whole} go from {train.values.min()} to {train.values.max()}, but "
+                f"there are no images of {_listed(missing)}: number the classes from 0 "
                 f"without gaps, or name them in the file (`ClassLabel` of `datasets`)"
             )
     classes = train.names or tuple(str(number) for number in range(len(counts)))
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
-        notes.append(f"{len(empty)} of {len(classes)} classes have no training image ({_listed(empty)}).")
+        notes.append(f"Classes without a training image: {len(empty)} of {len(classes)} ({_listed(empty)}).")
     if test is None:
         return classes, np.zeros(0, np.int64), notes
     _counted(test)
@@ -148,7 +148,7 @@ def matched(train: LabelColumn, test: LabelColumn | None) -> tuple[tuple[str, ..
         value = int(test.values[first])
         name = test.names[value] if test.names else (classes[value] if value < len(classes) else str(value))
         raise ValueError(
-            f"{test.place(first)} is class '{name}', of which there is no training image ({len(unlearnt)} such rows): "
+            f"{test.place(first)} is class '{name}', of which there is no training image ({len(unlearnt)} in all): "
             f"put images of it there, or leave these rows out"
         )
     return classes, numbers, notes

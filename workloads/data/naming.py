@@ -1,6 +1,7 @@
 """The name of a data set that is read from files, as results have it."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def name_of(base: Path) -> str:
     It is what `dataset_info.json` or the head of the Hub's README says, else the name of the repository in the Hub's
     cache, else that of the folder, or of the one around it where its own says nothing (`data`, `plain_text`).
     """
-    base = base.absolute()
+    base = Path(os.path.abspath(base))
     around = [base, base.parent] if base.name in NAMELESS or is_configuration(base) else [base]
     for folder in around:
         if name := described_name(folder):

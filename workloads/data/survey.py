@@ -7,7 +7,7 @@ end is not as it should be, and a sample of the others. So a damaged file is fou
 import contextlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -191,7 +191,7 @@ def form_of(config: DatasetConfig, surveys: dict[str, Survey], mark: str) -> For
     for found in parts:
         if found.transparent and config.background is None:
             raise ImageProblem(
-                f"{found.transparent_place} is transparent in places ({found.transparent} such images): say with "
+                f"{found.transparent_place} is transparent in places ({found.transparent} images in all): say with "
                 f"dataset.background what they lie on, black or white"
             )
     images, grey = sum(found.images for found in parts), sum(found.grey for found in parts)
@@ -201,7 +201,7 @@ def form_of(config: DatasetConfig, surveys: dict[str, Survey], mark: str) -> For
     if not as_before or any(found.deep or found.turned for found in parts):
         mark = joined(mark, "upright, by range, coloured as all images")  # earlier versions read other pixels
     form = Form((channels, height, width), config.resize, config.background, mark)
-    return replace(form, notes=tuple(_notes(surveys, channels, grey, images)))
+    return replace(form, notes=tuple(_notes(surveys, config, channels)))
 
 
 def _common_size(surveys: dict[str, Survey]) -> Size:
@@ -218,18 +218,23 @@ def _common_size(surveys: dict[str, Survey]) -> Size:
     return height, width
 
 
-def _notes(surveys: dict[str, Survey], channels: int, grey: int, images: int) -> Iterable[str]:
-    if 0 < grey < images:
+def _notes(surveys: dict[str, Survey], config: DatasetConfig, channels: int) -> Iterator[str]:
+    """What is done to some of the images."""
+    count = {
+        name: sum(getattr(found, name) for found in surveys.values())
+        for name in ("images", "grey", "turned", "deep", "frames", "transparent")
+    }
+    if 0 < count["grey"] < count["images"]:
         place = next(found.grey_place for found in surveys.values() if found.grey_place)
-        kinds = f"{grey} of {images} images are grey ({place} is the first)"
-        yield f"{kinds}; all are read in {'RGB' if channels == 3 else 'grey'}, as dataset.channels can say."
-    counts = {name: sum(getattr(found, name) for found in surveys.values()) for name in ("turned", "deep", "frames")}
-    if counts["turned"]:
-        yield f"{counts['turned']} images are turned as their EXIF orientation says."
-    if counts["deep"]:
-        yield f"{counts['deep']} images have 16 bits a channel, which are scaled to 8: 0…65535 becomes 0…255."
-    if counts["frames"]:
-        yield f"{counts['frames']} files hold several frames, of which the first is read."
-    transparent = sum(found.transparent for found in surveys.values())
-    if transparent:
-        yield f"{transparent} images are transparent in places and are laid on the background."
+        yield (
+            f"Grey images among coloured ones: {count['grey']} of {count['images']}, first {place}; all are read in "
+            f"{'RGB' if channels == 3 else 'grey'}, dataset.channels chooses."
+        )
+    for name, what in (
+        ("turned", "Images turned as their EXIF orientation says"),
+        ("deep", "Images of 16 bits, scaled to 8 by their range (0…65535 becomes 0…255)"),
+        ("frames", "Files of several frames, of which the first is read"),
+        ("transparent", f"Images with transparent pixels, laid on {config.background}"),
+    ):
+        if count[name]:
+            yield f"{what}: {count[name]}."
