@@ -61,6 +61,14 @@ def test_what_is_left_out_is_said(root: Path) -> None:
     }
 
 
+def test_names_that_are_no_unicode(root: Path) -> None:
+    os.rename(root / "train" / "ant" / "0.png", os.path.join(os.fsencode(root / "train" / "ant"), b"\xe9.png"))
+    (root / "train" / "ant" / os.fsdecode(b"\xe9.txt")).write_text("a")
+    dataset = loaded(root)
+    assert dataset.train.images.shape == (4, 3, 8, 8)
+    assert dataset.notes[0].endswith("are left out: 1, such as 'ant/\ufffd.txt'.")
+
+
 def test_links_are_followed(root: Path, tmp_path: Path) -> None:
     more = write_folder(tmp_path / "more", count=3)
     os.symlink(more / "train" / "bee", root / "train" / "ant" / "more")

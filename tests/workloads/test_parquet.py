@@ -74,7 +74,7 @@ def test_shards_that_name_other_classes_are_refused(tmp_path: Path) -> None:
     [
         (["cat", "dog"] * 3, r"row 0 of column 'label' in '.*train.parquet' is 'cat', of type string"),
         ([[0], [1]] * 3, r"row 0 .* of type list"),
-        (pa.array(["a", "b"] * 3).dictionary_encode(), r"row 0 .* is 'a', of type dictionary"),
+        (pa.array(["a", "b"] * 3).dictionary_encode(), "row 0 .* is 'a', of type string"),
         ([0, 1, 0, 1, 0, None], r"row 5 .* has no label \(1 in all\)"),
         ([None] * 6, r"row 0 .* has no label \(6 in all\)"),
         ([0.0, 1.0, float("nan"), 1.0, 0.0, 1.0], r"row 2 .* is nan, which is no class"),
@@ -92,7 +92,10 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: Any, mes
         loaded(with_parts(tmp_path, table(labels=labels)))
 
 
-@pytest.mark.parametrize("labels", [[0.0, 1.0] * 3, [False, True] * 3, pa.array([0, 1] * 3, pa.uint8())])
+@pytest.mark.parametrize(
+    "labels",
+    [[0.0, 1.0] * 3, [False, True] * 3, pa.array([0, 1] * 3, pa.uint8()), pa.array([0, 1] * 3).dictionary_encode()],
+)
 def test_whole_numbers_of_any_type_are_labels(tmp_path: Path, labels: Any) -> None:
     dataset = loaded(with_parts(tmp_path, table(labels=labels)))
     assert dataset.train.labels.tolist() == [0, 1] * 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 EXIF_ORIENTATION, TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 258, 262, 0
@@ -88,7 +88,7 @@ def _reason(file: Encoded, error: Exception) -> str:
     with contextlib.suppress(OSError):
         if problem := content_problem(file):
             return problem
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "is no image that can be read: replace it, or leave it out"
     text = str(error).strip().partition("\n")[0]
     if "conversion" in text:

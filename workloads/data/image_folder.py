@@ -39,9 +39,14 @@ class Folder:
     def notes(self) -> list[str]:
         """A sentence for each reason why something is left out."""
         return [
-            f"{self.path.name}: {reason} are left out: {len(names)}, such as '{names[0]}'."
+            f"{self.path.name}: {reason} are left out: {len(names)}, such as '{printable(names[0])}'."
             for reason, names in self.left_out.items()
         ]
+
+
+def printable(name: str) -> str:
+    """A file's name without bytes that are no UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def image_folder(config: DatasetConfig) -> Source:

@@ -53,6 +53,8 @@ def whole_numbers(values: pa.ChunkedArray, file: Path, column: str) -> Labels:
     Raises:
         ValueError: they are words, lists or fractions, or one is missing; the message names file, row and column.
     """
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     kind = values.type
 
     def refuse(row: int, what: str) -> NoReturn:
@@ -83,7 +85,8 @@ def whole_numbers(values: pa.ChunkedArray, file: Path, column: str) -> Labels:
         refuse(int(numbers.argmin()), f"is {low:g}, which is no class{hidden or ': labels are whole numbers from 0'}")
     if high >= 2**31:
         refuse(int(numbers.argmax()), f"is {high:g}: labels are whole numbers from 0, without gaps")
-    return numbers.astype(np.int64)
+    labels: Labels = numbers.astype(np.int64)
+    return labels
 
 
 def named_classes(schema: pa.Schema, column: str, file: Path) -> tuple[str, ...] | None:

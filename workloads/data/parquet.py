@@ -19,7 +19,7 @@ from workloads.data.decoding import Encoded, ImageProblem, content_problem, deco
 from workloads.data.fingerprints import fingerprint_of, joined
 from workloads.data.labels import LabelColumn, matched, named_classes, place_of, whole_numbers
 from workloads.data.naming import name_of
-from workloads.data.roots import base_of, existing_root, parts_of
+from workloads.data.roots import base_of, existing_root, is_hidden, parts_of
 from workloads.data.samples import Samples, Source
 from workloads.data.shards import files_of, has_split, read_as, splits_in
 from workloads.data.survey import Form, form_of, kept_survey
@@ -130,6 +130,9 @@ def parquet(config: DatasetConfig) -> Source:
         for part, split in splits.items()
     }
     unread = sorted({*splits_in(base)} - {*parts_of(config).values()})
+    hidden = [file.name for file in sorted(base.glob("*.parquet")) if is_hidden(file.name)]
+    if hidden:
+        told.append(f"Hidden files are left out: {len(hidden)}, such as '{hidden[0]}'.")
     if unread:
         told.append(f"'{base}' also holds {', '.join(unread)}, not read.")
     return Source(
@@ -176,7 +179,7 @@ def image_column(schema: pa.Schema, file: Path, wanted: str | None) -> str:
     if wanted is not None:
         return _asked_for(schema, file, wanted, "image_column")
     structs = [each.name for each in schema if pa.types.is_struct(each.type) and _has_field(each.type, "bytes")]
-    found = structs or [each.name for each in schema if _is_binary(each.type)]
+    found: list[str] = structs or [each.name for each in schema if _is_binary(each.type)]
     if len(found) > 1:
         raise ValueError(
             f"'{file}' has several image columns ({', '.join(found)}): name one of them as dataset.image_column"

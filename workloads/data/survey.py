@@ -146,7 +146,7 @@ def kept_survey(name: str, images: Iterable[tuple[Encoded, str]], count: int) ->
         return Survey(**{**read, "size": tuple(read["size"])})
     found = survey(images, count)
     if count >= KEPT_FROM:
-        with contextlib.suppress(OSError), replacing(place) as file:
+        with contextlib.suppress(OSError, ValueError), replacing(place) as file:
             file.write(json.dumps(asdict(found), ensure_ascii=False).encode())
     return found
 
