@@ -106,6 +106,7 @@ def run(
             show_plan(planned, facts)
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
+    show_notes(facts)
     try:
         result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
     except (BusyError, ConnectionError, ValueError) as error:
@@ -209,6 +210,12 @@ def plan(
     show_plan(planned, facts)
 
 
+def show_notes(facts: "Facts") -> None:
+    """Print what of the data is left out or read otherwise than it stands."""
+    for note in facts.notes:
+        console.print(f"{facts.dataset}: {note}", markup=False)
+
+
 def show_plan(planned: "Plan", facts: "Facts") -> None:
     """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
     table = Table(box=None, pad_edge=False)
@@ -222,6 +229,7 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
     console.print(
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
     )
+    show_notes(facts)
     for model, of_model in facts.models.items():
         if of_model.kept:
             console.print(

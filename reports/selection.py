@@ -18,6 +18,7 @@ NAMED = {
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
+NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "target_sparsity", "seed"]
 PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
@@ -87,7 +88,8 @@ def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
     """The rows, data sets that are read from files named by their folder, and models by the data set where there are
     several; `network` is the plain name."""
     roots = {run: each["dataset"]["root"] for run, each in settings.items() if each.get("dataset", {}).get("root")}
-    folders = frame["run"].map({run: Path(root).name for run, root in roots.items()})
+    paths = {run: Path(root) for run, root in roots.items()}
+    folders = frame["run"].map({run: p.parent.name if p.name in NAMELESS else p.name for run, p in paths.items()})
     datasets = frame["dataset"].mask(frame["dataset"].isin(FROM_FILES) & folders.notna(), folders)
     several = datasets.nunique() > 1
     model = frame["model"] + " on " + datasets if several else frame["model"]

@@ -45,14 +45,14 @@ class _Builder:
         self.plan, self.experiment, self.facts = plan, experiment, facts
         self.model, self.seed = model, seed
         self.of_model = facts.models[model.label]
-        self.data = {**changed(experiment.dataset, "root", "stream"), "fingerprint": facts.fingerprint}
+        self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
         measuring = changed(experiment.measuring)
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
             "model": model.label,
-            "dataset": experiment.dataset.name.rpartition(":")[2],
+            "dataset": facts.dataset or experiment.dataset.name.rpartition(":")[2],
             "seed": seed,
             "neuron_sparsity": 0.0,
             "final": False,

@@ -48,6 +48,8 @@ class Facts:
         models: by label.
         code: digests of the modules that define the user's own functions, by name.
         drawing: criteria and methods that draw, be it numbers or images: they depend on the seed.
+        dataset: name of the data set in results; empty is that of its function.
+        notes: sentences on what of the data is left out or read otherwise than it stands.
     """
 
     train: int
@@ -56,6 +58,8 @@ class Facts:
     models: dict[str, ModelFacts]
     code: dict[str, str]
     drawing: frozenset[str] = frozenset()
+    dataset: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def gather(experiment: Experiment) -> Facts:
@@ -81,6 +85,8 @@ def gather(experiment: Experiment) -> Facts:
         models=networks,
         code={plugin.name: code for plugin in plugins if (code := plugin.code) is not None},
         drawing=frozenset(plugin.name for plugin in plugins if plugin.draws),
+        dataset=dataset.label,
+        notes=dataset.notes,
     )
 
 

@@ -66,6 +66,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("macs", pa.int64(), "multiply-accumulate operations of one image"),
             field("accuracy", pa.float64(), "top-1 over all test images", "percent"),
             field("accuracy_top5", pa.float64(), "top-5 over all test images", "percent"),
+            field(
+                "balanced_accuracy",
+                pa.float64(),
+                "top-1 of each class, averaged over the classes; null in rows of version 0.1",
+                "percent",
+            ),
             field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
             field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),
             field(

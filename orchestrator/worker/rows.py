@@ -45,6 +45,7 @@ def evaluation_row(
         "macs": mac_count(model, dataset.shape),
         "accuracy": test.accuracy,
         "accuracy_top5": test.accuracy_top5,
+        "balanced_accuracy": test.balanced_accuracy,
         "loss": test.loss,
         "precision": precision,
         "seconds": test.seconds,

@@ -46,6 +46,25 @@ def test_accuracy_is_over_all_samples(digits: Dataset) -> None:
         assert measured.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
+def test_balanced_accuracy_weighs_every_class_the_same(digits: Dataset) -> None:
+    labels = digits.test.labels[digits.test_pool]
+    rare = (labels == 1).nonzero()[:1, 0]
+    chosen = torch.cat([(labels == 0).nonzero()[:, 0], rare])
+    uneven = replace(digits, test_pool=digits.test_pool[chosen])
+
+    class Zero(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.eye(10)[0])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bias.repeat(len(x), 1)
+
+    measured = evaluate(Zero(), uneven, batch_size=7)
+    assert measured.accuracy == pytest.approx(100 - 100 / len(chosen))
+    assert measured.balanced_accuracy == 50, "all of one class, none of the other; eight classes have no images"
+
+
 def test_counts_of_the_published_networks() -> None:
     """Against the paper's Table 9: its ResNet18 counts weights alone; its VGG11-BN has two more Linear(512, 512) and no
     biases in its convolutions."""

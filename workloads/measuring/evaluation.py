@@ -29,12 +29,15 @@ class Measurement:
         accuracy_top5: percent top-5; equal to 100 where there are at most five classes.
         loss: mean cross entropy.
         seconds: wall clock of the measurement; of several networks measured together, an equal share.
+        balanced_accuracy: percent top-1 of each class, averaged over the classes that have test images; None in
+            measurements of version 0.1.
     """
 
     accuracy: float
     accuracy_top5: float
     loss: float
     seconds: float
+    balanced_accuracy: float | None = None
 
 
 def evaluate(
@@ -65,7 +68,7 @@ def evaluate_together(
     for model in models:
         model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
-    totals = [torch.zeros(3, dtype=torch.float64, device=device) for _ in models]
+    totals = [torch.zeros(3 + len(dataset.classes), dtype=torch.float64, device=device) for _ in models]
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
     batch_size = batch_size or fast_batch(device, dataset.shape)
     with torch.inference_mode(), products(precision, device):
@@ -75,11 +78,16 @@ def evaluate_together(
                 totals, forward(images.contiguous(memory_format=torch.channels_last)), strict=True
             ):
                 total += hits_and_loss(logits, labels)
-    means = (torch.stack(totals) / len(dataset.test_pool)).tolist()  # waits for a GPU
+    sums = torch.stack(totals).cpu()  # waits for a GPU
+    means = (sums[:, :3] / len(dataset.test_pool)).tolist()
+    balanced = class_means(sums[:, 3:], dataset.test.labels[dataset.test_pool]).tolist()
     seconds = (time.perf_counter() - started) / len(models)
     if any(math.isnan(loss) for *_, loss in means):
         raise FloatingPointError("the network's outputs for the test images are not numbers (NaN)")
-    return [Measurement(100 * top1, 100 * top5, loss, seconds) for top1, top5, loss in means]
+    return [
+        Measurement(100 * top1, 100 * top5, loss, seconds, 100 * of_classes)
+        for (top1, top5, loss), of_classes in zip(means, balanced, strict=True)
+    ]
 
 
 def fast_batch(device: torch.device, shape: tuple[int, int, int]) -> int:
@@ -89,11 +97,25 @@ def fast_batch(device: torch.device, shape: tuple[int, int, int]) -> int:
 
 
 def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """(3,) float64: how many labels are the best logit, how many are among the best five, summed loss."""
+    """(3 + classes,) float64 sums: how many labels are the best logit, how many are among the best five, the loss, and
+    how many labels of each class are the best logit."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = best == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
-    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss])
+    of_classes = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
+    of_classes.index_add_(0, labels, hits[:, 0].double())
+    return torch.cat([torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]), of_classes])
+
+
+def class_means(hits: Tensor, labels: Tensor) -> Tensor:
+    """(M,) the mean over the classes of the share of each class's images that M networks got right.
+
+    Args:
+        hits: (M, classes) how many of each class.
+        labels: (N,) of all images; a class without any does not count.
+    """
+    images = labels.bincount(minlength=hits.shape[1])
+    return (hits[:, images > 0] / images[images > 0]).mean(1)
 
 
 @torch.inference_mode()
