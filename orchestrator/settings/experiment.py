@@ -9,11 +9,11 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from orchestrator.settings.reading import read_settings, read_text
+from orchestrator.settings.resources import ResourcesConfig
 from orchestrator.settings.sentences import first_problem
 from orchestrator.storage.store import checked_uri
 from workloads.config import (
     Config,
-    Count,
     DatasetConfig,
     FineTuningConfig,
     FusionConfig,
@@ -105,46 +105,6 @@ class PruningConfig(ScopeConfig):
         if self.landscape and (self.mode != "data-free" or len(self.methods) < 2):
             raise ValueError("a landscape is a plane through two methods' networks: give two, and mode data-free")
         return self
-
-
-class TaskConfig(Config):
-    """What Ray reserves for one task."""
-
-    cpus: Annotated[float, Field(gt=0)] = 1
-    """CPU cores, and threads that PyTorch uses."""
-    gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
-    time_limit: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that a stage may take before it counts as failed; null is no limit."""
-    memory: Annotated[float, Field(gt=0)] | None = None
-    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
-
-
-class ResourcesConfig(Config):
-    """What each kind of stage needs, and how many tasks are in flight."""
-
-    train: TaskConfig = TaskConfig()
-    """Training from scratch; a whole GPU by default."""
-    fine_tune: TaskConfig = TaskConfig()
-    """Fine-tuning; a whole GPU by default."""
-    fuse: TaskConfig = TaskConfig()
-    """Fusing models; a quarter of a GPU by default."""
-    compress: TaskConfig = TaskConfig()
-    """Pruning and measuring; a quarter of a GPU by default."""
-    load: TaskConfig = TaskConfig()
-    """Reading and measuring a checkpoint; a quarter of a GPU by default."""
-    importances: TaskConfig = TaskConfig()
-    """Importances; a quarter of a GPU by default."""
-    distances: TaskConfig = TaskConfig()
-    """Output distances; a quarter of a GPU by default."""
-    landscape: TaskConfig = TaskConfig()
-    """Rows of landscapes; a quarter of a GPU by default."""
-    window: Positive | None = None
-    """Tasks submitted at a time; null is four for each CPU core of the cluster, at least 16."""
-    snapshot_every: Count = 10
-    """Epochs after which a training leaves a snapshot in the run, to go on from if its worker dies; 0 leaves none."""
-    retries: Count = 3
-    """Times that Ray starts a task again whose worker or node died."""
 
 
 def _safe_name(name: str) -> str:

@@ -66,3 +66,8 @@ class Outcome:
     error: str | None = None
     lost: str | None = None
     short_of_memory: bool = False
+
+
+def stage_seed(key: str) -> int:
+    """The seed of all random numbers of a stage."""
+    return int(key[:12], 16)
