@@ -6,6 +6,7 @@ that a setting, a column, an option or a command that is added to the code is in
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
 import metaprune
-from orchestrator.cli import app
+from orchestrator.cli import Listing, app, entries
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import built_in, read_text
 from orchestrator.storage.schema import SCHEMAS
@@ -28,6 +29,7 @@ from workloads.networks.models import MODELS
 from workloads.plugins import options_of
 
 ROOT = Path(__file__).resolve().parents[2]
+CHANGELOG = ROOT / "CHANGELOG.md"
 
 # What users import besides `metaprune.__all__`: by heading, where each name is defined.
 FURTHER_API = {
@@ -53,6 +55,14 @@ FURTHER_API = {
 }
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the changelog, which lies at the root of the repository, as the last page."""
+    if CHANGELOG.exists():
+        PAGES["changes.md"] = changes
+        config.nav.append({"Changes": "changes.md"})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to those in `docs/`."""
     for place, make in PAGES.items():
@@ -61,10 +71,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; outside of code, `<` and `|` in the cells stand for themselves."""
     names = list(head)
-    rows = [names, ["---"] * len(names), *([cell.replace("|", "\\|") for cell in row] for row in body)]
+    rows = [names, ["---"] * len(names), *([plain(cell) for cell in row] for row in body)]
     return "\n".join("| " + " | ".join(" ".join(cell.split()) for cell in row) + " |" for row in rows)
+
+
+def plain(text: str) -> str:
+    """Text with what Markdown and HTML would take for their own replaced, but for code in backticks."""
+    parts = text.split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("|", "&#124;") for part in parts[::2]]
+    return "`".join(parts)
 
 
 # Settings
@@ -270,8 +287,8 @@ def parameter_row(parameter: Any) -> list[str]:
     name = metavar or parameter.name.upper()
     if parameter.param_type_name == "option":
         name = f"{parameter.opts[0]} {metavar}".strip()
-    elif not metavar and getattr(parameter.type, "choices", None):
-        name = "|".join(str(getattr(choice, "value", choice)) for choice in parameter.type.choices)
+    elif not metavar and isinstance(parameter.default, Enum):
+        name = "|".join(str(choice.value) for choice in type(parameter.default))
     optional = "" if parameter.required or parameter.param_type_name == "option" else " (may be left out)"
     return [f"`{name}`", f"{parameter.help or ''}{optional}"]
 
@@ -294,18 +311,14 @@ def experiments() -> str:
 
 def exhibits() -> str:
     """What a report can show, by id."""
-    from reports.catalog import RESULTS
-
-    body = [
-        [f"`{name}`", entry.shows, entry.needs, f"[`{entry.experiment}`](experiments.md#{entry.experiment})"]
-        for name, entry in RESULTS.items()
-    ]
+    body = [[f"`{name}`", about] for name, about in entries(Listing.results).items()]
     return "\n\n".join(
         [
             "# Figures and tables of a report",
             "The ids that `metaprune report RUN --only ID ...` takes, made from the report's own catalogue. A figure "
-            "or table appears by itself as soon as the run has the data that it needs.",
-            table(["id", "shows", "needs", "built-in experiment that makes it"], body),
+            "or table appears by itself as soon as the run has the data that it needs. Those of the paper need a "
+            "[built-in experiment](experiments.md).",
+            table(["id", "shows"], body),
         ]
     )
 
@@ -315,23 +328,26 @@ def exhibits() -> str:
 
 def api() -> str:
     """The public names with their docstrings, which mkdocstrings reads from the source."""
-    own = [f"{each.__module__}.{each.__qualname__}" for each in map(public, metaprune.__all__) if each is not None]
     sections = ["# API", "`from metaprune import ...` gives the names of the first section.", "## `metaprune`"]
-    sections += [f"::: {identifier}" for identifier in own]
+    sections += [documented(getattr(metaprune, name)) for name in metaprune.__all__ if not name.startswith("_")]
     for title, identifiers in FURTHER_API.items():
         sections += [f"## {title}", *(f"::: {identifier}" for identifier in identifiers)]
     return "\n\n".join(sections)
 
 
-def public(name: str) -> Any:
-    """A public class or function; None for what is neither, such as `__version__`."""
-    value = getattr(metaprune, name)
-    return value if callable(value) else None
+def documented(public: Any) -> str:
+    """What mkdocstrings makes a section of; of settings only the methods, as a page of its own has the rest."""
+    identifier = f"::: {public.__module__}.{public.__qualname__}"
+    if not (inspect.isclass(public) and issubclass(public, BaseModel)):
+        return identifier
+    methods = [name for name, value in vars(public).items() if name[0] != "_" and callable(getattr(public, name, None))]
+    own = [name for name in methods if name not in public.model_fields]
+    return f"{identifier}\n    options:\n      members: {own}\n\n[All settings](settings.md#{public.__name__})"
 
 
 def changes() -> str:
-    """The changelog, which lies at the root of the repository."""
-    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    """The changelog."""
+    return CHANGELOG.read_text(encoding="utf-8")
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -343,5 +359,3 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/exhibits.md": exhibits,
     "reference/api.md": api,
 }
-if (ROOT / "CHANGELOG.md").exists():
-    PAGES["changes.md"] = changes

@@ -10,13 +10,14 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from orchestrator.cli import app, repeated
+from orchestrator.cli import Listing, app, entries, repeated
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import built_in
 from workloads.networks.exporting import format_named
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+FLOORS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"runs", "build", "site"}
 LANGUAGES = {"python", "yaml", "console", "text"}
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9-]*(:\d+)?")  # such as EXPERIMENT, RUN, HEAD:6379
@@ -80,6 +81,7 @@ def check(words: list[str], files: dict[str, str]) -> None:
     """
     program, *arguments = words
     checks = {"metaprune": check_metaprune, "python": check_python, "ray": check_ray, "mkdocs": check_mkdocs}
+    checks |= dict.fromkeys(("ruff", "mypy"), check_folders)
     assert program in checks, f"nobody checks the program '{program}'"
     checks[program](arguments, files)
 
@@ -100,11 +102,8 @@ def check_metaprune(arguments: list[str], files: dict[str, str]) -> None:
     if name == "export":
         format_named(given["kind"])
     if name == "report":
-        from reports.catalog import RESULTS, TOGETHER
-        from reports.page import FORMATS
-
-        assert set(given["only"]) <= {*RESULTS, *TOGETHER}, given["only"]
-        assert set(given["formats"]) <= set(FORMATS), given["formats"]
+        assert set(given["only"]) <= set(entries(Listing.results)), given["only"]
+        assert set(given["formats"]) <= {"png", "pdf", "svg"}, given["formats"]
 
 
 def load(source: str, settings: list[str], files: dict[str, str]) -> Experiment:
@@ -149,3 +148,20 @@ def check_ray(arguments: list[str], files: dict[str, str]) -> None:
 def check_mkdocs(arguments: list[str], files: dict[str, str]) -> None:
     """One of the two commands that the documents name."""
     assert arguments in (["serve"], ["build", "--strict"]), arguments
+
+
+def check_folders(arguments: list[str], files: dict[str, str]) -> None:
+    """A tool whose last arguments are folders; they are there."""
+    folders = [word for word in arguments if not word.startswith("-") and word not in ("check", "format")]
+    assert all((ROOT / folder).is_dir() for folder in folders), folders
+
+
+def named_files(page: Path) -> Iterator[tuple[str, str]]:
+    """Files and folders of the repository that the prose of a page names in code, each with a name in it, if given.
+
+    `workloads/config.py` is one, `workloads/structure/groups.py: apply` another with a name.
+    """
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for path, name in re.findall(r"`([\w.-]+(?:/[\w.-]*)+)(?:: (\w+))?`", prose):
+        if path.split("/")[0] in FLOORS:
+            yield path, name

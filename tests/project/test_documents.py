@@ -20,7 +20,7 @@ import yaml
 
 from metaprune import Experiment, run
 from orchestrator.running.progress import NoProgress
-from tests.project.documents import LANGUAGES, PAGES, ROOT, Block, blocks, check, commands
+from tests.project.documents import LANGUAGES, PAGES, ROOT, Block, blocks, check, commands, named_files
 from workloads.compression import criteria, methods
 from workloads.config import DatasetConfig
 from workloads.plugins import check_options, lookup
@@ -199,6 +199,13 @@ def test_every_link_of_the_readme_leads_to_a_file() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_of_the_repository_that_a_page_names_is_there(page: Path) -> None:
+    named = list(named_files(page))
+    assert [path for path, _ in named if not (ROOT / path).exists()] == []
+    assert [f"{path}: {name}" for path, name in named if name and name not in (ROOT / path).read_text()] == []
 
 
 @pytest.mark.slow
