@@ -45,12 +45,16 @@ class Stage:
     def place(self) -> str:
         """What its rows are about, for messages: `vgg11_bn, seed 0, l1, folding, group 3, 50 %`."""
         names = ("pipeline", "training_data", "criterion", "method")
-        told = [self.labels.get("model"), f"seed {self.labels.get('seed')}", *(self.labels.get(name) for name in names)]
+        parts = [
+            self.labels.get("model"),
+            f"seed {self.labels.get('seed')}",
+            *(self.labels.get(name) for name in names),
+        ]
         if self.labels.get("target_sparsity") is not None:
             group = self.labels.get("group")
-            told.append("all groups" if group is None else f"group {group}")
-            told.append(f"{100 * self.labels['target_sparsity']:g} %")
-        return ", ".join(str(part) for part in told if part is not None)
+            parts.append("all groups" if group is None else f"group {group}")
+            parts.append(f"{100 * self.labels['target_sparsity']:g} %")
+        return ", ".join(str(part) for part in parts if part is not None)
 
     @property
     def batch(self) -> tuple[str, Hashable]:

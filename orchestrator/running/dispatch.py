@@ -23,7 +23,7 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.hardware import SEES_ALL_GPUS
-from orchestrator.worker.training_progress import reached
+from orchestrator.worker.training_progress import epochs_reached
 from orchestrator.worker.work import Context, Outcome, Work
 
 POLL_SECONDS = 1.0
@@ -92,7 +92,7 @@ class Dispatcher:
         if self.cluster.look({stages[0].kind for stages in self.in_flight.values()}):
             self.looked = time.monotonic()
             learning = [s.key for stages in self.in_flight.values() for s in stages if kinds()[s.kind].trains]
-            self.progress.training(reached(self.store, learning).values() if learning else ())
+            self.progress.training(epochs_reached(self.store, learning).values() if learning else ())
 
     def show(self) -> None:
         """Say what runs, to the user and in the lease."""
@@ -148,7 +148,7 @@ class Dispatcher:
         return self.remote_functions[name]
 
     def collect(self, reference: "ray.ObjectRef[Any]") -> None:
-        """Take down what a task reports; of one that died for good, each stage runs by itself, then has failed."""
+        """Record what a task reports; of one that died for good, each stage runs by itself, then has failed."""
         stages = self.in_flight.pop(reference)
         try:
             outcomes: list[Outcome] = ray.get(reference)
@@ -168,4 +168,4 @@ class Dispatcher:
                 self.ledger.has_failure.add(stage.key)
                 self.postponed.append(stage)
             else:
-                self.ledger.take_down(stage, outcome)
+                self.ledger.record(stage, outcome)

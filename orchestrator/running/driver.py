@@ -33,7 +33,7 @@ class StoppedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Result:
+class RunSummary:
     """How a run ended.
 
     Attributes:
@@ -68,7 +68,7 @@ def run(
     progress: progress_views.Progress | None = None,
     overrides: Iterable[str] = (),
     retry_failed: bool = False,
-) -> Result:
+) -> RunSummary:
     """Run what is missing of an experiment; what is done stays as it is.
 
     Args:
@@ -121,7 +121,7 @@ def run_plan(
     progress: progress_views.Progress | None = None,
     retry_failed: bool = False,
     body: Body = execute,
-) -> Result:
+) -> RunSummary:
     """Run what is missing of a plan, with `body` as what a task does; see `run`."""
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
@@ -134,7 +134,7 @@ def run_plan(
         with lease.held():
             write_plan(store, experiment, plan)
             tidy(store, lease)
-        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
+        return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
@@ -158,7 +158,7 @@ def run_plan(
     finally:
         if started_here:
             ray.shutdown()
-    return Result(
+    return RunSummary(
         store.uri, len(plan.stages), before, ledger.done_now, ledger.failed_now, len(failed), len(frontier.waiting)
     )
 

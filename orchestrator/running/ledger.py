@@ -1,4 +1,4 @@
-"""How the stages of a run ended, and which networks have to be made again for others."""
+"""How the stages of a run ended, and the networks that have to be made again because they are lost."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from workloads.messages import first_line
 
 
 class Ledger:
-    """Takes down how stages end, tells the user, and lets what waits for them run or not.
+    """Records how stages end, shows it to the user, and releases or blocks the stages that depend on them.
 
     Attributes:
         done_now: stages done in this run that were not done before.
@@ -29,8 +29,8 @@ class Ledger:
         self.read_by_others = {key for stage in plan.stages.values() for key in stage.inputs}
         self.rebuilds = Rebuilds(frontier, progress)
 
-    def take_down(self, stage: Stage, outcome: Outcome) -> None:
-        """How one stage ended."""
+    def record(self, stage: Stage, outcome: Outcome) -> None:
+        """Record how one stage ended."""
         if outcome.error is None:
             self.done(stage)
         else:
@@ -42,7 +42,7 @@ class Ledger:
                 self.failed(stage, outcome.error)
 
     def done(self, stage: Stage) -> None:
-        """A stage is done: what waited for it may run."""
+        """A stage is done: release what waited for it."""
         if stage.key in self.has_failure:
             self.store.delete("results", "failures", f"{stage.key}.parquet")
             self.has_failure.remove(stage.key)
@@ -53,7 +53,7 @@ class Ledger:
         self.frontier.finish(stage.key)
 
     def failed(self, stage: Stage, error: str) -> None:
-        """A stage has failed for good: what waits for it does so in vain."""
+        """A stage has failed: block what depends on it."""
         self.failed_now[stage.key] = error
         self.progress.finished(stage.kind, stage.key, stage.cost, f"{error} ({stage.place})")
         self.progress.dropped(self.frontier.block(stage.key))

@@ -13,6 +13,8 @@ from orchestrator.settings.resources import ResourcesConfig
 from orchestrator.settings.sentences import first_problem
 from orchestrator.storage.store import checked_uri
 from workloads.config import (
+    Choice,
+    ChoiceConfig,
     Config,
     DatasetConfig,
     FineTuningConfig,
@@ -25,30 +27,10 @@ from workloads.config import (
     ScopeConfig,
     SplitsConfig,
     TrainingConfig,
-    as_choice,
 )
 
 Pipeline = Literal["whole-data", "fap", "paf"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
-
-
-class ChoiceConfig(Config):
-    """A criterion or method: its name, or a mapping of `name` and options."""
-
-    name: str
-    """Registered name or `package.module:function`."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the function."""
-
-    @property
-    def label(self) -> str:
-        """Name and options, as they stand in results."""
-        name = self.name.rpartition(":")[2]
-        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{name}({options})" if options else name
-
-
-Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 
 
 def _groups(value: Any) -> Any:

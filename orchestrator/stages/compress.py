@@ -24,7 +24,7 @@ def make(task: Task, work: Work) -> Made:
     memory = task.memory.setdefault("scores", {})
 
     def scored(number: int) -> tuple[Pairings, Tensor]:
-        shared = work.inputs, number, json.dumps(config.criterion, sort_keys=True), sources.seed
+        shared = work.inputs, number, config.criterion.model_dump_json(), sources.seed
         if shared not in memory:
             if config.allocation == "uniform":
                 memory.clear()

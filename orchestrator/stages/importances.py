@@ -3,15 +3,17 @@
 from collections.abc import Hashable
 
 from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, StageLike
-from orchestrator.worker.task import Task
+from orchestrator.worker.task import Task, without_code
 from orchestrator.worker.work import Work
 from workloads.compression import score
+from workloads.config import ChoiceConfig
 
 
 def make(task: Task, work: Work) -> Made:
     """One row with the scores of all neurons."""
     base, _ = task.merged(work.inputs[0])
-    _, scores = score(base, work.parameters["group"], work.parameters["criterion"], task.sources(work))
+    criterion = ChoiceConfig(**without_code(work.parameters["criterion"]))
+    _, scores = score(base, work.parameters["group"], criterion, task.sources(work))
     return Made(None, {"importances": [{"scores": scores.tolist()}]})
 
 

@@ -10,7 +10,7 @@ from orchestrator.worker.hardware import device
 from orchestrator.worker.kind import Made
 from orchestrator.worker.rows import epoch_row, evaluation_row
 from orchestrator.worker.task import Task
-from orchestrator.worker.training_progress import EpochsTold
+from orchestrator.worker.training_progress import TrainingProgress
 from orchestrator.worker.work import Work, stage_seed
 from workloads.config import TrainingConfig
 from workloads.measuring.evaluation import evaluate
@@ -28,7 +28,7 @@ def snapshot_place(key: str) -> tuple[str, str]:
 def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor) -> list[Epoch]:
     """Train a network in place on the training images of these numbers; its epochs."""
     store, place = Store(task.context.store), snapshot_place(work.key)
-    progress = EpochsTold(store, work.key, config.epochs)
+    progress = TrainingProgress(store, work.key, config.epochs)
     start = None
     with contextlib.suppress(FileNotFoundError, ValueError):
         start = Snapshot.loads(store.read(*place))
