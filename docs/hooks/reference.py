@@ -21,12 +21,8 @@ from orchestrator.cli import Listing, app, entries
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import built_in, read_text
 from orchestrator.storage.schema import SCHEMAS
-from workloads.compression.criteria import CRITERIA
-from workloads.compression.methods import METHODS
 from workloads.config import CompressionConfig
-from workloads.data.datasets import DATASETS
-from workloads.networks.models import MODELS
-from workloads.plugins import options_of
+from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -169,7 +165,8 @@ def bounds(schema: Mapping[str, Any]) -> str:
 def written(value: Any) -> str:
     """A default as it would stand in YAML."""
     if isinstance(value, BaseModel):
-        return "its defaults" if value == type(value)() else yaml_line(value.model_dump(exclude_defaults=True))
+        changed = value.model_dump(exclude_defaults=True)
+        return yaml_line(changed) if changed else "its defaults"
     if isinstance(value, tuple) and all(isinstance(item, BaseModel) for item in value) and value:
         names = [getattr(item, "name", None) for item in value]
         return yaml_line(names) if all(names) else "its defaults"
@@ -213,24 +210,24 @@ def built_in_parts() -> str:
         "What is built in, made from the code; `metaprune list criteria` and the like print the same in short. "
         "[Extending](../extending.md) shows how to add your own.",
     ]
-    registries: dict[str, Mapping[str, Callable[..., Any]]] = {
-        "Criteria": CRITERIA,
-        "Methods": METHODS,
-        "Models": MODELS,
-        "Data sets": DATASETS,
-    }
-    for title, registry in registries.items():
+    kinds = {"Criteria": CRITERION, "Methods": METHOD, "Models": MODEL, "Data sets": DATASET}
+    for title, kind in kinds.items():
         sections.append(f"## {title}")
-        for name, function in registry.items():
-            sections += [f"### `{name}` {{#{title.split()[0].lower()}-{name}}}", described(function)]
+        if kind.given:
+            sections.append(f"A {kind.name} is a function of ({', '.join(f'`{name}`' for name in kind.given)}).")
+        if kind.offers:
+            asked = table(["argument", "what it gets"], [[f"`{name}`", what] for name, what in kind.offers.items()])
+            sections.append(f"It may ask for, by naming an argument so:\n\n{asked}")
+        for name, function in kind.registered.items():
+            sections += [f"### `{name}` {{#{kind.name}-{name}}}", described(Plugin(kind, name, function))]
     return "\n\n".join(sections)
 
 
-def described(function: Callable[..., Any]) -> str:
+def described(plugin: Plugin) -> str:
     """A function's docstring up to its sections, and a table of its options."""
-    text = inspect.getdoc(function) or ""
+    text = inspect.getdoc(plugin.function) or ""
     about = text.split("\nArgs:")[0].split("\nReturns:")[0].split("\nRaises:")[0].strip()
-    options = options_of(function)
+    options = {name: p.default for name, p in plugin.own_options.items() if name not in plugin.kind.elsewhere}
     if not options:
         return about
     meanings = arguments_in(text)

@@ -71,8 +71,8 @@ def test_the_own_criterion_counts_how_often_neurons_are_active() -> None:
             "criteria_of_example:share_of_zeros",
             network.model,
             network.structure.groups[0],
-            batches=[(images, torch.zeros(4, dtype=torch.int64))],
-            options={"images": 4},
+            images=[images],
+            options={"count": 4},
         )
     finally:
         del sys.modules["criteria_of_example"]
