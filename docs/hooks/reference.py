@@ -4,6 +4,7 @@ MkDocs calls `on_files` (see `hooks` in mkdocs.yml). Every page is one function 
 that a setting, a column, an option or a command that is added to the code is in the reference by itself.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -27,27 +28,18 @@ from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 ROOT = Path(__file__).resolve().parents[2]
 CHANGELOG = ROOT / "CHANGELOG.md"
 
-# What users import besides `metaprune.__all__`: by heading, where each name is defined.
+# What users import besides `metaprune.__all__`, by heading, as `module:name`.
 FURTHER_API = {
     "For your own criteria and methods": [
-        "workloads.compression.pairings.Pairings",
-        "workloads.structure.groups.Maps",
-        "workloads.structure.groups.Group",
-        "workloads.structure.groups.Member",
-        "workloads.structure.groups.Structure",
+        "workloads.compression.pairings:Pairings",
+        "workloads.structure.groups:Maps",
+        "workloads.structure.groups:Group",
+        "workloads.structure.groups:Member",
+        "workloads.structure.groups:Structure",
     ],
-    "For your own data sets": [
-        "workloads.data.samples.in_memory",
-        "workloads.data.samples.resize",
-    ],
-    "Networks in files": [
-        "workloads.networks.checkpoints.load",
-        "orchestrator.export.export_network",
-    ],
-    "Reports": [
-        "reports.page.write_report",
-        "reports.page.Report",
-    ],
+    "For your own data sets": ["workloads.data.samples:in_memory", "workloads.data.samples:resize"],
+    "Networks in files": ["workloads.networks.checkpoints:load", "orchestrator.export:export_network"],
+    "Reports": ["reports.page:write_report", "reports.page:Report"],
 }
 
 
@@ -328,7 +320,9 @@ def api() -> str:
     sections = ["# API", "`from metaprune import ...` gives the names of the first section.", "## `metaprune`"]
     sections += [documented(getattr(metaprune, name)) for name in metaprune.__all__ if not name.startswith("_")]
     for title, identifiers in FURTHER_API.items():
-        sections += [f"## {title}", *(f"::: {identifier}" for identifier in identifiers)]
+        modules = [identifier.split(":") for identifier in identifiers]
+        found = [getattr(importlib.import_module(module), name) for module, name in modules]
+        sections += [f"## {title}", *map(documented, found)]
     return "\n\n".join(sections)
 
 
