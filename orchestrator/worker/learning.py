@@ -11,7 +11,7 @@ from orchestrator.worker.kind import Made
 from orchestrator.worker.rows import epoch_row, evaluation_row
 from orchestrator.worker.task import Task
 from orchestrator.worker.training_progress import TrainingProgress
-from orchestrator.worker.work import Work, stage_seed
+from orchestrator.worker.work import Work
 from workloads.config import TrainingConfig
 from workloads.measuring.evaluation import evaluate
 from workloads.measuring.precision import resolved
@@ -25,8 +25,13 @@ def snapshot_place(key: str) -> tuple[str, str]:
     return "snapshots", f"{key}.safetensors"
 
 
-def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor) -> list[Epoch]:
-    """Train a network in place on the training images of these numbers; its epochs."""
+def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor, seed: int) -> list[Epoch]:
+    """Train a network in place; its epochs.
+
+    Args:
+        pool: numbers of the training images.
+        seed: of their order and augmentation.
+    """
     store, place = Store(task.context.store), snapshot_place(work.key)
     progress = TrainingProgress(store, work.key, config.epochs)
     start = None
@@ -37,7 +42,7 @@ def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool
             model,
             task.dataset,
             config,
-            seed=stage_seed(work.key),
+            seed=seed,
             indices=pool,
             augmentation=task.augmentation,
             start=start,

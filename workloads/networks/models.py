@@ -137,7 +137,10 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return model.function(**arguments)
-        except Exception as error:
+            network = model.function(**arguments)
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{model.where} gave {type(network).__name__}: its function has to return a torch.nn.Module")
+    return network
