@@ -57,12 +57,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-@pytest.fixture
-def _local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+@pytest.fixture(scope="module")
+def _local_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def quickstart(_local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the quickstart with few images, epochs and cells."""
+    folder = tmp_path_factory.mktemp("quickstart") / "run"
+    result = run(smaller(Experiment.load("quickstart")), out=folder, progress=NoProgress())
+    assert result.complete, result.failed
+    return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -105,11 +115,10 @@ def test_the_python_of_a_page_runs(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_local_ray")
 @pytest.mark.parametrize("page", SLOW, ids=named)
-def test_the_python_of_a_page_that_takes_longer_runs(page: Path, folder: Path) -> None:
+def test_the_python_of_a_page_that_takes_longer_runs(page: Path, folder: Path, quickstart: Path) -> None:
     write_files(page, folder)
-    make_runs(page)
+    make_runs(page, folder, quickstart)
     execute(page)
 
 
@@ -137,13 +146,13 @@ def write_files(page: Path, folder: Path) -> None:
             importlib.import_module(name.removesuffix(".py"))
 
 
-def make_runs(page: Path) -> None:
-    """The runs that a page's Python reads: of a file that the page shows as it is, of a built-in one as a small one."""
-    read = {name for block in blocks(page, "python") for name in re.findall(r'"runs/([\w-]+)"', block.text)}
-    for name in sorted(read):
-        source: Any = f"{name}.yaml" if f"{name}.yaml" in titled(page) else smaller(Experiment.load(name))
-        result = run(source, out=f"runs/{name}", progress=NoProgress())
-        assert result.complete, result.failed
+def make_runs(page: Path, folder: Path, quickstart: Path) -> None:
+    """The runs that a page's Python reads, and its experiments made small, so that it runs these itself."""
+    (folder / "runs").mkdir()
+    (folder / "runs" / "quickstart").symlink_to(quickstart)
+    for name in titled(page):
+        if name.endswith(".yaml"):
+            Path(name).write_text(smaller(Experiment.load(name)).to_yaml(), encoding="utf-8")
 
 
 def smaller(experiment: Experiment) -> Experiment:
