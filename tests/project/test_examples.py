@@ -85,7 +85,7 @@ def test_the_notebook_runs() -> None:
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in shown)
-    assert any("conventional" in str(output.get("data", {}).get("text/plain", "")) for output in shown)
+    assert any("folding" in str(output.get("data", {}).get("text/plain", "")) for output in shown)
 
 
 @pytest.mark.slow
