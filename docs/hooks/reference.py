@@ -47,7 +47,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the changelog, which lies at the root of the repository, as the last page."""
     if CHANGELOG.exists():
         PAGES["changes.md"] = changes
-        config.nav.append({"Changes": "changes.md"})
+        config.nav = [*(config.nav or []), {"Changes": "changes.md"}]
     return config
 
 

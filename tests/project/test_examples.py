@@ -42,7 +42,7 @@ def test_the_experiment_of_an_example_is_read_at_every_scale(name: str) -> None:
     assert Experiment.load(file).name
     if name == "grid_on_a_cluster":
         small = Experiment.load(file, ["scale=small"])
-        assert small.resources.train.gpus is None, "the small scale runs without a GPU"
+        assert small.resources.task("train").gpus is None, "the small scale runs without a GPU"
 
 
 def test_the_own_criterion_counts_how_often_neurons_are_active() -> None:
