@@ -112,10 +112,12 @@ def writable(path: Path) -> Path:
     """The path itself, if a file can be written there; so that this is known before a network is made again.
 
     Raises:
-        OSError: it is a folder, or the folder around it does not exist or is closed to writing.
+        OSError: it is a folder or a device, or the folder around it does not exist or is closed to writing.
     """
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"'{path}' is no ordinary file: give the name of one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"'{path}' cannot be written: folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):

@@ -1,7 +1,7 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,6 +16,23 @@ class Config(BaseModel):
     """Settings that cannot change once made and have no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any) -> Any:
+        for name, given in value.items() if isinstance(value, Mapping) else ():
+            if (
+                isinstance(given, bool)
+                and name in cls.model_fields
+                and not takes(cls.model_fields[name].annotation, bool)
+            ):
+                raise ValueError(f"{name} is {str(given).lower()}: it is no switch, give a value")
+        return value
+
+
+def takes(annotation: Any, kind: type) -> bool:
+    """Whether a setting of this type may have values of a kind."""
+    return annotation in (kind, Any) or any(takes(argument, kind) for argument in get_args(annotation))
 
 
 def as_choice(value: Any) -> Any:

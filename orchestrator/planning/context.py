@@ -30,5 +30,5 @@ def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Contex
             if model.checkpoint and (digest := digests[model.label])
         },
         snapshot_every=experiment.resources.snapshot_every,
-        import_paths=(os.getcwd(), *(path for path in sys.path if path)),
+        import_paths=(*(path for path in sys.path if path), os.getcwd()),
     )

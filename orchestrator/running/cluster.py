@@ -56,6 +56,11 @@ class Cluster:
             )
         return True
 
+    def answers(self) -> bool:
+        """Whether the node of this driver is still one of the cluster's."""
+        here = ray.get_runtime_context().get_node_id()
+        return any(node["Alive"] and node["NodeID"] == here for node in ray.nodes())
+
     def notes(self, what: str, text: str) -> bool:
         """Say once that something is lacking; whether it was said now."""
         if what in self.lacking:

@@ -25,7 +25,9 @@ from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.hardware import SEES_ALL_GPUS
 from orchestrator.worker.training_progress import epochs_reached
 from orchestrator.worker.work import Context, Outcome, Work
+from workloads.messages import message
 
+MACHINE_ERRORS = (ray.exceptions.LocalRayletDiedError, ray.exceptions.OwnerDiedError)
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 10.0
 
@@ -155,6 +157,9 @@ class Dispatcher:
         except ray.exceptions.RayError as error:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
                 raise cause from None
+            if isinstance(error, MACHINE_ERRORS) or not self.cluster.answers():
+                # No stage is to blame for what happened to Ray; the rows of those that were running would say so.
+                raise ConnectionError(f"Ray has ended while the run went on ({message(error)})") from error
             if isinstance(error, ray.exceptions.OutOfMemoryError) and reference not in self.alone:
                 self.postponed += stages
                 return

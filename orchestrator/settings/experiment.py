@@ -104,9 +104,9 @@ class Experiment(Config):
     name: Annotated[str, AfterValidator(_safe_name)]
     """Name in results, and of the default output folder `runs/<name>`."""
     dataset: DatasetConfig
-    """The data set."""
+    """The data set; a name alone stands for a mapping with this `name`."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
-    """The networks; also written `model`, of which one needs no list."""
+    """The networks; also written `model`, of which one needs no list. A name alone stands for a mapping with it."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     """Everything is repeated for each seed: initial weights, splits, order of images."""
     training: TrainingConfig = TrainingConfig()
@@ -139,6 +139,12 @@ class Experiment(Config):
                 raise ValueError("give either model or models, not both")
             given = value.pop("model")
             value["models"] = given if isinstance(given, (list, tuple)) else [given]
+        if isinstance(value.get("models"), str):
+            value["models"] = [value["models"]]
+        if isinstance(value.get("models"), (list, tuple)):
+            value["models"] = [{"name": model} if isinstance(model, str) else model for model in value["models"]]
+        if isinstance(value.get("dataset"), str):
+            value["dataset"] = {"name": value["dataset"]}
         return value
 
     @model_validator(mode="after")

@@ -315,3 +315,10 @@ def test_differences_that_are_no_number_are_seen() -> None:
     difference, largest = compare(lambda x: x, lambda x: x + float("nan"), (1, 2, 2))
     assert difference != difference
     assert largest > 0
+
+
+def test_a_device_is_not_replaced_by_a_file(finished: Path) -> None:
+    result = metaprune("export", finished, key_of(finished, "pruned"), "--format", "safetensors", "--out", "/dev/full")
+    assert result.exit_code == 2
+    assert "'/dev/full' is no ordinary file" in result.stderr
+    assert Path("/dev/full").is_char_device()
