@@ -21,6 +21,7 @@ import yaml
 from metaprune import Experiment, run
 from orchestrator.planning.facts import all_plugins
 from orchestrator.running.progress import NoProgress
+from orchestrator.settings.loader import load_yaml
 from tests.project.documents import LANGUAGES, PAGES, ROOT, Block, blocks, check, commands, named_files
 from workloads.config import DatasetConfig
 from workloads.plugins import CRITERION, METHOD
@@ -100,12 +101,12 @@ def test_every_yaml_block_is_an_experiment_or_a_part_of_one(page: Path, folder: 
 
 def experiments(block: Block) -> Iterator[Experiment]:
     """The experiment of a YAML block, at each of its scales too; a part is completed."""
-    settings = yaml.safe_load(block.text)
+    settings, text = load_yaml(block.text), block.text
     if "name" not in settings:
-        base = {key: value for key, value in BASE.items() if key != "model" or "models" not in settings}
-        settings = {**base, **settings}
+        rest = {key: value for key, value in BASE.items() if key not in settings and key + "s" not in settings}
+        text += yaml.safe_dump(rest)
     for scale in (None, *settings.get("scales", {})):
-        yield Experiment.from_yaml(yaml.safe_dump(settings), block.place, [f"scale={scale}"] if scale else [])
+        yield Experiment.from_yaml(text, block.place, [f"scale={scale}"] if scale else [])
 
 
 @pytest.mark.parametrize("page", QUICK, ids=named)
