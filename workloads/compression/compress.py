@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from workloads.compression import criteria, methods
+from workloads.compression.calls import output_moments
 from workloads.compression.criteria import CRITERIA, Batch, importance, needs_batches
 from workloads.compression.group_sizes import widths
 from workloads.compression.methods import METHODS, maps, needs_images
@@ -15,7 +16,6 @@ from workloads.compression.pairings import Pairings
 from workloads.compression.repair import (
     match_statistics,
     narrowed_statistics,
-    output_moments,
     repaired_layers,
     with_corrected_variance,
 )
