@@ -100,8 +100,8 @@ def by_image(layer: nn.Module, output: Tensor, images: int, rows: ImageRows | No
     channels = output.ndim + channel_dim(layer)
     dim = rows.dim - (channels < rows.dim)
     apart = output.movedim(channels, -1).unflatten(dim, (-1, images, rows.inner)).movedim(dim + 1, 0)
-    together: Tensor = apart.reshape(-1, output.shape[channels])
-    return together.unflatten(0, (images, -1))
+    together: Tensor = apart.reshape(-1, output.shape[channels]).unflatten(0, (images, -1))
+    return together
 
 
 def per_image(values: Tensor, layer: nn.Module, output: Tensor, rows: ImageRows | None) -> Tensor:

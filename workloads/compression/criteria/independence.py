@@ -70,4 +70,5 @@ def _independence(maps: Tensor) -> Tensor:
     lost = torch.minimum(lost, lengths / (lengths + nodes.square())).clamp(max=1 - eps)
     # Beyond the last node −log p(s) is |a|²/s², so that the rule's further terms are a geometric series.
     tail = lost[..., -1] * nodes[-1] / math.expm1(STEP)
-    return ((-(-lost).log1p() * nodes).sum(2) + tail) * scale.squeeze(2) * STEP / math.pi
+    scores: Tensor = ((-(-lost).log1p() * nodes).sum(2) + tail) * scale.squeeze(2) * STEP / math.pi
+    return scores

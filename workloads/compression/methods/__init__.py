@@ -4,7 +4,7 @@ A method is a function of `(pairings, importance, m)` that returns `Maps`; its o
 It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `statistics`
 of its layers' outputs, as `groups.merge_batch_norm` gives them; for `original`, the pair of network and group before
 any group was compressed; and for `images`, unlabelled training batches. Importance and generator are on the CPU, all
-else on the device of the network; maps may be on any.
+else on the device of the network; maps may be on any. A user's own method gets copies (`own_code.isolated`).
 """
 
 import inspect
@@ -17,6 +17,7 @@ from torch import Tensor
 from workloads.compression.methods.fusing import folding, fusion_preserving, intra_fusion
 from workloads.compression.methods.reconstructing import reconstruction
 from workloads.compression.methods.selecting import conventional, neuron_merging
+from workloads.compression.own_code import isolated
 from workloads.compression.pairings import Pairings
 from workloads.plugins import lookup, requires
 from workloads.structure.groups import Maps
@@ -69,7 +70,7 @@ def maps(
     asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
     if requires(method, "images") and not asked.get("images"):
         raise ValueError(f"method '{name}' needs unlabelled images: give them as `images`")
-    found = method(pairings, importance, m, **asked, **(options or {}))
+    found = isolated(method, f"method '{name}'", seed)(pairings, importance, m, **asked, **(options or {}))
     if not isinstance(found, Maps):
         raise ValueError(f"method '{name}' gave {type(found).__name__}: it has to return workloads.groups.Maps(P, Q)")
     each = {"P": found.P, **({"Q": found.Q} if isinstance(found.Q, Tensor) else found.Q)}
