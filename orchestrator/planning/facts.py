@@ -130,6 +130,10 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
         checkpoints.load_state(model, state, config.checkpoint)
         digest = checkpoints.file_digest(config.checkpoint)
     try:
+        checkpoints.ties(model)
+    except ValueError as error:
+        raise ValueError(f"model '{config.name}' cannot be stored: {error}") from error
+    try:
         structure = trace(model, example)
     except Exception as error:
         raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error
