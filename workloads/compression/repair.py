@@ -84,9 +84,9 @@ def match_statistics(model: nn.Module, wanted: Statistics, images: Sequence[Tens
     all images. A channel that is constant gets the wanted mean alone.
 
     A layer that runs several times in a pass has statistics for each call, but one weight and bias. It gets the gain
-    and offset that come nearest to all of its calls' statistics, by least squares; since they change what the layer
-    itself reads later on, they are found in a few rounds. The best round counts, the network as it is being the first:
-    a layer without a correction that helps all of its calls together stays as it is.
+    and offset that come nearest to all of its calls' statistics, by least squares, first with every call's output
+    corrected by itself; since they change what the layer reads later on, some rounds follow. The best round counts, the
+    network as it is among them: where no correction helps all calls together, such layers stay as they are.
 
     Args:
         model: a network, batch-norm merged; batch-norms play no part.
@@ -95,14 +95,16 @@ def match_statistics(model: nn.Module, wanted: Statistics, images: Sequence[Tens
     """
     several = [name for name, (mean, _) in wanted.items() if len(mean) > 1]
     fixed: Corrections = {name: (torch.ones_like(wanted[name][0][0]), wanted[name][0][0] * 0) for name in several}
-    least = math.inf
-    for _ in range(ROUNDS if several else 1):
+    least, best = math.inf, fixed
+    for number in range(ROUNDS if several else 1):
         reached = corrected_moments(model, wanted, fixed, images)
         distance = mismatch(wanted, reached, fixed)
-        if distance < least or not several:
+        if number == 0 or distance < least:
             least, best = distance, corrections(wanted, reached) | fixed
         if distance < SMALL_MISMATCH:
             break
+        if several and number == 0:
+            reached = corrected_moments(model, wanted, {}, images)
         fixed = {name: shared_correction(wanted[name], reached[name]) for name in several}
     for name, correction in best.items():
         layer = get_layer(model, name)
@@ -131,7 +133,7 @@ def corrected_moments(
             correction = fixed[call.layer]
         else:
             mean, deviation = values.double().mean(0).cpu(), values.double().var(0, correction=0).sqrt().cpu()
-            correction = exact_correction([part[0] for part in wanted[call.layer]], [mean, deviation])
+            correction = exact_correction([part[call.number] for part in wanted[call.layer]], [mean, deviation])
         gain, offset = (part.to(output) for part in correction)
         shape = [-1, *[1] * (-1 - channel_dim(layer))]
         return output * gain.view(shape) + offset.view(shape)
