@@ -19,7 +19,7 @@ class Config(BaseModel):
 
 
 def as_choice(value: Any) -> Any:
-    """A criterion or method as a mapping of `name` and `options`, which may stand beside the name."""
+    """A function and its options as a mapping of `name` and `options`, which may stand beside the name."""
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, Mapping) and "name" in value and "options" not in value:
@@ -28,7 +28,23 @@ def as_choice(value: Any) -> Any:
     return value
 
 
-Function = Annotated[dict[str, Any], BeforeValidator(as_choice)]
+class ChoiceConfig(Config):
+    """A criterion or method: its name, or a mapping of `name` and options."""
+
+    name: str
+    """Registered name or `package.module:function`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+
+    @property
+    def label(self) -> str:
+        """Name and options, as they stand in results."""
+        name = self.name.rpartition(":")[2]
+        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{name}({options})" if options else name
+
+
+Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 
 
 def labelled(config: Config, first: str, without: str = "") -> str:
@@ -221,9 +237,9 @@ Repair = Literal["none", "data-free", "data"]
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
-    criterion: Function = Field(default_factory=lambda: {"name": "l1"})
+    criterion: Choice = ChoiceConfig(name="l1")
     """An importance criterion: its name, or a mapping of `name` and its options."""
-    method: Function = Field(default_factory=lambda: {"name": "conventional"})
+    method: Choice = ChoiceConfig(name="conventional")
     """A method, likewise."""
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     """Share to remove."""

@@ -15,10 +15,12 @@ from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import Facts, gather
 from orchestrator.planning.plan import Plan
 from orchestrator.running import progress as progress_views
-from orchestrator.running.cluster import check_fits, connect
-from orchestrator.running.dispatch import Body, Dispatcher
+from orchestrator.running.connection import check_fits, connect
+from orchestrator.running.dispatch import Dispatcher
 from orchestrator.running.frontier import Frontier
 from orchestrator.running.lease import BusyError, Lease
+from orchestrator.running.ledger import Ledger
+from orchestrator.running.remote import Body
 from orchestrator.running.tasks import execute
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
@@ -31,7 +33,7 @@ class StoppedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Result:
+class RunSummary:
     """How a run ended.
 
     Attributes:
@@ -66,7 +68,7 @@ def run(
     progress: progress_views.Progress | None = None,
     overrides: Iterable[str] = (),
     retry_failed: bool = False,
-) -> Result:
+) -> RunSummary:
     """Run what is missing of an experiment; what is done stays as it is.
 
     Args:
@@ -119,7 +121,7 @@ def run_plan(
     progress: progress_views.Progress | None = None,
     retry_failed: bool = False,
     body: Body = execute,
-) -> Result:
+) -> RunSummary:
     """Run what is missing of a plan, with `body` as what a task does; see `run`."""
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
@@ -132,7 +134,7 @@ def run_plan(
         with lease.held():
             write_plan(store, experiment, plan)
             tidy(store, lease)
-        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
+        return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     view = progress or progress_views.for_terminal()
     started_here = connect(address)
     try:
@@ -141,13 +143,14 @@ def run_plan(
         with lease.held():
             write_plan(store, experiment, plan)
             context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
-            driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
+            ledger = Ledger(plan, store, frontier, view)
+            dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body)
             view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
             try:
                 with terminable():
-                    driver.loop()
+                    dispatcher.loop()
                     tidy(store, lease)
-                check_whole(store, driver.recorded)
+                check_whole(store, ledger.has_rows)
             except (BusyError, ConnectionError, ValueError) as error:
                 raise StoppedError(str(error)) from error
             finally:
@@ -155,7 +158,9 @@ def run_plan(
     finally:
         if started_here:
             ray.shutdown()
-    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, len(failed), len(frontier.waiting))
+    return RunSummary(
+        store.uri, len(plan.stages), before, ledger.done_now, ledger.failed_now, len(failed), len(frontier.waiting)
+    )
 
 
 def tidy(store: Store, lease: Lease) -> None:

@@ -45,7 +45,7 @@ class Holder(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Still a process, where that can be told from here; elsewhere, heard of lately."""
+        """Whether the driver runs: by its process id on its own host, elsewhere by a heartbeat in the last minute."""
         age = (datetime.now(UTC) - self.renewed).total_seconds()
         if self.host == socket.gethostname():
             return age < REUSED_SECONDS and _is_process(self.pid)

@@ -9,11 +9,13 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from orchestrator.settings.reading import read_settings, read_text
+from orchestrator.settings.resources import ResourcesConfig
 from orchestrator.settings.sentences import first_problem
 from orchestrator.storage.store import checked_uri
 from workloads.config import (
+    Choice,
+    ChoiceConfig,
     Config,
-    Count,
     DatasetConfig,
     FineTuningConfig,
     FusionConfig,
@@ -25,30 +27,10 @@ from workloads.config import (
     ScopeConfig,
     SplitsConfig,
     TrainingConfig,
-    as_choice,
 )
 
 Pipeline = Literal["whole-data", "fap", "paf"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
-
-
-class ChoiceConfig(Config):
-    """A criterion or method: its name, or a mapping of `name` and options."""
-
-    name: str
-    """Registered name or `package.module:function`."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the function."""
-
-    @property
-    def label(self) -> str:
-        """Name and options, as they stand in results."""
-        name = self.name.rpartition(":")[2]
-        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{name}({options})" if options else name
-
-
-Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 
 
 def _groups(value: Any) -> Any:
@@ -105,46 +87,6 @@ class PruningConfig(ScopeConfig):
         if self.landscape and (self.mode != "data-free" or len(self.methods) < 2):
             raise ValueError("a landscape is a plane through two methods' networks: give two, and mode data-free")
         return self
-
-
-class TaskConfig(Config):
-    """What Ray reserves for one task."""
-
-    cpus: Annotated[float, Field(gt=0)] = 1
-    """CPU cores, and threads that PyTorch uses."""
-    gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
-    time_limit: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that a stage may take before it counts as failed; null is no limit."""
-    memory: Annotated[float, Field(gt=0)] | None = None
-    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
-
-
-class ResourcesConfig(Config):
-    """What each kind of stage needs, and how many tasks are in flight."""
-
-    train: TaskConfig = TaskConfig()
-    """Training from scratch; a whole GPU by default."""
-    fine_tune: TaskConfig = TaskConfig()
-    """Fine-tuning; a whole GPU by default."""
-    fuse: TaskConfig = TaskConfig()
-    """Fusing models; a quarter of a GPU by default."""
-    compress: TaskConfig = TaskConfig()
-    """Pruning and measuring; a quarter of a GPU by default."""
-    load: TaskConfig = TaskConfig()
-    """Reading and measuring a checkpoint; a quarter of a GPU by default."""
-    importances: TaskConfig = TaskConfig()
-    """Importances; a quarter of a GPU by default."""
-    distances: TaskConfig = TaskConfig()
-    """Output distances; a quarter of a GPU by default."""
-    landscape: TaskConfig = TaskConfig()
-    """Rows of landscapes; a quarter of a GPU by default."""
-    window: Positive | None = None
-    """Tasks submitted at a time; null is four for each CPU core of the cluster, at least 16."""
-    snapshot_every: Count = 10
-    """Epochs after which a training leaves a snapshot in the run, to go on from if its worker dies; 0 leaves none."""
-    retries: Count = 3
-    """Times that Ray starts a task again whose worker or node died."""
 
 
 def _safe_name(name: str) -> str:

@@ -58,7 +58,7 @@ def place_parts(uri: str | Path) -> list[str]:
 
 
 def folder_name(uri: str | Path) -> str:
-    """The last of them."""
+    """The last part of a folder's path or URI: the run's name."""
     return place_parts(uri)[-1]
 
 

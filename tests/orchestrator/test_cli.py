@@ -160,7 +160,7 @@ def test_a_dry_run_and_a_plan_start_nothing(tmp_path: Path, quick) -> None:
     for command in (["run", "quickstart", "--dry-run"], ["plan", "quickstart"]):
         result = quick(*command)
         assert result.returncode == 0
-        assert "434 stages make 196 cells; sharing saves 6 stages" in result.stdout
+        assert "434 stages for 196 cells; sharing saves 6" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 

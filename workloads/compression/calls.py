@@ -115,7 +115,7 @@ def per_image(values: Tensor, layer: nn.Module, output: Tensor, rows: ImageRows 
     return (values if rows.dim < channels else values.T).reshape(shape)
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """Labelled images, and for each call of some layers where the images are in its output; None if they are one."""
 
     images: Tensor
@@ -129,7 +129,7 @@ class Batch(NamedTuple):
 
 def image_batches(
     model: nn.Module, layers: Collection[str], batches: Iterable[tuple[Tensor, Tensor]]
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """The batches, so that it is known which part of what the layers make belongs to which image.
 
     Where a layer's output cannot be taken apart, every image comes alone: all is its own then, a position bias that is
@@ -140,10 +140,10 @@ def image_batches(
         if number == 0:
             rows = image_rows(model, layers, images)
         if rows is not None:
-            yield Batch(images, labels, rows)
+            yield ImageBatch(images, labels, rows)
         else:
             for image, label in zip(images.split(1), labels.split(1), strict=True):
-                yield Batch(image, label, None)
+                yield ImageBatch(image, label, None)
 
 
 @torch.no_grad()

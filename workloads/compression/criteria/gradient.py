@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.compression.calls import Batch, Call, image_batches, per_image, run_tapped
+from workloads.compression.calls import Call, ImageBatch, image_batches, per_image, run_tapped
 from workloads.compression.criteria.magnitude import relative
 from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
 from workloads.structure.layers import BATCH_NORMS, get_layer, rows
@@ -73,7 +73,7 @@ def hessian(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, T
     return relative(total)
 
 
-def gate_slopes(model: nn.Module, members: Sequence[Member], batch: Batch) -> Tensor:
+def gate_slopes(model: nn.Module, members: Sequence[Member], batch: ImageBatch) -> Tensor:
     """(images, n) float64 derivatives of each image's cross entropy by a gate on each pairing."""
     gates: dict[str, Tensor] = {}
     for member in members:

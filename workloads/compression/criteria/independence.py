@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from workloads.compression.calls import Batch, Call, by_image, image_batches, run_tapped
+from workloads.compression.calls import Call, ImageBatch, by_image, image_batches, run_tapped
 from workloads.compression.criteria.magnitude import relative
 from workloads.structure.groups import PRODUCER, Group
 
@@ -27,7 +27,7 @@ def chip(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, Tens
     with torch.no_grad():
         for batch in image_batches(model, [member.layer for member in members], batches):
 
-            def add(call: Call, layer: nn.Module, output: Tensor, batch: Batch = batch) -> None:
+            def add(call: Call, layer: nn.Module, output: Tensor, batch: ImageBatch = batch) -> None:
                 maps = by_image(layer, output, len(batch.images), batch.rows_of(call)).mT
                 totals[call.layer] = totals.get(call.layer, 0) + independence(maps).sum(0)
                 calls[call.layer] = max(calls.get(call.layer, 0), call.number + 1)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from workloads.compression.compress import Sources, compress, score
+from workloads.compression.criteria import CRITERIA
 from workloads.compression.criteria.magnitude import l1
-from workloads.compression.own_code import SETTINGS, is_ours, isolated
 from workloads.compression.pairings import Pairings
-from workloads.config import CompressionConfig
+from workloads.config import CompressionConfig, ModelConfig
+from workloads.isolation import SETTINGS, isolated
+from workloads.networks.models import build
 from workloads.structure.groups import Group, Maps
 from workloads.structure.network import Network
 
@@ -231,14 +232,33 @@ def test_own_code_draws_the_same_whatever_ran_before() -> None:
     assert isolated(draw, "criterion 'draw'", 6)() != first_time
 
 
-def test_our_functions_are_not_copied_for_and_others_are(network: Network) -> None:
-    assert is_ours(l1)
-    assert isolated(l1, "l1") is l1
-    assert not is_ours(criterion)
-    assert not is_ours(partial(l1))
-    group = network.structure.groups[0]
-    scores = isolated(partial(l1), "criterion 'mine'")(network.model, group)
-    assert torch.equal(scores, l1(network.model, group))
+def test_registered_functions_are_given_what_they_ask_for_itself(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[nn.Module] = []
+
+    def record(model: nn.Module, group: Group) -> Tensor:
+        seen.append(model)
+        return l1(model, group)
+
+    monkeypatch.setitem(CRITERIA, "record", record)
+    score(network, 0, {"name": "record"}, SOURCES)
+    monkeypatch.setattr(f"{__name__}.criterion", record)
+    score(network, 0, CRITERION, SOURCES)
+    assert [model is network.model for model in seen] == [True, False]
+
+
+def test_what_a_models_function_does_to_the_process_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for slip in SLIPS_ON_THE_PROCESS:
+
+        def model(*, num_classes: int, slip: Callable[[], object] = slip) -> nn.Module:
+            slip()
+            return nn.Linear(3, 3)
+
+        monkeypatch.setattr(f"{__name__}.model", model, raising=False)
+        before = process()
+        build(ModelConfig(name=f"{__name__}:model"), channels=3, classes=3)
+        assert process() == before
 
 
 def test_what_cannot_be_copied_is_an_error_that_names_the_function() -> None:

@@ -1,4 +1,4 @@
-"""Running the user's own criteria and methods so that nothing they do reaches the results of others.
+"""Running the user's own functions so that nothing they do reaches the results of others.
 
 Stages share networks, weights, scores and images, and their results are stored under keys that know nothing of which
 functions ran before. So own functions get copies of all that they are given, and what belongs to the process (random
@@ -19,7 +19,6 @@ import torch
 from torch.nn.modules import module as modules
 
 from workloads.messages import first_line
-from workloads.plugins import OURS
 
 R = TypeVar("R")
 Setting = tuple[Callable[[], Any], Callable[[Any], object]]
@@ -85,38 +84,36 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def isolated(function: Callable[..., R], name: str, seed: int = 0) -> Callable[..., R]:
-    """One of our own functions as it is; a user's one so that it changes nothing but its result.
+    """A user's function so that it changes nothing but its result.
 
-    The user's function works on copies of its arguments; only `generator` it gets itself. Random numbers that it does
-    not take from there are drawn from the same seed each time, so that its result does not depend on what ran before.
+    It works on copies of its arguments; only a `torch.Generator` it gets itself. Random numbers that it does not take
+    from there are drawn from the same seed each time, so that its result does not depend on what ran before.
 
     Args:
-        function: a criterion or method.
+        function: a criterion, method or data set.
         name: what it is called in messages, such as "criterion 'mine:score'".
         seed: of Python's, NumPy's and PyTorch's global random numbers while it runs.
     """
-    if is_ours(function):
-        return function
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> R:
-        generator = {key: value for key, value in kwargs.items() if isinstance(value, torch.Generator)}
+        generators = {key: value for key, value in kwargs.items() if isinstance(value, torch.Generator)}
         try:
-            args, others = copy.deepcopy((args, {k: v for k, v in kwargs.items() if k not in generator}))
+            args, others = copy.deepcopy((args, {k: v for k, v in kwargs.items() if k not in generators}))
         except Exception as error:
             raise ValueError(f"what {name} is given cannot be copied ({first_line(error)})") from error
         with process_kept():
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            return copied(function(*args, **others, **generator))
+            seed_all(seed)
+            return copied(function(*args, **others, **generators))
 
     return run
 
 
-def is_ours(function: Callable[..., Any]) -> bool:
-    """Whether a function comes with metaprune: it changes nothing that it is given."""
-    return str(getattr(function, "__module__", "")).partition(".")[0] in OURS
+def seed_all(seed: int) -> None:
+    """Seed the global random numbers of Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def copied(result: R) -> R:
