@@ -26,7 +26,7 @@ WORKLOADS = {
     "methods": ("compression.methods",),
     "models": ("networks.models",),
     "precision": ("measuring.precision",),
-    "repair": ("compression.repair",),
+    "repair": ("compression.repair", "compression.calls"),
     "samples": ("data.samples", "data.decoding", "data.cache"),
     "snapshots": ("training.snapshots",),
     "splits": ("data.splits",),

@@ -137,6 +137,10 @@ def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure
         ValueError: there are none that can be pruned.
     """
     try:
+        checkpoints.ties(model)
+    except ValueError as error:
+        raise ValueError(f"model '{config.name}' cannot be stored: {error}") from error
+    try:
         return trace(model, torch.zeros(1, *dataset.shape))
     except Exception as error:
         raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error

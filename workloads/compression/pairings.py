@@ -33,7 +33,7 @@ class Pairings:
     @functools.cached_property
     def directions(self) -> Tensor:
         """(n, d_in + d_out): incoming and outgoing weights, without biases, scaled to unit l2 norm."""
-        vectors = torch.cat([self.incoming, self.outgoing], 1)
+        vectors: Tensor = torch.cat([self.incoming, self.outgoing], 1)
         return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
 
     def distances(self, p: float) -> Tensor:

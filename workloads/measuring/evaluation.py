@@ -1,14 +1,16 @@
 """Measuring a network: accuracy over all samples, size, multiplications, and time."""
 
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads.data.samples import Dataset
@@ -141,11 +143,27 @@ def parameter_count(model: nn.Module) -> int:
 
 @torch.no_grad()
 def mac_count(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulate operations of one image of `shape` (C, H, W): convolutions, linear layers, attention."""
-    device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, *shape, device=device))
+    """Multiply-accumulate operations of one image of `shape` (C, H, W): convolutions, linear layers, attention.
+
+    Both products of attention count, whichever kernel computes them.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
+    with separate_products(), FlopCounterMode(display=False) as counter:
+        model.eval()(image)
     return int(counter.get_total_flops()) // 2
+
+
+@contextlib.contextmanager
+def separate_products() -> Iterator[None]:
+    """Compute attention product by product, as PyTorch's counter knows neither the fused layers nor a CPU's kernel."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:

@@ -45,9 +45,13 @@ def remap(tensor: Tensor, dim: int, index: Tensor, matrix: Tensor) -> Tensor:
 
 
 def resize(layer: Any, name: str, tensor: Tensor) -> None:
-    """Set a parameter or buffer and the layer's recorded sizes from the tensor's shape."""
+    """Set a parameter or buffer and the layer's recorded sizes from the tensor's shape.
+
+    A frozen parameter stays frozen; a bias that the layer gains is frozen if its weight is.
+    """
     if name in layer._parameters:
-        layer.register_parameter(name, nn.Parameter(tensor))
+        known = layer._parameters[name] if layer._parameters[name] is not None else layer._parameters.get("weight")
+        layer.register_parameter(name, nn.Parameter(tensor, requires_grad=known is None or known.requires_grad))
     else:
         layer.register_buffer(name, tensor)
     if name == "weight" and isinstance(layer, nn.Linear):
