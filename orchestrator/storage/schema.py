@@ -38,6 +38,12 @@ COORDINATES = [
     field("stage", pa.string(), "baseline, pruned, fused or fine-tuned"),
     field("step", pa.int32(), "number of the pruning step; null outside iterative pruning"),
     field("final", pa.bool_(), "whether the row is the result of a cell, not on the way to one"),
+    field(
+        "settings",
+        pa.string(),
+        "JSON: all settings that the row depends on besides the other columns, those of its inputs included; null in "
+        "runs of older versions",
+    ),
 ]
 PROVENANCE = [
     field("environment", pa.string(), "key of the row in environments"),
