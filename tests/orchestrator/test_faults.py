@@ -28,7 +28,7 @@ from orchestrator.running.tasks import execute
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
-from reports.provenance import progress
+from reports.results.runs import progress
 from tests.conftest import TINY, memory
 from workloads.networks import checkpoints
 

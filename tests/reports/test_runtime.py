@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from reports import runtime
-from reports.selection import Tables
+from reports.exhibits import runtime
+from reports.results.selection import Tables
 from reports.statistics import kruskal_wallis
 
 # (cell, kind, inputs, seconds, training_data)

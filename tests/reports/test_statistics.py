@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports import ranking
+from reports.exhibits import ranking
 from reports.statistics import average_ranks, by_method, kruskal_wallis, paired_differences
 
 

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from orchestrator.storage.store import Store
 from reports import figures
-from reports.catalog import RESULTS
-from reports.selection import tables_of
-from reports.tradeoffs import COSTS, pareto_front
+from reports.exhibits.catalog import EXHIBITS
+from reports.exhibits.tradeoffs import COSTS, pareto_front
+from reports.results.selection import tables_of
 from tests.reports.test_reports import evaluation, plan
 
 POINTS = pd.DataFrame(
@@ -62,7 +62,7 @@ def tables(tmp_path):
 
 
 def drawn(tables, cost: str) -> Figure:
-    ((name, figure),) = RESULTS[f"accuracy-against-{cost}"].make(tables)
+    ((name, figure),) = EXHIBITS[f"accuracy-against-{cost}"].make(tables)
     assert name == f"accuracy-against-{cost}-net"
     return figure
 

@@ -16,12 +16,12 @@ def load(
 
     Args:
         run: folder or URI, or a list of them; with several, the column `run` tells them apart.
-        table: `evaluations` (a row a measured model), or another one of `orchestrator.schema.SCHEMAS`.
+        table: `evaluations` (a row a measured model), or another one of `orchestrator.storage.schema.SCHEMAS`.
         everything: also rows of earlier settings that the run's present experiment does not ask for.
 
     Returns:
-        A data frame with the columns of `orchestrator.schema.SCHEMAS[table]`, no row twice. The coordinates of rows
-        that the present experiment asks for are as it sees them: a stage that was on the way to a cell may be the
+        A data frame with the columns of `orchestrator.storage.schema.SCHEMAS[table]`, no row twice. The coordinates of
+        rows that the present experiment asks for are as it sees them: a stage that was on the way to a cell may be the
         end of one since the grid was extended.
 
     Raises:
