@@ -91,9 +91,7 @@ SCHEMAS: dict[str, pa.Schema] = {
                     field(f"latency_{batch}_high", pa.float64(), "upper end", "ms"),
                 )
             ),
-            field(
-                "latency_others", pa.float64(), "CPU cores that other work kept busy meanwhile; null is unknown", "1"
-            ),
+            field("latency_others", pa.float64(), "CPU cores kept busy by other work meanwhile; null is unknown", "1"),
             field("device", pa.string(), "GPU, or CPU, that latencies were measured on"),
             *PROVENANCE,
         ]

@@ -34,8 +34,8 @@ def all_cells(tables: Tables) -> Iterator[Item]:
 
 def cells_table(rows: pd.DataFrame, most: int = MOST_CELLS) -> Table:
     """A row a cell with its accuracy and its costs; mean over groups too where there are more cells than `most`."""
-    cuts = pd.Series(cuts_of(rows), rows.index)
-    trained_on = rows["training_data"].where(cuts == "–", rows["training_data"] + " of " + cuts)
+    data = zip(rows["training_data"], cuts_of(rows), strict=True)
+    trained_on = [f"{subset} of {cut}" if isinstance(subset, str) and cut != "–" else subset for subset, cut in data]
     rows = rows.assign(trained_on=trained_on)
     names = [column for column in COORDINATES if column != "note" or (rows["note"] != "").any()]
     by = [*names, "group", "target_sparsity"]

@@ -39,7 +39,7 @@ def notes(plan: pd.DataFrame, experiments: Mapping[str, Any], names: Mapping[str
     """
     stages = plan.drop_duplicates("cell").set_index("cell", drop=False)
     applied = settings_by_cell(stages, experiments, names)
-    baseline = stages["kind"].isin(["train", "load"])
+    baseline = stages["stage"] == "baseline"
     network = pd.Series("", stages.index, dtype=object)
     for _, same in stages[baseline].groupby(["model", "dataset"], dropna=False):
         if telling := fewest_settings(variant_groups(same, applied)):

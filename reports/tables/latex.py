@@ -13,8 +13,10 @@ from itertools import groupby
 COLUMN, PAGE = 230.0, 392.0  # points: of two columns (3.25 in each, less a rest), and of a page (5.5 in)
 SIZES = {r"\small": 9.0, r"\footnotesize": 8.0, r"\scriptsize": 7.0}  # points
 GAP = 6.0  # points between columns
+WORD = 60.0  # points of a word in a head that is not broken without need
 ROWS = 50  # lines that fit a page
 BREAK_AFTER = " (,=·/_-"
+LONGEST_PART = 24  # letters
 # Widths of Computer Modern in thousandths of the type size; small sizes are a little wider.
 LETTERS = {
     **dict.fromkeys("ijl.,:;'|!", 290),
@@ -93,9 +95,15 @@ class Column:
         )
 
     def natural(self, size: float) -> float:
-        """Points that it wants: those of its cells, and of the longest word of its head."""
-        longest = max(width(word, size) for word in (self.head or " ").split(" "))
-        return max(self.body(size), longest)
+        """Points that it wants: those of its cells, and of the longest word of its head, if that is not very long."""
+        words = [
+            part for word in self.head.split(" ") for part in ([word] if width(word, size) <= WORD else broken(word))
+        ]
+        return max([self.body(size), *(width(word, size) for word in words)])
+
+    def whole(self, size: float) -> "Column":
+        """The column as wide as its name and cells are without a break."""
+        return replace(self, limit=max(self.body(size), width(self.head, size)))
 
     def least(self, size: float) -> float:
         """Points below which a part of a word is left that cannot be broken."""
@@ -108,9 +116,11 @@ class Column:
 
 
 def broken(text: str) -> list[str]:
-    """The parts of a text between which a line may end."""
+    """The parts of a text between which a line may end: after spaces and signs, and within very long words."""
     parts = [""]
     for letter in text:
+        if len(parts[-1]) == LONGEST_PART:
+            parts.append("")
         parts[-1] += letter
         if letter in BREAK_AFTER:
             parts.append("")
@@ -175,7 +185,7 @@ def columns_of(
     for first, part in groupby(enumerate(split), key=lambda each: each[1][0]):
         members = list(part)
         for place, (_, rest) in members:
-            group, own = (first, rest) if len(members) > 1 else ("", head[place])
+            group, own = (first, rest or "–") if len(members) > 1 else ("", head[place])
             cells = [row[place] for row in rows]
             found.append(Column(own, group, cells, place < text_columns, frozenset(best.get(place, ()))))
     return found
@@ -214,8 +224,10 @@ def layout(keys: Sequence[Column], values: Sequence[Column]) -> tuple[str, list[
     """Type size, the columns of each block, and the room that they fit."""
     for room, sizes in ((COLUMN, list(SIZES)[:2]), (PAGE, list(SIZES))):
         for size in sizes:
-            if total([*keys, *values], SIZES[size]) <= room:
-                return size, [[*keys, *values]], room
+            whole = [column.whole(SIZES[size]) for column in (*keys, *values)]
+            for columns in (whole, [*keys, *values]):
+                if total(columns, SIZES[size]) <= room:
+                    return size, [columns], room
     size = list(SIZES)[-1]
     points = SIZES[size]
     most = max((column.least(points) for column in values), default=0.0)

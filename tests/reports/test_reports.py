@@ -134,7 +134,7 @@ def test_settings_of_grids_have_figures_and_panels_of_their_own(run: Path) -> No
     ((_, panels),) = EXHIBITS["whole-network-figure"].make(tables)
     ((_, costs),) = EXHIBITS["accuracy-against-macs"].make(tables)
     assert [axis.get_title() for axis in panels.figure.axes] == ["net", "net, repair"]
-    assert [axis.get_title() for axis in costs.figure.axes] == ["not fine-tuned", "repair"]
+    assert [axis.get_title() for axis in costs.figure.axes] == ["not fine-tuned", "not fine-tuned, repair"]
     for figure in (*each.values(), panels):
         names = [text.get_text() for text in figure.legends[0].get_texts()]
         assert names == ["conventional", "intra-fusion"]
@@ -219,7 +219,7 @@ def test_a_run_that_has_just_begun_can_be_reported(tmp_path: Path) -> None:
 
 
 def test_over_seeds() -> None:
-    frame = pd.DataFrame({"m": ["a", "a", "b"], "accuracy": [1.0, 3.0, 5.0]})
+    frame = pd.DataFrame({"m": ["a", "a", "b"], "seed": [0, 1, 0], "accuracy": [1.0, 3.0, 5.0]})
     means = over_seeds(frame, ["m"]).set_index("m")
     assert means.loc["a"].tolist() == [2.0, pytest.approx(2**0.5), 2]
     assert means.loc["b", "std"] != means.loc["b", "std"]
@@ -390,7 +390,7 @@ def test_a_half_done_seed_does_not_move_the_means(run: Path) -> None:
         for seed in (0, 1, 2)
         if (group, seed) != (1, 2)
     ]
-    each = ranking.compared(pd.DataFrame(rows)).set_index("method")
+    each = ranking.compared(pd.DataFrame(rows).assign(note="")).set_index("method")
     assert each.loc["intra-fusion", ["mean", "n", "cells"]].tolist() == [15.0, 2, 2]
 
 
@@ -398,10 +398,11 @@ def test_many_cells_are_shown_as_means_over_groups() -> None:
     rows = [
         evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, latency_1=1.0) for g in (0, 2)
     ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).assign(note="", training_data=None, split=None, folds=None)
     assert [row[-2] for row in cells_table(frame).rows] == ["0.00", "2.00"]
+    frame = pd.concat([frame, frame.assign(seed=1, accuracy=frame["accuracy"] + 2)])
     many = cells_table(frame, most=1)
-    assert [row[-2] for row in many.rows] == ["1.00 ± 1.41"]
+    assert [row[-2] for row in many.rows] == ["2.00 ± 1.41"], "the deviation is over seeds"
     assert "group" not in many.head
 
 

@@ -53,7 +53,8 @@ def tables(tmp_path):
         "neuron_sparsity": 0.0,
     }
     rows += [
-        evaluation(f"base {device}", accuracy=90.0, latency_1=4.0, device=device, **base) for device in ("old", "new")
+        evaluation(f"base {device}", seed=seed, accuracy=90.0, latency_1=4.0, device=device, **base)
+        for seed, device in enumerate(("old", "new"))
     ]
     store = Store(tmp_path)
     store.write_rows("evaluations", "all", rows)
@@ -83,7 +84,7 @@ def test_lines_go_through_the_means_in_the_units_of_the_axis(tables, cost: str, 
 
 def test_latencies_of_different_devices_are_not_mixed(tables) -> None:
     axes = drawn(tables, "latency").axes
-    assert [axis.get_title() for axis in axes] == ["new", "old"]
+    assert [axis.get_title() for axis in axes] == ["not fine-tuned, new", "not fine-tuned, old"]
     assert axes[0].containers[0].lines[0].get_xydata().tolist() == [[2.0, 82.0]]
 
 
