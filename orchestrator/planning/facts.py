@@ -12,11 +12,14 @@ from workloads.compression.criteria import CRITERIA
 from workloads.compression.methods import METHODS
 from workloads.config import ModelConfig
 from workloads.data import datasets
-from workloads.measuring.evaluation import latency, parameter_count
+from workloads.measuring.evaluation import parameter_count
+from workloads.measuring.latency import latency
 from workloads.messages import first_line
 from workloads.networks import checkpoints, models
 from workloads.plugins import check_options, code_version, draws, lookup
 from workloads.structure.finding import trace
+
+ESTIMATE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,6 @@ def _forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return latency(model, shape, images) / 1000 / images
+        return latency(model, shape, images, ESTIMATE_SECONDS).milliseconds / 1000 / images
     finally:
         torch.set_num_threads(threads)

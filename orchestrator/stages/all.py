@@ -156,7 +156,8 @@ class Worker:
         model, description = output.network
         precision = measuring(work).precision
         test = test or evaluate(model, self.dataset, precision=precision)
-        row = evaluation_row(model, description, self.dataset, test, 0, precision, work.labels)
+        store = Store(self.context.store)
+        row = evaluation_row(store, model, description, self.dataset, test, 0, precision, work.labels)
         return replace(output, rows={"evaluations": [row]})
 
     def trained(self, model: nn.Module, description: Description, history: list[Epoch], work: Work) -> Output:
@@ -164,7 +165,8 @@ class Worker:
         precision = resolved(work.parameters["training"].get("precision", "auto"), device())
         test = history[-1].test if history else evaluate(model, self.dataset)
         assert test is not None
-        row = evaluation_row(model, description, self.dataset, test, len(history), "float32", work.labels)
+        store = Store(self.context.store)
+        row = evaluation_row(store, model, description, self.dataset, test, len(history), "float32", work.labels)
         epochs = [epoch_row(epoch, precision) | {"final": False} for epoch in history]
         return Output((model, description), {"evaluations": [row], "epochs": epochs})
 
