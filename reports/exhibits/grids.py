@@ -135,22 +135,28 @@ def compared_table(
     """
     by = [column for column in by if column != "note" or (rows["note"] != "").any()]
     means = over_seeds(rows, [*by, across])
-    cells = means.assign(text=[number(*each) for each in means[["mean", "std", "n"]].itertuples(index=False)])
-    texts = cells.pivot(index=by, columns=across, values="text").sort_index(key=natural_level)
-    texts = texts[in_order(texts.columns)].fillna("–")
-    values = cells.pivot(index=by, columns=across, values="mean").reindex(texts.index)
-    gain = gain and {"conventional", "intra-fusion"} <= {*texts.columns}
-    gains = map(signed, values["intra-fusion"] - values["conventional"]) if gain else ()
+    values = means.pivot(index=by, columns=across, values="mean").sort_index(key=natural_level)
+    columns = in_order(values.columns)
+    texts = {
+        (*key, name): number(*measured)
+        for *key, name, measured in zip(
+            *(means[column] for column in (*by, across)),
+            means[["mean", "std", "n"]].itertuples(index=False, name=None),
+            strict=True,
+        )
+    }
+    gain = gain and {"conventional", "intra-fusion"} <= {*columns}
+    gains = [*map(signed, values["intra-fusion"] - values["conventional"])] if gain else []
     shares = rows.groupby(by, dropna=False)["weight_sparsity"].mean() if weights else pd.Series(dtype=float)
     body = []
-    for key, row in zip(texts.index, texts.itertuples(index=False), strict=True):
+    for place, key in enumerate(values.index):
         reached = [f"{100 * shares.loc[key]:.1f}"] if weights else []
-        body.append([*map(str, key[:-1]), f"{100 * key[-1]:g}", *reached, *row])
-    body = [[*row, each] for row, each in zip(body, gains, strict=True)] if gain else body
+        cells = [texts.get((*key, name), "–") for name in columns]
+        body.append([*map(str, key[:-1]), f"{100 * key[-1]:g}", *reached, *cells, *gains[place : place + 1]])
     keys = [*(HEADS.get(column, column) for column in by), *["weight sparsity (%)"] * weights]
     words = sum(column in ("model", "pipeline", "criterion", "method", "note") for column in by)
-    head = [*keys, *texts.columns, *["Intra-Fusion gain"] * gain]
-    return Table(caption, head, body, words, len(keys), tuple(texts.columns))
+    head = [*keys, *columns, *["Intra-Fusion gain"] * gain]
+    return Table(caption, head, body, words, len(keys), tuple(columns))
 
 
 def natural_level(level: pd.Index) -> pd.Index:

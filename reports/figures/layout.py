@@ -109,10 +109,10 @@ def label(figure: Figure, x: str, y: str = "test accuracy (%)", note: str = "") 
 
 def repetitions(*means: pd.DataFrame) -> str:
     """What the points and bars of some curves are, from the number of seeds `n` behind each mean."""
-    counts = pd.concat([frame["n"] for frame in means if len(frame)])
-    if counts.empty:
+    counts = [int(count) for frame in means for count in frame["n"]]
+    if not counts:
         return ""
-    fewest, most = int(counts.min()), int(counts.max())
+    fewest, most = min(counts), max(counts)
     if most < 2:
         return "one seed"
     seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"

@@ -12,8 +12,8 @@ from matplotlib.textpath import TextToPath
 FONT = "DejaVu Sans"
 FONT_SIZE = 8.0  # points
 NO_LETTERS = "Last Resort"  # a font that has a box for every letter
-# Long names of options break after these too.
-BREAKS = re.compile(r"(?<=[\s(,=·/_-])")
+# Words that are too long for a line break after these.
+BREAKS = re.compile(r"(?<=[(,=·/_-])")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,13 +36,14 @@ def wrapped(text: str, inches: float, size: float = FONT_SIZE) -> str:
 
 
 def parts_of(text: str, inches: float, size: float) -> Iterator[str]:
-    """What stays together on a line, each part narrow enough for one."""
-    for part in BREAKS.split(text):
-        while width(part, size) > inches and len(part) > 1:
-            fitting = max(1, sum(width(part[:end], size) <= inches for end in range(1, len(part))))
-            yield part[:fitting]
-            part = part[fitting:]
-        yield part
+    """What stays together on a line: words, and parts of words that are too long for one."""
+    for word in re.split(r"(?<=\s)", text):
+        for part in [word] if width(word.rstrip(), size) <= inches else BREAKS.split(word):
+            while width(part.rstrip(), size) > inches and len(part) > 1:
+                fitting = max(1, sum(width(part[:end], size) <= inches for end in range(1, len(part))))
+                yield part[:fitting]
+                part = part[fitting:]
+            yield part
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def fonts_for(texts: Iterable[str]) -> tuple[list[str], str]:
     """The families that are needed for some texts, the usual one first, and the letters that no installed font has."""
     families, lacking = [FONT], set("".join(texts)) - letters_of(FONT) - {"\n", "\t"}
     others = sorted({font.name for font in fontManager.ttflist if not font.name.startswith(NO_LETTERS)} - {FONT})
-    while lacking:
+    while lacking and others:
         best = max(others, key=lambda family: len(lacking & letters_of(family)))
         if not lacking & letters_of(best):
             break

@@ -46,7 +46,7 @@ def notes(plan: pd.DataFrame, experiments: Mapping[str, Any], names: Mapping[str
             place = same.iloc[0]
             here = (stages["model"] == place["model"]) & (stages["dataset"] == place["dataset"])
             network[here] = [note(applied[cell], telling) for cell in stages.index[here]]
-    rest = stages[~baseline].assign(network_note=network)
+    rest = stages[~baseline].assign(network_note=network[~baseline])
     telling = fewest_settings(variant_groups(rest, applied, "network_note"))
     beside = [note(applied[cell], telling) if telling and not first else "" for cell, first in baseline.items()]
     return pd.DataFrame({"network_note": network, "note": beside}, index=stages.index)
