@@ -33,9 +33,9 @@ from planning import FACTS, experiment
 from orchestrator import Experiment
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.plan import Plan
-from orchestrator.running.dispatch import Body
 from orchestrator.running.driver import missing, run_plan
 from orchestrator.running.progress import NoProgress
+from orchestrator.running.remote import Body
 from orchestrator.storage.store import Store
 from orchestrator.worker.environment import processor
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.planning.facts import Facts
-from orchestrator.planning.plan import CODE_VERSIONS
-from orchestrator.settings.experiment import ChoiceConfig, Experiment
-from workloads.config import Config, ModelConfig
+from orchestrator.settings.experiment import Experiment
+from orchestrator.stages import kinds
+from workloads.config import ChoiceConfig, Config, ModelConfig
 
 # The parts of the experiment that each kind of stage reads; what it reads of its grid are coordinates or `more`.
 SECTIONS = {
@@ -56,7 +56,7 @@ class AppliedSettings:
             inputs: such texts of the stages that it reads.
             more: settings of its grid that are no coordinates.
         """
-        own = {f"version.{kind}": CODE_VERSIONS[kind], **more}
+        own = {f"version.{kind}": kinds()[kind].code_version, **more}
         for section in SECTIONS.get(kind, ()):
             own |= self.sections[section]
         return joined(tuple(inputs), json.dumps(own, sort_keys=True))

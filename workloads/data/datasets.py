@@ -27,7 +27,7 @@ from workloads.data.samples import (
     memory_mapped,
     resize,
 )
-from workloads.plugins import lookup
+from workloads.plugins import DATASET
 
 PARTS = ("train", "test")
 FINGERPRINTED_FILES, FINGERPRINTED_BYTES = 256, 1 << 29
@@ -277,7 +277,7 @@ def load(config: DatasetConfig) -> Dataset:
         ValueError: an unknown name, missing settings, or too few samples.
         FileNotFoundError: files that are not where `dataset.root` says.
     """
-    source: Source = lookup(DATASETS, config.name, "dataset")(config)
+    source: Source = DATASET.plugin(config.name)(config)
     if not isinstance(source, Source):
         raise ValueError(
             f"data set '{config.name}' gave {type(source).__name__}: its function has to return a Source, as "

@@ -1,6 +1,5 @@
 """The paper's networks, with the state-dict names of the published ones."""
 
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 
 from workloads.config import ModelConfig
 from workloads.messages import first_line
-from workloads.plugins import SET_ELSEWHERE, lookup
+from workloads.plugins import MODEL
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
@@ -123,25 +122,25 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     Raises:
         ValueError: an unknown name, or the function refuses its options.
     """
-    function = lookup(MODELS, config.name, "model")
-    if named := sorted(config.options.keys() & set(SET_ELSEWHERE)):
-        name = named[0]
-        remedy = "give it as model.width" if name == "width" else "the data set says what it is"
-        raise ValueError(f"the options of model '{config.name}' hold {name}: leave it out, {remedy}")
-    taken = inspect.signature(function).parameters
+    model = MODEL.plugin(config.name, config.options)
+    if named := sorted(config.options.keys() & MODEL.elsewhere):
+        raise ValueError(f"the options of {model.where} hold {named[0]}: leave it out, {MODEL.elsewhere[named[0]]}")
     arguments = {"num_classes": classes, **config.options}
-    if "in_channels" in taken:
+    if "in_channels" in model.asks:
         arguments["in_channels"] = channels
     elif channels != 3:
-        raise ValueError(f"model '{config.name}' has no in_channels argument; the images have {channels} channels")
-    if "width" in taken:
+        raise ValueError(f"{model.where} has no in_channels argument; the images have {channels} channels")
+    if "width" in model.asks:
         arguments["width"] = config.width
     elif config.width != 1.0:
-        raise ValueError(f"model '{config.name}' has no width argument: remove model.width")
+        raise ValueError(f"{model.where} has no width argument: remove model.width")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return function(**arguments)
-        except Exception as error:
+            network = model.function(**arguments)
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-            raise ValueError(f"model '{config.name}' cannot be built with {given} ({first_line(error)})") from error
+            raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{model.where} gave {type(network).__name__}: its function has to return a torch.nn.Module")
+    return network
