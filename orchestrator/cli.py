@@ -343,13 +343,13 @@ def list_command(
 
 def results_of(folder: str) -> dict[str, str]:
     """Whether a run has the data for each result, and what makes it where it has not."""
-    from reports.catalog import RESULTS
-    from reports.selection import tables_of
+    from reports.exhibits.catalog import EXHIBITS
+    from reports.results.selection import tables_of
 
     tables = tables_of(folder)
     return {
         name: f"{result.shows}: " + ("there" if any(result.make(tables)) else f"`metaprune run {result.experiment}`")
-        for name, result in RESULTS.items()
+        for name, result in EXHIBITS.items()
     }
 
 
@@ -360,9 +360,9 @@ def entries(what: Listing) -> dict[str, str]:
 
         return built_in()
     if what is Listing.results:
-        from reports.catalog import RESULTS
+        from reports.exhibits.catalog import EXHIBITS
 
-        return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
+        return {name: f"{result.shows} (needs {result.needs})" for name, result in EXHIBITS.items()}
     from workloads.plugins import CRITERION, DATASET, METHOD, MODEL
 
     kinds = {
@@ -378,10 +378,10 @@ def repeated(arguments: list[str]) -> list[str]:
     """Let `--set a=1 b=2` and `--format png pdf` stand for the option given several times."""
     belongs: dict[str, Callable[[str], bool]] = {"--set": lambda argument: "=" in argument}
     if "report" in arguments:
-        from reports.catalog import RESULTS, TOGETHER
+        from reports.exhibits.catalog import EXHIBITS, TOGETHER
         from reports.page import FORMATS
 
-        belongs |= {"--format": FORMATS.__contains__, "--only": {*RESULTS, *TOGETHER}.__contains__}
+        belongs |= {"--format": FORMATS.__contains__, "--only": {*EXHIBITS, *TOGETHER}.__contains__}
     result: list[str] = []
     option, value_due = "", False
     for argument in arguments:

@@ -10,13 +10,16 @@ from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
-from workloads.measuring.evaluation import latency, parameter_count
+from workloads.measuring.evaluation import parameter_count
+from workloads.measuring.latency import latency
 from workloads.messages import first_line
 from workloads.networks import checkpoints
 from workloads.networks.models import build
 from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
+
+ESTIMATE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,6 @@ def forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int =
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return latency(model, shape, images) / 1000 / images
+        return latency(model, shape, images, ESTIMATE_SECONDS).milliseconds / 1000 / images
     finally:
         torch.set_num_threads(threads)

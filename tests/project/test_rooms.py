@@ -30,6 +30,14 @@ ROOMS = {
         ("export", "cli"),
         ("submit", "__main__"),
     ],
+    "reports": [
+        ("names",),
+        ("results", "published"),
+        ("statistics",),
+        ("figures", "tables"),
+        ("exhibits",),
+        ("page",),
+    ],
 }
 FLOORS = {
     "workloads": {"workloads"},

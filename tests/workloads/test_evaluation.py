@@ -16,11 +16,9 @@ from tests.conftest import TINY
 from workloads.config import ModelConfig, TrainingConfig
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import (
-    LATENCY_RUNS,
     evaluate,
     evaluate_together,
     fast_batch,
-    latency,
     mac_count,
     parameter_count,
 )
@@ -137,22 +135,6 @@ def test_multiplications_of_attention_count_where_its_kernels_are_fused(frozen: 
     assert mac_count(encoder, (3, 10, 16)) == 3 * attention_products(30, 16, 24)
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.is_grad_enabled()
-
-
-def test_latency_is_the_median_of_passes_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    fewest, most = LATENCY_RUNS
-    for durations, passes in (([9.0, 5.0, 1.0, 2.0], fewest), ([9.0] + [0.001] * most, most)):
-        clock = iter(moment for seconds in durations for moment in (0.0, seconds))
-        monkeypatch.setattr("workloads.measuring.evaluation.time.perf_counter", lambda clock=clock: next(clock))
-        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.Dropout())
-        seen: list[tuple[torch.Size, bool]] = []
-        model.register_forward_pre_hook(
-            lambda module, inputs, seen=seen: seen.append((inputs[0].shape, module.training))
-        )
-        milliseconds = latency(model, (3, 2, 2), 5)
-        monkeypatch.undo()
-        assert milliseconds == pytest.approx(1000 * (2.0 if passes == fewest else 0.001))
-        assert seen == [((5, 3, 2, 2), False)] * (1 + passes)
 
 
 def test_bfloat16_moves_accuracy_little_and_leaves_the_network(digits: Dataset) -> None:

@@ -1,8 +1,7 @@
-"""Measuring a network: accuracy over all samples, size, multiplications, and time."""
+"""Measuring a network: accuracy over all samples, size, and multiplications."""
 
 import contextlib
 import math
-import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from workloads.measuring.precision import float32_products, products
 from workloads.measuring.shared_forward import forward_together
 
 BATCH = {"cpu": 100, "cuda": 500}  # images of 32×32; on a CPU, the maps of 100 fit its caches
-LATENCY_RUNS = (3, 20)
-LATENCY_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -164,31 +161,3 @@ def separate_products() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:
-    """Milliseconds that a forward pass of `batch` images of `shape` (C, H, W) takes, in evaluation mode and float32.
-
-    The median over as many passes as `LATENCY_SECONDS` allow, within `LATENCY_RUNS`, after one that does not count, on
-    the device of the weights with PyTorch's present number of threads. What else runs there slows it down. The weights
-    are laid out channels-last, in place.
-    """
-    device = next(model.parameters()).device
-    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    model.eval().to(memory_format=torch.channels_last)
-    seconds: list[float] = []
-    fewest, most = LATENCY_RUNS
-    with torch.inference_mode(), float32_products():
-        _forward_seconds(model, images)
-        while len(seconds) < fewest or (len(seconds) < most and sum(seconds) < LATENCY_SECONDS):
-            seconds.append(_forward_seconds(model, images))
-    return 1000 * statistics.median(seconds)
-
-
-def _forward_seconds(model: nn.Module, images: Tensor) -> float:
-    started = time.perf_counter()
-    model(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - started

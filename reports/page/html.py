@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from importlib.resources import files
 
 import jinja2
-import matplotlib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reports import figures
-from reports.catalog import Result
-from reports.provenance import Run
+from reports.exhibits.exhibit import Exhibit
+from reports.names import in_order, network_name
+from reports.results.runs import Run
 from reports.tables import Table
 
 MOST_ROWS = 1000  # of a table in the page; the files hold all
@@ -71,14 +71,14 @@ class Page:
     runs: Sequence[Run]
     sentences: Sequence[str]
     sections: Sequence[Section]
-    lacking: Mapping[str, Result]
+    lacking: Mapping[str, Exhibit]
     filters: Mapping[str, Sequence[str]]
     provenance: Sequence[Table]
     command: str
 
     def html(self) -> str:
         """The page, complete in one file; all text is escaped."""
-        folder = files("reports") / "templates"
+        folder = files("reports.page") / "templates"
         texts = {
             name: (folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
         }
@@ -107,15 +107,22 @@ def part(item: Figure | Table, stem: str, shows: str) -> Part:
 def description(figure: Figure, shows: str) -> str:
     """A figure in words: what it shows, its axes, panels and lines."""
     axes = [axis for axis in figure.axes if axis.get_visible()]
-    x, y = figure.get_supxlabel() or axes[0].get_xlabel(), figure.get_supylabel() or axes[0].get_ylabel()
+    x, *notes = (figure.get_supxlabel() or axes[0].get_xlabel()).split("\n")
+    y = figure.get_supylabel() or axes[0].get_ylabel()
     parts = {
         "Across": [x],
         "Up": [y],
-        "Panels": [axis.get_title() for axis in axes],
-        "Lines": [text.get_text() for legend in figure.legends for text in legend.get_texts()],
+        "Note": [" ".join(notes)],
+        "Panels": [on_one_line(axis.get_title()) for axis in axes],
+        "Lines": [on_one_line(text.get_text()) for legend in figure.legends for text in legend.get_texts()],
     }
-    told = [f"{name}: {', '.join(texts)}." for name, texts in parts.items() if any(texts)]
-    return " ".join([f"{shows}.", *told])
+    named = [f"{name}: {', '.join(texts)}." for name, texts in parts.items() if any(texts)]
+    return " ".join([f"{shows}.", *named])
+
+
+def on_one_line(text: str) -> str:
+    """Text that was broken over lines."""
+    return " ".join(text.split())
 
 
 def embedded(figure: Figure) -> str:
@@ -123,12 +130,12 @@ def embedded(figure: Figure) -> str:
     points = sum(np.size(line.get_xdata()) for axis in figure.axes for line in axis.lines)
     kind, mime = ("svg", "image/svg+xml") if points <= MOST_POINTS else ("png", "image/png")
     content = io.BytesIO()
-    with matplotlib.rc_context(figures.STYLE):
-        figure.savefig(content, format=kind)
+    figures.save(figure, content, kind)
     return f"data:{mime};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def filters(evaluations: pd.DataFrame) -> dict[str, list[str]]:
     """Values to choose from, by the head of their column in tables."""
     columns = {"model": "model", "data set": "dataset", "criterion": "criterion", "method": "method"}
-    return {head: sorted(evaluations[column].dropna().unique()) for head, column in columns.items()}
+    values = {head: in_order(evaluations[column].dropna()) for head, column in columns.items()}
+    return {**values, "model": [network_name(name) for name in values["model"]]}

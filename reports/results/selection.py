@@ -1,4 +1,4 @@
-"""The tables of runs that results are made from, and the rows of them that each result is about."""
+"""The tables of runs that exhibits are made from, and the rows of them that each exhibit is about."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from reports.provenance import run_names, settings_of
-from reports.results import load
+from reports.results.naming import notes
+from reports.results.reading import load
+from reports.results.runs import run_names, settings_of
 
 NAMED = {
     "evaluations": "evaluations",
@@ -20,17 +21,19 @@ OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
-SAME_WORK = ["model", "criterion", "method", "target_sparsity", "seed"]
+SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
 PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of one or several runs that results are made from.
+    """The tables of one or several runs that exhibits are made from.
 
     Attributes:
         evaluations, epochs, splits, plan, timings, importances, distances, landscapes: as `reports.load` gives them,
-            with models, pipelines and methods named so that they differ.
+            with models, pipelines and methods named so that they differ. Further columns: `network` and `plain`, the
+            bare names of network and method; `grid`, the unusual settings of the grid; `note`, what tells apart rows
+            whose other columns agree; `variation`, both of these.
         settings: the experiment of each run, by the run's name.
         published: whether figures show the paper's curves too.
     """
@@ -48,33 +51,31 @@ class Tables:
 
 
 def tables_of(run: str | Path | Sequence[str | Path], published: bool = False) -> Tables:
-    """The tables of runs; methods are told apart by the settings of grids, pipelines by folds, splits and fusions.
+    """The tables of runs, everything named so that no two variants share a name.
 
-    A cell that several runs have counts once, as the first of them has it.
+    If several runs contain a cell, the first run's value is used. Methods are named with the unusual settings of their
+    grids, pipelines with folds, splits and fusions where there are several. What has equal coordinates and differs in
+    another setting gets a note (`reports.results.naming`).
     """
     names = run_names([run] if isinstance(run, (str, Path)) else run)
     runs = list(names)
     settings = {str(place): settings_of(place) for place in runs}
     frames = {name: table_of(runs, table, settings) for name, table in {**NAMED, **OTHERS}.items()}
-    twice = networks_of_one_name(frames["evaluations"]) if len(runs) > 1 else set()
-    frames = {name: with_run_names(frame, twice, names) for name, frame in frames.items()}
-    frames |= {name: with_branches(with_settings(frames[name])) for name in NAMED}
+    found = notes(frames["plan"], settings, names)
+    frames = {name: with_branches(with_grid(with_notes(frame, found))) for name, frame in frames.items()}
     of_runs = {names[place]: each for place, each in settings.items()}
     return Tables(**frames, settings=of_runs, published=published)
 
 
-def networks_of_one_name(evaluations: pd.DataFrame) -> set[str]:
-    """Models of which there are several, trained or given otherwise, with the same data and seed."""
-    same = ["model", "dataset", "training_data", "folds", "split", "seed"]
-    rows = evaluations[evaluations["stage"] == "baseline"]
-    counts = rows.groupby(same, dropna=False)["cell"].nunique()
-    return set(counts[counts > 1].index.get_level_values("model"))
+def with_notes(frame: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their networks named with what tells them from others of the name, and a note beside the method.
 
-
-def with_run_names(frame: pd.DataFrame, models: set[str], names: Mapping[str, str]) -> pd.DataFrame:
-    """The rows, these models named with their run, which has a name by its place."""
-    named = frame["model"] + ", " + frame["run"].map(names)
-    return frame.assign(model=frame["model"].mask(frame["model"].isin(models), named))
+    Args:
+        notes: by cell, as `naming.notes` gives them.
+    """
+    network = frame["cell"].map(notes["network_note"]).fillna("")
+    model = frame["model"].where(network == "", frame["model"] + ", " + network)
+    return frame.assign(model=model, note=frame["cell"].map(notes["note"]).fillna(""))
 
 
 def table_of(runs: Sequence[str | Path], table: str, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -96,10 +97,10 @@ def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
     return frame.assign(dataset=datasets, network=frame["model"], model=model)
 
 
-def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, their methods named with all unusual settings of their grid; `settings` has these alone,
-    `plain` the method without."""
-    told = pd.DataFrame(
+def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their methods named with all unusual settings of their grid; `grid` has these alone, `plain` the method
+    without, and `variation` these and the note."""
+    unusual = pd.DataFrame(
         {
             "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
             "allocation": frame["allocation"].map({"global": "global"}),
@@ -108,10 +109,19 @@ def with_settings(frame: pd.DataFrame) -> pd.DataFrame:
             "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
         }
     )
-    joined = [", ".join(part for part in parts if isinstance(part, str)) for parts in told.itertuples(index=False)]
-    settings = pd.Series(joined, frame.index, dtype=frame["method"].dtype)
-    named = frame["method"].where(settings == "", frame["method"] + ", " + settings)
-    return frame.assign(plain=frame["method"], settings=settings, method=named)
+    grid = joined(unusual)
+    return frame.assign(
+        plain=frame["method"],
+        grid=grid,
+        method=frame["method"].where(grid == "", frame["method"] + ", " + grid),
+        variation=joined(pd.DataFrame({"grid": grid, "note": frame["note"]})),
+    )
+
+
+def joined(parts: pd.DataFrame) -> pd.Series:
+    """The texts of each row, without those that are empty or missing, with commas between."""
+    texts = [", ".join(part for part in row if isinstance(part, str) and part) for row in parts.itertuples(index=False)]
+    return pd.Series(texts, parts.index, dtype=object)
 
 
 def with_branches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -173,9 +183,12 @@ def variants(frame: pd.DataFrame, *further: str, of: str = "method") -> pd.Serie
     """The method, followed by the criterion, and by further columns, where there are several.
 
     Args:
-        of: the column that names the method, `plain` where its settings are told elsewhere.
+        of: the column that names the method: with its grid's settings, and then with the note too, or `plain` where
+            `variation` stands elsewhere.
     """
     names = frame[of]
+    if of == "method":
+        names = names.where(frame["note"] == "", names + ", " + frame["note"])
     for column in ("criterion", *further):
         if frame[column].nunique() > 1:
             names = names + " · " + frame[column]

@@ -1,36 +1,32 @@
-"""The results that a report can hold, by id: those of any run, and the paper's tables and figures."""
+"""The paper's tables and figures, by id."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 
-from reports import comparisons, grids, published, runtime, tradeoffs
-from reports.grids import Item
-from reports.selection import Tables
+from reports import published
+from reports.exhibits import comparisons, grids, models, pipelines, reproduction, runtime
+from reports.exhibits.any_run import ANY_RUN
+from reports.exhibits.exhibit import Exhibit, Item, Make
+from reports.results.selection import Tables
 
-Make = Callable[[Tables], Iterator[Item]]
 CIFAR10, CIFAR100, IMAGENET = "data-free-cifar10", "data-free-cifar100", "data-free-imagenet"
 COMPARED = ("conventional", "intra-fusion")
-EXPERIMENTS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
-
-
-@dataclass(frozen=True)
-class Result:
-    """One entry of the catalogue.
-
-    Attributes:
-        shows: one sentence.
-        needs: what an experiment must have for it.
-        make: yields names and figures or tables; nothing where data is missing.
-        experiment: a built-in one that makes the data.
-    """
-
-    shows: str
-    needs: str
-    make: Make
-    experiment: str = "quickstart"
+OF_DATASET = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
+# Built-in experiments; rows of one are of no other's tables.
+EXPERIMENTS = {
+    *OF_DATASET.values(),
+    "distributions",
+    "fine-tuned",
+    "landscapes",
+    "methods",
+    "output-distances",
+    "quickstart",
+    "split-data",
+    "split-data-folds",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class View:
         """Which rows of a table belong."""
         network = frame["network"].astype(str).str.replace(r"-w[\d.]+$", "", regex=True)
         experiment = frame["experiment"].astype(str)
-        of_others = experiment.isin({result.experiment for result in RESULTS.values()} - {self.experiment})
+        of_others = experiment.isin(EXPERIMENTS - {self.experiment})
         own = experiment.str.fullmatch(f"{self.experiment}(-[^-]+)?") & ~of_others
         same = frame["dataset"] == self.dataset
         if self.networks:
@@ -94,8 +90,8 @@ class View:
         return mask
 
     def make(self, make: Make) -> Make:
-        """The same figures and tables of these rows alone, their names led by the id and, where that is another one
-        than the paper's, by the data set."""
+        """Restrict an exhibit to this view's rows; prefix file names with its id, and with the data set where that is
+        not the paper's."""
 
         def these(tables: Tables) -> Iterator[Item]:
             chosen = self.of(tables)
@@ -106,25 +102,25 @@ class View:
         return these
 
 
-def paper(shows: str, make: Make, view: View) -> tuple[str, Result]:
+def paper(shows: str, make: Make, view: View) -> tuple[str, Exhibit]:
     """An entry for one of the paper's results."""
     shows = f"{view.id.replace('-', ' ', 1).capitalize()}: {shows}"
-    return view.id, Result(shows, f"the experiment {view.experiment}", view.make(make), view.experiment)
+    return view.id, Exhibit(shows, f"the experiment {view.experiment}", view.make(make), view.experiment)
 
 
 def beside_published(make: Make, table: int) -> Make:
-    """The same, and the cells of this table of the paper's with what it prints."""
-    return lambda tables: itertools.chain(make(tables), grids.published_cells(tables, table))
+    """Also yield the paper's printed numbers beside the measured ones."""
+    return lambda tables: itertools.chain(make(tables), reproduction.published_cells(tables, table))
 
 
-def data_free_tables() -> Iterator[tuple[str, Result]]:
+def data_free_tables() -> Iterator[tuple[str, Exhibit]]:
     """Tables 5 and 10–21, each with the networks, criteria and groups that the paper prints there."""
     for table, rows in published.comparisons().query("stage == 'pruned'").groupby("table"):
         network, dataset = rows["network"].iloc[0], rows["dataset"].iloc[0]
         criteria, groups = tuple(rows["criterion"].unique()), tuple(sorted(rows["group"].unique()))
         view = View(
             f"table-{table}",
-            EXPERIMENTS[dataset],
+            OF_DATASET[dataset],
             dataset,
             networks=(network,),
             criteria=criteria,
@@ -138,103 +134,13 @@ def data_free_tables() -> Iterator[tuple[str, Result]]:
         yield paper(shows, beside_published(grids.data_free_table, table), view)
 
 
-EACH_GROUP, ALL_GROUPS, TUNED = "a data-free grid of each group", "a data-free grid of all groups", "a fine-tuned grid"
-SPLIT = "pipelines fap or paf"
-
-ANY_RUN: dict[str, Result] = {
-    "models": Result("accuracy and size of the unpruned models", "any experiment", grids.models_table),
-    "models-by-seed": Result("accuracy of the trained models by seed", "any experiment", grids.seeds_table),
-    "training": Result(
-        "test accuracy by epoch of the models trained from scratch",
-        "trainings of more than an epoch",
-        runtime.training_figure,
-    ),
-    "splits": Result("what of the training set each split model sees", SPLIT, grids.splits_figure),
-    "split-training": Result("how many split models were trained at a time", SPLIT, runtime.overlap_table),
-    "data-free-figure": Result(
-        "accuracy against neuron sparsity, a group at a time", EACH_GROUP, grids.data_free_figure
-    ),
-    "data-free-table": Result(
-        "accuracy of each method a group at a time, and the gain of Intra-Fusion", EACH_GROUP, grids.data_free_table
-    ),
-    "data-free-mean": Result(
-        "accuracy of each method a group at a time, mean over the groups", EACH_GROUP, grids.data_free_mean_table
-    ),
-    "whole-network-figure": Result(
-        "accuracy against neuron sparsity when all groups are pruned", ALL_GROUPS, grids.whole_network_figure, "methods"
-    ),
-    "whole-network-table": Result(
-        "accuracy of each method when all groups are pruned", ALL_GROUPS, grids.whole_network_table, "methods"
-    ),
-    "pipelines-figure": Result("whole-data, FaP and PaF against weight sparsity", TUNED, grids.pipelines_figure),
-    "pipelines-table": Result("accuracy of whole-data, FaP and PaF after fine-tuning", TUNED, grids.pipelines_table),
-    "retraining": Result(
-        "PaF against whole-data by epochs of retraining", f"{TUNED} of paf and whole-data", grids.retraining_figure
-    ),
-    "timeline": Result("the stages of whole-data, FaP and PaF in time", TUNED, runtime.runtime_figure),
-    "runtime": Result("seconds and speed-ups of the pipelines", TUNED, runtime.runtime_table),
-    "masses": Result(
-        "how the importance lies on the neurons of each group",
-        "a grid with importances: true",
-        comparisons.mass_figures,
-        CIFAR10,
-    ),
-    "output-distances-figure": Result(
-        "distances of the outputs to those before pruning",
-        "a grid with output_distances: true",
-        comparisons.distance_figures,
-        "output-distances",
-    ),
-    "output-distances": Result(
-        "the means of these distances",
-        "a grid with output_distances: true",
-        comparisons.distance_table,
-        "output-distances",
-    ),
-    "landscapes": Result(
-        "accuracy over the plane through the original and two pruned networks",
-        "a grid with landscape: {}",
-        comparisons.landscape_figures,
-        "landscapes",
-    ),
-    "distributions": Result(
-        "accuracy of Intra-Fusion by source and target distribution",
-        "a data-free grid with Intra-Fusion's marginals, several seeds",
-        comparisons.distributions_table,
-        "distributions",
-    ),
-    "distributions-figure": Result(
-        "Kruskal-Wallis p-values between these distributions",
-        "a data-free grid with Intra-Fusion's marginals, several seeds",
-        comparisons.distributions_figure,
-        "distributions",
-    ),
-    **{
-        f"accuracy-against-{name}": Result(
-            f"accuracy against {name.replace('-', ' ').replace('macs', 'MACs')}, and the Pareto front",
-            "a grid of all groups",
-            grids.accuracy_against(name),
-            "methods",
-        )
-        for name in tradeoffs.COSTS
-    },
-    "ranks": Result("methods over all cells", "a grid with two methods", grids.ranks_tables),
-    "reproduction": Result(
-        "measured beside published",
-        "a width-1 model, data set and grid of the paper",
-        grids.reproduction_tables,
-        CIFAR10,
-    ),
-    "cells": Result("every measured network, its accuracy and its costs", "any experiment", grids.all_cells),
-}
-
 BOTH = ("vgg11_bn", "resnet18")
 UNIONS = ("unions",)
-PAPER: dict[str, Result] = dict(
+PAPER: dict[str, Exhibit] = dict(
     [
         paper(
             "fine-tuned: conventional pruning against Intra-Fusion",
-            beside_published(grids.fine_tuned_table, 1),
+            beside_published(pipelines.fine_tuned_table, 1),
             View("table-1", "fine-tuned", networks=BOTH, criteria=("l1",), methods=COMPARED),
         ),
         paper(
@@ -245,16 +151,16 @@ PAPER: dict[str, Result] = dict(
         *data_free_tables(),
         paper(
             "split models of two folds, by seed",
-            grids.seeds_table,
+            models.seeds_table,
             View("table-6", "split-data", splits=UNIONS, folds=(2,)),
         ),
         paper(
             "split models of four folds",
-            grids.seeds_table,
+            models.seeds_table,
             View("table-7", "split-data-folds", splits=UNIONS, folds=(4,)),
         ),
-        paper("whole-data models, by seed", grids.seeds_table, View("table-8", "split-data", folds=(0,))),
-        paper("neuron sparsity as weight sparsity", grids.sparsity_table, View("table-9", CIFAR10)),
+        paper("whole-data models, by seed", models.seeds_table, View("table-8", "split-data", folds=(0,))),
+        paper("neuron sparsity as weight sparsity", models.sparsity_table, View("table-9", CIFAR10)),
         paper("mass of the neurons of each group", ANY_RUN["masses"].make, View("figure-2", CIFAR10, criteria=("l1",))),
         paper(
             "accuracy against neuron sparsity on CIFAR-10",
@@ -303,38 +209,33 @@ PAPER: dict[str, Result] = dict(
         ),
         paper(
             "whole-data, FaP and PaF with Intra-Fusion",
-            grids.pipelines_figure,
+            pipelines.pipelines_figure,
             View("figure-23", "split-data", methods=("intra-fusion",), splits=UNIONS, folds=(2,)),
         ),
         paper(
             "the same with conventional pruning",
-            grids.pipelines_figure,
+            pipelines.pipelines_figure,
             View("figure-24", "split-data", methods=("conventional",), splits=UNIONS, folds=(2,)),
         ),
         paper(
             "PaF minus whole-data by epochs, Intra-Fusion",
-            grids.retraining_figure,
+            pipelines.retraining_figure,
             View("figure-25", "split-data", methods=("intra-fusion",), splits=UNIONS, folds=(2,)),
         ),
         paper(
             "the same with conventional pruning",
-            grids.retraining_figure,
+            pipelines.retraining_figure,
             View("figure-26", "split-data", methods=("conventional",), splits=UNIONS, folds=(2,)),
         ),
         paper(
-            "the cuts into two and four folds", grids.splits_figure, View("figure-27", "split-data-folds", folds=(2, 4))
+            "the cuts into two and four folds",
+            models.splits_figure,
+            View("figure-27", "split-data-folds", folds=(2, 4)),
         ),
         paper(
             "two folds against four",
-            grids.pipelines_figure,
+            pipelines.pipelines_figure,
             View("figure-28", "split-data-folds", methods=("intra-fusion",), splits=UNIONS, folds=(2, 4)),
         ),
     ]
 )
-
-RESULTS: dict[str, Result] = {**ANY_RUN, **PAPER}
-# Figures of the paper that one entry holds together.
-TOGETHER = {
-    **{f"figure-{number}": "figures-8-14" for number in range(8, 15)},
-    **{f"figure-{number}": "figures-15-18" for number in range(15, 19)},
-}

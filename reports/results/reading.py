@@ -16,13 +16,13 @@ def load(
 
     Args:
         run: folder or URI, or a list of them; with several, the column `run` tells them apart.
-        table: `evaluations` (a row a measured model), or another one of `orchestrator.schema.SCHEMAS`.
+        table: `evaluations` (a row a measured model), or another one of `orchestrator.storage.schema.SCHEMAS`.
         everything: also rows of earlier settings that the run's present experiment does not ask for.
 
     Returns:
-        A data frame with the columns of `orchestrator.schema.SCHEMAS[table]`, no row twice. The coordinates of rows
-        that the present experiment asks for are as it sees them: a stage that was on the way to a cell may be the
-        end of one since the grid was extended.
+        A data frame with the columns of `orchestrator.storage.schema.SCHEMAS[table]`, no row twice. The coordinates of
+        rows that the present experiment asks for are as it sees them: a stage that was on the way to a cell may be the
+        end of one since the grid was extended. Times are in UTC, without a zone, so that `to_excel` writes them.
 
     Raises:
         FileNotFoundError: no run at this place, or none that has begun.
@@ -34,11 +34,17 @@ def load(
     return pd.concat(frames, ignore_index=True)
 
 
+def without_zones(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows, their times in UTC without saying so, as spreadsheets want them."""
+    zoned = frame.select_dtypes("datetimetz").columns
+    return frame.assign(**{name: frame[name].dt.tz_convert("UTC").dt.tz_localize(None) for name in zoned})
+
+
 def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
     store = Store(run)
     if not store.exists("results"):
         raise FileNotFoundError(f"'{run}' is not a run: it has no folder 'results'")
-    frame = store.read_table(table).to_pandas()
+    frame = without_zones(store.read_table(table).to_pandas())
     if "cell" not in frame or table == "plan":
         return frame
     names = [field.name for field in COORDINATES]

@@ -1,14 +1,52 @@
 """How methods compare over all cells: average ranks, differences from conventional pruning, and what they support."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from reports.statistics import CELL, average_ranks, by_method, kruskal_wallis, paired_differences
+from reports.exhibits.exhibit import Item
+from reports.names import network_name
+from reports.results.selection import Tables, final_rows
+from reports.statistics import CELL, average_ranks, balanced, by_method, holm, kruskal_wallis, paired_differences
 from reports.tables import Table, number, signed
 
 REFERENCE = "conventional"
+
+
+class Comparison(NamedTuple):
+    """The accuracies of all methods on the same cells and seeds.
+
+    Attributes:
+        model: name of the network.
+        scope: what was pruned and whether it was fine-tuned, as `scopes` says it.
+        accuracies: as `statistics.by_method` gives them, balanced.
+    """
+
+    model: str
+    scope: str
+    accuracies: pd.DataFrame
+
+
+def comparisons(rows: pd.DataFrame) -> Iterator[Comparison]:
+    """What can be compared, apart for each model and scope.
+
+    The summary and the table `ranks` of a page are of these rows, also while a run goes on.
+
+    Args:
+        rows: final evaluations of pruned models.
+    """
+    for (model, scope), part in rows.assign(scope=scopes(rows)).groupby(["model", "scope"], sort=False):
+        accuracies = balanced(by_method(part))
+        if not accuracies.empty:
+            yield Comparison(str(model), str(scope), accuracies)
+
+
+def ranks_tables(tables: Tables) -> Iterator[Item]:
+    """Methods ranked over all cells, with intervals and tests where there are several seeds."""
+    rows = final_rows(tables)
+    yield from ranked(rows[rows["method"].notna()])
 
 
 def compared(rows: pd.DataFrame) -> pd.DataFrame:
@@ -22,9 +60,8 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
         NaN without it), n (seeds) and cells; best rank first. Where no cell has all methods, no rows.
     """
     found = []
-    for (model, scope), part in rows.assign(scope=scopes(rows)).groupby(["model", "scope"], sort=False):
-        accuracies = balanced(by_method(part))
-        if accuracies.shape[1] < 2 or accuracies.empty:
+    for model, scope, accuracies in comparisons(rows):
+        if accuracies.shape[1] < 2:
             continue
         columns = {"rank": average_ranks(accuracies), "accuracy": accuracies.mean()}
         reference = REFERENCE if REFERENCE in accuracies else accuracies.columns[0]
@@ -38,27 +75,14 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def balanced(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """The seeds with the most cells, and the cells that all of them have.
-
-    While a run goes on, the mean of one seed would otherwise be over other cells than that of the next.
-
-    Args:
-        accuracies: as `by_method` gives them.
-    """
-    cells = accuracies.groupby("seed").size()
-    full = accuracies[accuracies.index.get_level_values("seed").isin(cells.index[cells == cells.max()])]
-    seeds = full.groupby(CELL)[list(full.columns[:1])].transform("size")
-    return full[seeds == seeds.max()]
-
-
 def scopes(rows: pd.DataFrame) -> pd.Series:
-    """What was pruned of each network, and whether it was trained again."""
+    """What was pruned of each network, whether it was trained again, and what tells it from others (`steps=4`)."""
     groups = rows["group"].isna().map({True: "all groups", False: "one group"})
-    return groups + (rows["stage"] == "fine-tuned").map({True: ", fine-tuned", False: ""})
+    tuned = groups + (rows["stage"] == "fine-tuned").map({True: ", fine-tuned", False: ""})
+    return tuned.where(rows["note"] == "", tuned + ", " + rows["note"])
 
 
-def tables(rows: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+def ranked(rows: pd.DataFrame) -> Iterator[tuple[str, Table]]:
     """Average ranks with differences, and the test of each cell where there are several seeds."""
     each = compared(rows)
     if not each.empty:
@@ -89,8 +113,9 @@ def ranks_table(each: pd.DataFrame) -> Table:
         "seeds",
     ]
     caption = (
-        "Methods over the cells that all of them have: average rank (1 is best), mean test accuracy (%), and its "
-        "difference from conventional pruning in points, paired by cell, with Student's interval over seeds."
+        "Methods over the cells and seeds that all of them have: average rank (1 is best), mean test accuracy (%), and "
+        "its difference from conventional pruning in points, paired by cell, with Student's interval over seeds, not "
+        "corrected for the number of comparisons."
     )
     return Table(caption, head, body, 3)
 
@@ -101,15 +126,20 @@ def interval(low: float, high: float) -> str:
 
 
 def kruskal_table(tests: pd.Series) -> Table:
-    """A row a cell."""
-    tested = tests.rename("p").reset_index()
+    """A row a cell; p also corrected for the number of cells of its network."""
+    corrected = tests.groupby("model", group_keys=False).apply(holm)
+    tested = pd.DataFrame({"p": tests, "corrected": corrected}).reset_index()
     columns = {
         **{name: tested[name] for name in ("model", "pruned", "pipeline", "criterion")},
         "group": tested["group"].map(lambda group: "all" if group < 0 else f"{group:g}"),
         "sparsity (%)": (100 * tested["target_sparsity"]).map("{:g}".format),
         "p": tested["p"].map(lambda p: number(p, digits=3)),
+        "p, corrected": tested["corrected"].map(lambda p: number(p, digits=3)),
     }
-    caption = "p of the test of Kruskal and Wallis, that all methods' accuracies over seeds come from one distribution."
+    caption = (
+        "p of the test of Kruskal and Wallis, that all methods' accuracies over seeds come from one distribution: of "
+        "each cell alone, and corrected for the number of cells of its model by Holm's procedure."
+    )
     return Table(caption, list(columns), list(zip(*columns.values(), strict=True)), 4)
 
 
@@ -122,8 +152,9 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         return [
             "There is one seed, so no interval can be given: differences between methods may be this model's alone."
         ]
-    told = each[(each["n"] > 1) & each["mean"].notna()]
-    return [verdict(f"{model}, {scope}", part) for (model, scope), part in told.groupby(["model", "scope"], sort=False)]
+    several = each[(each["n"] > 1) & each["mean"].notna()]
+    places = several["model"].map(network_name) + ", " + several["scope"]
+    return [verdict(str(place), part) for place, part in several.groupby(places, sort=False)]
 
 
 def verdict(where: str, each: pd.DataFrame) -> str:
@@ -134,12 +165,13 @@ def verdict(where: str, each: pd.DataFrame) -> str:
         "below": others.loc[others["high"] < 0, "method"],
         "not surely different from": others.loc[~((others["low"] > 0) | (others["high"] < 0)), "method"],
     }
-    told = [
+    found = [
         f"{listed(methods)} {'is' if len(methods) == 1 else 'are'} {how}"
         for how, methods in named.items()
         if len(methods)
     ]
-    return f"{where}: {'; '.join(told)} conventional pruning (95 % intervals over {each['n'].iloc[0]} seeds)."
+    count = f", not corrected for {len(others)} comparisons" if len(others) > 1 else ""
+    return f"{where}: {'; '.join(found)} conventional pruning (95 % intervals over {each['n'].iloc[0]} seeds{count})."
 
 
 def listed(names: Sequence[str]) -> str:

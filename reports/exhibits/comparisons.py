@@ -4,52 +4,68 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import figures, published
-from reports.selection import Tables, data_free_rows
-from reports.statistics import kruskal_wallis, over_seeds
+from reports.names import in_order, network_name
+from reports.results.selection import Tables, data_free_rows, variants
+from reports.statistics import kruskal_wallis, one_a_seed, over_seeds
 from reports.tables import Table, number
 
 DISTRIBUTIONS = {method: name for name, method in published.MARGINALS.items()}
 BINS = 40
+UNIFORM: figures.Look = {"color": "black", "linestyle": "--", "linewidth": 0.8}
 
 
 def mass_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
-    """How the mass of importance-informed distributions lies on the neurons of each group, heaviest first."""
-    for (model, criterion), frame in tables.importances.groupby(["model", "criterion"], sort=True):
-        groups = sorted(frame["group"].unique())
-        figure, axes = figures.panels([f"group {group:g}" for group in groups], columns=4, share=False)
-        for axis, group in zip(axes, groups, strict=True):
-            scores = np.sort(np.asarray(frame.loc[frame["group"] == group, "scores"].iloc[0]))[::-1]
-            neurons = np.arange(1, len(scores) + 1)
-            axis.fill_between(neurons, 100 * scores / scores.sum(), step="mid", color="#56B4E9", linewidth=0)
-            axis.axhline(100 / len(scores), color="black", linestyle="--")
-            axis.set_xlim(1, max(2, len(scores)))
-            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            axis.set_ylim(bottom=0)
-        figure.supxlabel("neuron, heaviest first", fontsize=8)
-        figure.supylabel("mass (%)", fontsize=8)
-        looks: dict[str, figures.Look] = {
-            "importance": {"color": "#56B4E9", "linewidth": 6},
-            "uniform": {"color": "black", "linestyle": "--"},
-        }
-        figures.legend(figure, looks)
-        yield figures.stem("masses", model, criterion), figure
+    """How the mass of importance-informed distributions lies on the neurons of each group, heaviest first: a line a
+    seed, a figure a network, pipeline and criterion."""
+    by = ["model", "pipeline", "criterion", "variation"]
+    several = tables.importances["pipeline"].nunique() > 1
+    for (model, pipeline, criterion, variation), frame in tables.importances.groupby(by, sort=True):
+        seeds = sorted(frame["seed"].unique())
+        looks = figures.style([f"seed {seed}" for seed in seeds])
+        every = {f"group {group:g}": frame[frame["group"] == group] for group in sorted(frame["group"].unique())}
+        for part, panels in figures.pages(every):
+            figure, axes = figures.panels(list(panels), columns=4, share=False)
+            for axis, cells in zip(axes, panels.values(), strict=True):
+                one_a_seed(cells, ["group"])
+                for row in cells.itertuples():
+                    draw_masses(axis, np.asarray(row.scores, dtype=float), looks[f"seed {row.seed}"])
+            place = [network_name(str(model)), str(pipeline), str(criterion), *[str(variation)] * bool(variation)]
+            figures.label(figure, "neuron, heaviest first", "mass (%)", ", ".join(place))
+            for axis in axes:
+                axis.set_ylim(bottom=0, auto=None)
+            lines = {name: {**look, "marker": ""} for name, look in looks.items()}
+            figures.legend(figure, {**lines, "uniform": UNIFORM})
+            suffix = [*[pipeline] * several, *[variation] * bool(variation), *part]
+            yield figures.stem("masses", model, criterion, *suffix), figure
+
+
+def draw_masses(axis: Axes, scores: np.ndarray, look: figures.Look) -> None:
+    """The share of each neuron in a group's importance, and the equal share; zero where there is no importance."""
+    shares = 100 * np.sort(scores)[::-1] / (scores.sum() or 1)
+    neurons = np.arange(1, len(scores) + 1)
+    axis.step(neurons, shares, where="mid", color=look["color"], linestyle=look["linestyle"], linewidth=0.9)
+    axis.axhline(100 / len(scores), **UNIFORM)
+    axis.set_xlim(1, max(2, len(scores)))
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def distance_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """Histograms of the output distances of each method with their means, a panel a sparsity, a figure a group."""
-    by = ["model", "pipeline", "criterion", "group"]
-    for key, frame in tables.distances.groupby(by, dropna=False, sort=True):
+    rows = tables.distances.assign(variant=variants(tables.distances))
+    for key, frame in rows.groupby(["model", "pipeline", "criterion", "group"], dropna=False, sort=True):
+        one_a_seed(frame, ["variant", "target_sparsity"])
         sparsities = sorted(frame["target_sparsity"].unique())
         titles = [f"{100 * sparsity:g} % sparsity" for sparsity in sparsities]
         figure, axes = figures.panels(titles, columns=3, share=False)
-        looks = figures.style(sorted(frame["method"].unique()))
+        looks = figures.style(in_order(frame["variant"]))
         for axis, sparsity in zip(axes, sparsities, strict=True):
             cells = frame[frame["target_sparsity"] == sparsity]
-            values = {name: np.concatenate(rows["distances"].to_list()) for name, rows in cells.groupby("method")}
+            values = {name: np.concatenate(same["distances"].to_list()) for name, same in cells.groupby("variant")}
             edges = np.linspace(0, max(1e-9, *(np.quantile(each, 0.995) for each in values.values())), BINS).tolist()
             for name, each in values.items():
                 colour, dashes = looks[str(name)]["color"], looks[str(name)]["linestyle"]
@@ -58,8 +74,9 @@ def distance_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
                 )
                 axis.axvline(each.mean(), color=colour, linestyle=dashes, linewidth=0.8)
             axis.set_xlim(0, edges[-1])
-        figure.supxlabel("l2 distance of the outputs to the original's", fontsize=8)
-        figure.supylabel("test images (%)", fontsize=8)
+        seeds = frame["seed"].nunique()
+        note = f"images of {seeds} seed{'s' * (seeds != 1)} together; vertical lines: means"
+        figures.label(figure, "l2 distance of the outputs to the original's", "test images (%)", note)
         figures.legend(figure, {name: {**look, "marker": ""} for name, look in looks.items()})
         yield figures.stem("output-distances", *key[:-1], scope(key[-1])), figure
 
@@ -69,22 +86,24 @@ def distance_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     if tables.distances.empty:
         return
     by = ["model", "pipeline", "criterion", "group", "target_sparsity"]
-    means = over_seeds(tables.distances, [*by, "method"], "mean")
-    methods = sorted(means["method"].unique())
+    rows = tables.distances.assign(variant=variants(tables.distances))
+    means = over_seeds(rows, [*by, "variant"], "mean")
+    methods = in_order(means["variant"])
     body = []
     for key, cells in means.groupby(by, dropna=False, sort=True):
-        found = cells.set_index("method").reindex(methods)
+        found = cells.set_index("variant").reindex(methods)
         row = [*map(str, key[:3]), scope(key[3]), f"{100 * key[4]:g}"]
-        body.append(row + [number(found.at[name, "mean"], found.at[name, "std"]) for name in methods])
+        body.append(row + [number(*found.loc[name, ["mean", "std", "n"]]) for name in methods])
     caption = "Mean l2 distance of the test images' logits to those of the network before pruning."
-    yield "output-distances", Table(caption, [*by[:3], "pruned", "sparsity (%)", *methods], body, 4)
+    yield "output-distances", Table(caption, [*by[:3], "pruned", "sparsity (%)", *methods], body, 4, 5)
 
 
 def landscape_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """Accuracy over the plane through the original and two pruned networks, a panel a sparsity."""
-    by = ["model", "pipeline", "seed", "criterion", "against", "method", "group"]
+    by = ["model", "pipeline", "seed", "criterion", "note", "against", "method", "group"]
     for key, frame in tables.landscapes.groupby(by, dropna=False, sort=True):
-        *place, against, method, group = key
+        *place, note, against, method, group = key
+        place += [note] * bool(note)
         sparsities = sorted(frame["target_sparsity"].unique())
         titles = [f"{100 * sparsity:g} % sparsity" for sparsity in sparsities]
         figure, axes = figures.panels(titles, columns=3, share=False)
@@ -96,14 +115,13 @@ def landscape_figures(tables: Tables) -> Iterator[tuple[str, Figure]]:
         levels = np.linspace(0, 100, 41)
         for axis, sparsity in zip(axes, sparsities, strict=True):
             points = frame[frame["target_sparsity"] == sparsity]
-            heights = points[points["corner"].isna()].pivot_table(index="y", columns="x", values="accuracy")
+            heights = points[points["corner"].isna()].pivot(index="y", columns="x", values="accuracy")
             filled = axis.contourf(heights.columns, heights.index, heights, levels, cmap="cividis")
             for corner in points.dropna(subset="corner").itertuples():
                 axis.plot(corner.x, corner.y, **looks[names[str(corner.corner)]])
             axis.grid(visible=False)
             axis.set_aspect("equal")
-        figure.supxlabel("l2 distance in weight space", fontsize=8)
-        figure.supylabel("l2 distance in weight space", fontsize=8)
+        figures.label(figure, "l2 distance in weight space", "l2 distance in weight space", note)
         figures.colourbar(figure, filled, axes, "test accuracy (%)")
         figures.legend(figure, looks)
         yield figures.stem("landscape", *place, scope(group), method), figure
@@ -121,7 +139,7 @@ def distributions_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     names = [name for name in DISTRIBUTIONS.values() if name in set(frame["distribution"])]
     if len(names) < 2:
         return
-    by = ["model", "criterion", "group", "target_sparsity"]
+    by = ["model", "criterion", *["note"] * bool((frame["note"] != "").any()), "group", "target_sparsity"]
     means = over_seeds(frame, [*by, "distribution"])
     tests = kruskal_wallis(frame, by, "distribution")
     theirs = published_distributions(frame, names)
@@ -129,17 +147,20 @@ def distributions_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     for key, cells in means.groupby(by, sort=True):
         found = cells.set_index("distribution").reindex(names)
         row = [*map(str, key[:-1]), f"{100 * key[-1]:g}"]
-        row += [number(found.at[name, "mean"], found.at[name, "std"]) for name in names]
+        row += [number(*found.loc[name, ["mean", "std", "n"]]) for name in names]
         row.append(number(tests.loc[key]))
         if not theirs.empty:
-            row += map(number, theirs.loc[key] if key in theirs.index else [float("nan")] * len(theirs.columns))
+            point = key[:2] + key[-2:]
+            row += map(number, theirs.loc[point] if point in theirs.index else [float("nan")] * len(theirs.columns))
         body.append(row)
     caption = (
         "Test accuracy (%) of Intra-Fusion with uniform (u) and importance-informed (i) target (T) and source (S) "
-        "distributions, and the p-value of a Kruskal-Wallis test between them over the seeds."
+        "distributions, and the p-value of a Kruskal-Wallis test between them over the seeds, not corrected for the "
+        "number of tests."
     )
-    head = [*by[:-1], "sparsity (%)", *names, "p", *(f"{name}, published" for name in theirs.columns)]
-    yield "distributions", Table(caption, head, body, 3)
+    keys = ["settings" if column == "note" else column for column in by[:-1]]
+    head = [*keys, "sparsity (%)", *names, "p", *(f"published, {name}" for name in theirs.columns)]
+    yield "distributions", Table(caption, head, body, len(keys) - 1, len(by), names)
 
 
 def published_distributions(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -159,7 +180,7 @@ def published_distributions(frame: pd.DataFrame, names: list[str]) -> pd.DataFra
 def distributions_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
     """The Kruskal-Wallis p-values between distributions by group and sparsity, a panel a criterion."""
     frame = distributions(tables)
-    for model, part in frame.groupby("model", sort=True):
+    for (model, note), part in frame.groupby(["model", "note"], sort=True):
         tests = kruskal_wallis(part, ["criterion", "group", "target_sparsity"], "distribution").dropna()
         if tests.empty:
             continue
@@ -182,10 +203,12 @@ def distributions_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
                     size=6,
                     color="black" if p > 0.5 else "white",
                 )
-        figure.supxlabel("group", fontsize=8)
-        figure.supylabel("neuron sparsity (%)", fontsize=8)
+        seeds = part["seed"].nunique()
+        note_below = f"{seeds} seeds; p-values are not corrected for the number of tests"
+        figure.supxlabel(f"group\n{note_below}", fontsize=figures.FONT_SIZE)
+        figure.supylabel("neuron sparsity (%)", fontsize=figures.FONT_SIZE)
         figures.colourbar(figure, shown, axes, "p of Kruskal-Wallis")
-        yield figures.stem("distributions", model), figure
+        yield figures.stem("distributions", model, *[note] * bool(note)), figure
 
 
 def scope(group: float) -> str:

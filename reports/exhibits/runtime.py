@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports import figures
-from reports.selection import SAME_WORK, Tables, cuts_of, pipeline_rows
+from reports.names import in_order, network_name
+from reports.results.selection import SAME_WORK, Tables, cuts_of, pipeline_rows
 from reports.statistics import over_seeds
 from reports.tables import Table, number
 
@@ -42,7 +43,7 @@ class Durations:
         first = [one for one in self.before(cell) if not len(self.inputs[one])]
         if any(one in self.stages.index and self.stages.at[one, "kind"] == "load" for one in first):
             return float("nan")
-        return np.max([*map(self.finished, first)])
+        return float(np.max([*map(self.finished, first)]))
 
 
 def pipeline_durations(tables: Tables) -> pd.DataFrame:
@@ -65,7 +66,10 @@ def runtime_table(tables: Tables) -> Iterator[tuple[str, Table]]:
     if (frame := pipeline_durations(tables)).empty:
         return
     body = []
-    for (model, pipeline), cells in frame.groupby(["model", "pipeline"], sort=True):
+    named = frame.assign(
+        pipeline=frame["pipeline"].where(frame["note"] == "", frame["pipeline"] + ", " + frame["note"])
+    )
+    for (model, pipeline), cells in named.groupby(["model", "pipeline"], sort=True):
         by_seed = cells.groupby("seed")[["training", "overall", "training_gain", "overall_gain"]].mean()
         counts = [str(len(cells)), str(len(by_seed))]
         body.append([str(model), str(pipeline), *counts, *map(number, by_seed.mean(), by_seed.std())])
@@ -97,9 +101,9 @@ def runtime_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
         chains = [chain(durations, row.cell).assign(pipeline=row.pipeline) for row in cells.itertuples()]
         bars = pd.concat(chains).dropna(subset="finish")
         if not bars.empty:
-            told = [f"{100 * work['target_sparsity']:g} % sparsity", work["method"], f"seed {work['seed']}"]
-            told += [branch] * bool(branch)
-            yield figures.stem("runtime", model), timeline(bars, ", ".join(told))
+            title = [f"{100 * work['target_sparsity']:g} % sparsity", work["method"], f"seed {work['seed']}"]
+            title += [part for part in (work["note"], branch) if part]
+            yield figures.stem("runtime", model), timeline(bars, ", ".join(title))
 
 
 def one_branch(ends: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -176,7 +180,7 @@ def covered(stages: pd.DataFrame) -> float:
         begin = start if end is None else max(start, end)
         total += max(finish - begin, pd.Timedelta(0))
         end = finish if end is None else max(finish, end)
-    return total.total_seconds()
+    return float(total.total_seconds())
 
 
 def training_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
@@ -186,17 +190,17 @@ def training_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
         return
     cuts = cuts_of(rows)
     several = len({*cuts} - {"–"}) > 1
-    told = [f" of {cut}" if several and cut != "–" else "" for cut in cuts]
-    rows = rows.assign(training_data=rows["training_data"].replace("whole", "whole-data") + told)
-    panels = {str(model): frame for model, frame in rows.groupby("model", sort=True)}
-    figure, axes = figures.panels(list(panels), columns=2)
-    looks = figures.style(sorted(rows["training_data"].unique(), key=lambda name: (name != "whole-data", name)))
-    for axis, frame in zip(axes, panels.values(), strict=True):
-        for name, curve in over_seeds(frame, ["training_data", "epoch"], "test_accuracy").groupby("training_data"):
-            ordered = curve.sort_values("epoch")
+    parts = [f" of {cut}" if several and cut != "–" else "" for cut in cuts]
+    rows = rows.assign(training_data=rows["training_data"].replace("whole", "whole-data") + parts)
+    every = {network_name(str(model)): frame for model, frame in rows.groupby("model", sort=True)}
+    looks = figures.style(sorted(in_order(rows["training_data"]), key=lambda name: name != "whole-data"))
+    for part_of, panels in figures.pages(every):
+        figure, axes = figures.panels(list(panels), columns=2)
+        means = [over_seeds(frame, ["training_data", "epoch"], "test_accuracy") for frame in panels.values()]
+        for axis, curves in zip(axes, means, strict=True):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axis.errorbar(ordered["epoch"], ordered["mean"], ordered["std"].fillna(0), capsize=0, **looks[str(name)])
-    figure.supxlabel("epoch", fontsize=8)
-    figure.supylabel("test accuracy (%)", fontsize=8)
-    figures.legend(figure, looks)
-    yield "training", figure
+            for name, points in curves.groupby("training_data"):
+                figures.curve(axis, points, "epoch", looks[str(name)], scale=1)
+        figures.label(figure, "epoch", note=figures.repetitions(*means))
+        figures.legend(figure, looks)
+        yield figures.stem("training", *part_of), figure

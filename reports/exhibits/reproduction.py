@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from reports import published
+from reports.exhibits.exhibit import Item
+from reports.results.selection import Tables, final_rows
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
@@ -51,18 +53,17 @@ def graded(rows: pd.DataFrame) -> pd.DataFrame:
     """Every cell that the paper prints too.
 
     Args:
-        rows: final evaluations, with columns `network` and `dataset` that name them as the paper does.
+        rows: final evaluations as in `Tables`, whose `network` and `dataset` name them as the paper does.
 
     Returns:
-        Columns of `published.comparisons()`, model (as in `rows`), measured_conventional and measured_intra-fusion
-        (percent, mean over seeds), n_conventional and n_intra-fusion (seeds), published_gain and measured_gain
-        (points), and grade, one of `GRADES`.
+        Columns of `published.comparisons()`, model and note (as in `rows`), measured_conventional and
+        measured_intra-fusion (percent, mean over seeds), n_conventional and n_intra-fusion (seeds), published_gain
+        and measured_gain (points), and grade, one of `GRADES`.
     """
-    plain = rows["method"].isin(METHODS) & (rows["pipeline"] == "whole-data")
-    ours = rows[plain].assign(
-        group=rows["group"].fillna(-1).astype(int), target_sparsity=rows["target_sparsity"].round(4)
-    )
-    keys = ["model", *published.KEYS]
+    plain = rows["plain"].isin(METHODS) & (rows["grid"] == "") & (rows["pipeline"] == "whole-data")
+    ours = rows[plain]
+    ours = ours.assign(group=ours["group"].fillna(-1).astype(int), target_sparsity=ours["target_sparsity"].round(4))
+    keys = ["model", "note", *published.KEYS]
     means = over_seeds(ours, [*keys, "method"]).drop(columns="std").rename(columns={"mean": "measured"})
     sides = [means[means["method"] == method].drop(columns="method") for method in METHODS]
     measured = sides[0].merge(sides[1], on=keys, suffixes=[f"_{method}" for method in METHODS])
@@ -79,7 +80,22 @@ def grade(theirs: pd.Series, ours: pd.Series) -> np.ndarray:
     return np.select([opposite, unclear, (theirs - ours).abs() > CLOSE], [GRADES[3], GRADES[2], GRADES[1]], GRADES[0])
 
 
-def tables(rows: pd.DataFrame, baselines: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+def reproduction_tables(tables: Tables) -> Iterator[Item]:
+    """What was measured beside what the paper prints."""
+    frame = tables.evaluations
+    yield from measured_beside(final_rows(tables), frame[frame["stage"] == "baseline"], tables.settings)
+
+
+def published_cells(tables: Tables, table: int) -> Iterator[Item]:
+    """The cells of one of the paper's tables: published, measured and difference, and how far the gains agree."""
+    cells = graded(final_rows(tables))
+    if (cells["table"] == table).any():
+        yield "published", cells_table(cells[cells["table"] == table])
+
+
+def measured_beside(
+    rows: pd.DataFrame, baselines: pd.DataFrame, settings: Mapping[str, Any]
+) -> Iterator[tuple[str, Table]]:
     """The cells, their grades counted, the unpruned models, and what differs in the set-up."""
     cells = graded(rows)
     if not cells.empty:
@@ -97,7 +113,12 @@ def cells_table(cells: pd.DataFrame) -> Table:
     """A row a cell: published, measured, difference, and the gains with their grade."""
     body = []
     for cell in cells.to_dict("records"):
-        row = [cell["model"], cell["dataset"], cell["criterion"], "yes" if cell["stage"] == "fine-tuned" else "no"]
+        row = [
+            noted(cell["model"], cell["note"]),
+            cell["dataset"],
+            cell["criterion"],
+            "yes" if cell["stage"] == "fine-tuned" else "no",
+        ]
         row += ["all" if cell["group"] < 0 else str(cell["group"]), f"{100 * cell['target_sparsity']:g}"]
         for method in METHODS:
             theirs, ours = cell[method], cell[f"measured_{method}"]
@@ -110,14 +131,19 @@ def cells_table(cells: pd.DataFrame) -> Table:
         f"Test accuracy (%) beside the published. A gain is Intra-Fusion minus conventional, in points; below "
         f"{NO_GAIN} it has no clear sign, and gains within {CLOSE:g} points are of one size."
     )
-    return Table(caption, head, body, 4)
+    return Table(caption, head, body, 4, len(HEADS))
+
+
+def noted(model: str, note: str) -> str:
+    """A network's name, followed by what tells its rows from others of the name."""
+    return f"{model}, {note}" if note else model
 
 
 def grades_table(cells: pd.DataFrame) -> Table:
     """How many cells have which grade, by model, data set and criterion."""
     body = []
-    by = ["model", "dataset", "criterion", "stage"]
-    for key, part in cells.groupby(by, sort=False):
+    named = cells.assign(model=[noted(*each) for each in zip(cells["model"], cells["note"], strict=True)])
+    for key, part in named.groupby(["model", "dataset", "criterion", "stage"], sort=False):
         counts = part["grade"].value_counts().reindex(GRADES, fill_value=0)
         distance = [(part[f"measured_{method}"] - part[method]).abs().mean() for method in METHODS]
         gains = [signed(part[f"{whose}_gain"].mean()) for whose in ("published", "measured")]
@@ -135,7 +161,10 @@ def models_table(baselines: pd.DataFrame) -> Table:
     both = over_seeds(published.base_models(), keys).merge(ours, on=keys, suffixes=("_published", ""))
     body = []
     for row in both.itertuples():
-        accuracies = [number(row.mean_published, row.std_published), number(row.mean, row.std)]
+        accuracies = [
+            number(row.mean_published, row.std_published, row.n_published),
+            number(row.mean, row.std, row.n),
+        ]
         names = [row.model, row.dataset, row.training_data, f"{row.folds:g}"]
         body.append([*names, *accuracies, signed(row.mean - row.mean_published)])
     head = ["model", "data set", "trained on", "folds", "published", "measured", "difference"]
