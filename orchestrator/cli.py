@@ -8,20 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.running.progress import duration
-from workloads.messages import message
-from workloads.plugins import options_of, summary
+from workloads.messages import counted, message
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
     from orchestrator.planning.plan import Plan
-    from orchestrator.running.driver import Result
+    from orchestrator.running.driver import RunSummary
     from orchestrator.settings.experiment import Experiment
 
 MOST_CAUSES = 5
@@ -64,6 +63,24 @@ def refusing_bad_input() -> Iterator[None]:
         fail(error, 2)
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version and exit, if that is wanted."""
+    if wanted:
+        import metaprune
+
+        typer.echo(f"metaprune {metaprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def metaprune_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmarks of model compression: train, fuse, prune over grids, fine-tune, measure, report."""
+
+
 @app.command()
 def run(
     experiment: ExperimentArgument,
@@ -104,12 +121,14 @@ def run(
     conclude(result)
 
 
-def conclude(result: "Result") -> None:
+def conclude(result: "RunSummary") -> None:
     """Say how the run ended, report it, and exit with status 1 where cells failed."""
     if result.before == result.stages:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
-        console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
+        console.print(
+            f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
+        )
     try:
         write_report_of([result.run], quiet=True)
     except (ValueError, OSError) as problem:
@@ -207,7 +226,9 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         table.add_row(kind, str(count), f"{seconds:.0f}")
     console.print(table)
     shared = planned.requested - len(planned.stages)
-    console.print(f"{len(planned.stages)} stages make {planned.cells} cells; sharing saves {shared} stages.")
+    console.print(
+        f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
+    )
     show_notes(facts)
     for model, of_model in facts.models.items():
         if of_model.kept:
@@ -275,13 +296,13 @@ def status(folder: RunArgument) -> None:
     with refusing_bad_input():
         from orchestrator.running.lease import holder
         from orchestrator.storage.store import Store
-        from orchestrator.worker.training_progress import reached
+        from orchestrator.worker.training_progress import epochs_reached
         from reports import load
 
         planned, failures = load(folder, "plan"), load(folder, "failures")
         store = Store(folder)
         done, driver = store.done(), holder(store)
-        epochs = reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
+        epochs = epochs_reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
     open_failures = failures[~failures["cell"].isin(done)]
     active = driver.running if driver else {}
     table = Table(box=None, pad_edge=False)
@@ -342,23 +363,15 @@ def entries(what: Listing) -> dict[str, str]:
         from reports.catalog import RESULTS
 
         return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
-    from workloads.compression import criteria, methods
-    from workloads.data import datasets
-    from workloads.networks import models
+    from workloads.plugins import CRITERION, DATASET, METHOD, MODEL
 
-    registries: dict[Listing, dict[str, Any]] = {
-        Listing.models: models.MODELS,
-        Listing.datasets: datasets.DATASETS,
-        Listing.criteria: criteria.CRITERIA,
-        Listing.methods: methods.METHODS,
+    kinds = {
+        Listing.models: MODEL,
+        Listing.datasets: DATASET,
+        Listing.criteria: CRITERION,
+        Listing.methods: METHOD,
     }
-    return {name: with_options(function) for name, function in registries[what].items()}
-
-
-def with_options(function: Callable[..., Any]) -> str:
-    """What a function is, and its options with their defaults."""
-    options = ", ".join(f"{name}={default}" for name, default in options_of(function).items())
-    return summary(function) + (f" Options: {options}." if options else "")
+    return kinds[what].summaries()
 
 
 def repeated(arguments: list[str]) -> list[str]:

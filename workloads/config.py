@@ -1,7 +1,7 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -18,9 +18,26 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any) -> Any:
+        for name, given in value.items() if isinstance(value, Mapping) else ():
+            if (
+                isinstance(given, bool)
+                and name in cls.model_fields
+                and not takes(cls.model_fields[name].annotation, bool)
+            ):
+                raise ValueError(f"{name} is {str(given).lower()}: it is no switch, give a value")
+        return value
+
+
+def takes(annotation: Any, kind: type) -> bool:
+    """Whether a setting of this type may have values of a kind."""
+    return annotation in (kind, Any) or any(takes(argument, kind) for argument in get_args(annotation))
+
 
 def as_choice(value: Any) -> Any:
-    """A criterion or method as a mapping of `name` and `options`, which may stand beside the name."""
+    """A function and its options as a mapping of `name` and `options`, which may stand beside the name."""
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, Mapping) and "name" in value and "options" not in value:
@@ -29,7 +46,23 @@ def as_choice(value: Any) -> Any:
     return value
 
 
-Function = Annotated[dict[str, Any], BeforeValidator(as_choice)]
+class ChoiceConfig(Config):
+    """A criterion or method: its name, or a mapping of `name` and options."""
+
+    name: str
+    """Registered name or `package.module:function`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+
+    @property
+    def label(self) -> str:
+        """Name and options, as they stand in results."""
+        name = self.name.rpartition(":")[2]
+        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{name}({options})" if options else name
+
+
+Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 
 
 def labelled(config: Config, first: str, without: str = "") -> str:
@@ -245,9 +278,9 @@ Repair = Literal["none", "data-free", "data"]
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
-    criterion: Function = Field(default_factory=lambda: {"name": "l1"})
+    criterion: Choice = ChoiceConfig(name="l1")
     """An importance criterion: its name, or a mapping of `name` and its options."""
-    method: Function = Field(default_factory=lambda: {"name": "conventional"})
+    method: Choice = ChoiceConfig(name="conventional")
     """A method, likewise."""
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     """Share to remove."""

@@ -34,7 +34,7 @@ WORKLOADS = {
     "transport": ("compression.transport",),
 }
 ORCHESTRATOR = {
-    "driver": ("running.driver", "running.cluster"),
+    "driver": ("running.driver", "running.connection"),
     "experiment": ("settings.experiment",),
     "facts": ("planning.facts",),
     "plan": ("planning.plan", "planning.building"),

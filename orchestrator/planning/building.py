@@ -7,8 +7,17 @@ from typing import Any
 
 from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
-from orchestrator.settings.experiment import ChoiceConfig, Experiment, PruningConfig
-from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig, SplitsConfig
+from orchestrator.settings.experiment import Experiment, PruningConfig
+from workloads.config import (
+    ChoiceConfig,
+    Config,
+    FusionConfig,
+    LandscapeConfig,
+    ModelConfig,
+    Repair,
+    ScopeConfig,
+    SplitsConfig,
+)
 from workloads.data.splits import subset_count, subset_share
 
 
@@ -54,7 +63,7 @@ class _Builder:
         return {"code": self.facts.code[name]} if name in self.facts.code else {}
 
     def seconds(self, train_images: float, test_images: float) -> float:
-        """A training step counts as three forward passes."""
+        """Estimated seconds on one core; a training step counts as three forward passes."""
         return self.of_model.seconds_per_image * (3 * train_images + test_images)
 
     def whole(self) -> str:
@@ -92,7 +101,7 @@ class _Builder:
         return self.plan.add("train", parameters, (), labels, cost)
 
     def fine_tune(self, key: str, epochs: int, labels: dict[str, Any], final: bool = False) -> str:
-        """The network after more epochs on all data; itself where there are none."""
+        """Add a fine-tuning stage and return its key; with 0 epochs return `key`."""
         if epochs == 0:
             return key
         config = self.experiment.fine_tuning
@@ -123,16 +132,16 @@ class _Builder:
             **({} if cell.repair == "none" else {"repair": cell.repair}),
             **changed(cell.scope),
         }
-        labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.reached(sparsity), "final": final}
+        labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
         return self.plan.add("compress", parameters, (key,), labels, self.seconds(0, self.facts.test))
 
     def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
         for step in range(1, steps + 1):
             sparsity = round(cell.sparsity * step / steps, 12)
-            reached = {**labels, "step": step, "neuron_sparsity": cell.reached(sparsity)}
-            key = self.compress(key, cell, sparsity, reached)
-            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, reached)
+            cell_labels = {**labels, "step": step, "neuron_sparsity": cell.planned_sparsity(sparsity)}
+            key = self.compress(key, cell, sparsity, cell_labels)
+            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, cell_labels)
         return key
 
     def add(self, grid: PruningConfig, pipeline: str) -> None:
@@ -154,27 +163,27 @@ class _Builder:
     def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
         """The cells of a grid, each with the labels of what ends it."""
         for cell in _cells(grid, len(self.of_model.widths)):
-            yield cell, {**labels, **cell.labels, "neuron_sparsity": cell.reached(cell.sparsity)}
+            yield cell, {**labels, **cell.labels, "neuron_sparsity": cell.planned_sparsity(cell.sparsity)}
 
     def add_from(self, base: str, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune one network, with what training is still due, and compare what comes out."""
         epochs = self.epochs(grid) * (2 if labels["pipeline"] == "whole-data" else 1)
         first: dict[tuple[Any, ...], tuple[str, str]] = {}
-        for cell, reached in self.cells(grid, labels):
+        for cell, cell_labels in self.cells(grid, labels):
             if grid.mode == "fine-tuned":
-                key = self.in_steps(base, cell, grid.steps, reached)
-                key = self.fine_tune(key, epochs, reached, final=True)
+                key = self.in_steps(base, cell, grid.steps, cell_labels)
+                key = self.fine_tune(key, epochs, cell_labels, final=True)
             else:
-                key = self.compress(base, cell, cell.sparsity, reached, final=True)
+                key = self.compress(base, cell, cell.sparsity, cell_labels, final=True)
             if grid.output_distances:
-                self.add_distances((base, key), reached)
+                self.add_distances((base, key), cell_labels)
             if grid.importances and cell.group is not None:
                 self.add_importances(base, cell, labels)
             if grid.landscape and cell.sparsity:
                 point = cell.group, cell.criterion.label, cell.sparsity
                 against, reference = first.setdefault(point, (cell.variant, key))
                 if reference != key:
-                    landscape = {**reached, "stage": "compared", "against": against}
+                    landscape = {**cell_labels, "stage": "compared", "against": against}
                     self.add_landscape(grid.landscape, (base, reference, key), landscape)
 
     def add_distances(self, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
@@ -183,8 +192,8 @@ class _Builder:
 
     def add_importances(self, key: str, cell: "_Cell", labels: dict[str, Any]) -> None:
         parameters = {"dataset": self.data, "criterion": self.criterion(cell), "group": cell.group, "seed": self.seed}
-        told = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
-        self.plan.add("importances", parameters, (key,), {**labels, **told}, self.seconds(1000, 0))
+        coordinates = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
+        self.plan.add("importances", parameters, (key,), {**labels, **coordinates}, self.seconds(1000, 0))
 
     def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
         """Measure a plane row by row."""
@@ -202,17 +211,17 @@ class _Builder:
     def add_paf(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune each split model, then fuse."""
         epochs = self.epochs(grid)
-        for cell, reached in self.cells(grid, labels):
+        for cell, cell_labels in self.cells(grid, labels):
             parents = []
             for number, model in enumerate(models, start=1):
-                subset = {**reached, "training_data": f"subset-{number}"}
+                subset = {**cell_labels, "training_data": f"subset-{number}"}
                 if grid.mode == "fine-tuned":
                     pruned = self.in_steps(model, cell, grid.steps, subset)
                 else:
                     pruned = self.compress(model, cell, cell.sparsity, subset)
                 parents.append(self.fine_tune(pruned, epochs, subset))
-            fused = self.fuse(parents, fusion, reached, final=epochs == 0)
-            self.fine_tune(fused, epochs, {**reached, "fusion": fusion.label}, final=True)
+            fused = self.fuse(parents, fusion, cell_labels, final=epochs == 0)
+            self.fine_tune(fused, epochs, {**cell_labels, "fusion": fusion.label}, final=True)
 
 
 @dataclass(frozen=True)
@@ -242,8 +251,8 @@ class _Cell:
         """The method, with its repair."""
         return self.method.label if self.repair == "none" else f"{self.method.label}, {self.repair} repair"
 
-    def reached(self, sparsity: float) -> float | None:
-        """The neuron sparsity on the way to the target; None where only the pruned network tells."""
+    def planned_sparsity(self, sparsity: float) -> float | None:
+        """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
         return sparsity if self.scope == ScopeConfig(order=self.scope.order) else None
 
 

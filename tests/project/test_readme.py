@@ -2,11 +2,9 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 from orchestrator import Experiment, run
@@ -16,15 +14,7 @@ from reports import load
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def _local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.usefixtures("_local_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_the_readmes_own_code_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
     (own,) = [text for language, text in blocks if language == "python" and text.startswith("# mine.py")]

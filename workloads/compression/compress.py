@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from workloads.compression import criteria, methods
-from workloads.compression.criteria import CRITERIA, Batch, importance, needs_batches
+from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import widths
-from workloads.compression.methods import METHODS, maps, needs_images
+from workloads.compression.methods import maps
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import (
     match_statistics,
@@ -19,9 +18,9 @@ from workloads.compression.repair import (
     repaired_layers,
     with_corrected_variance,
 )
-from workloads.config import CompressionConfig
+from workloads.config import ChoiceConfig, CompressionConfig, as_choice
 from workloads.measuring.evaluation import parameter_count
-from workloads.plugins import check_options, lookup
+from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import apply
 from workloads.structure.network import Network
@@ -53,18 +52,23 @@ def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
     return values() if callable(values) else values
 
 
-def score(network: Network, number: int, criterion: Mapping[str, Any], sources: Sources) -> tuple[Pairings, Tensor]:
-    """A group's weights and the importance of its pairings; `criterion` has a `name` and maybe `options`."""
+def score(
+    network: Network, number: int, criterion: ChoiceConfig | str | Mapping[str, Any], sources: Sources
+) -> tuple[Pairings, Tensor]:
+    """A group's weights and the importance of its pairings by a criterion, given as in an experiment."""
     group = network.structure.groups[number]
+    criterion = ChoiceConfig.model_validate(as_choice(criterion))
+    asks = CRITERION.plugin(criterion.name, criterion.options).asks
     scores = importance(
-        criterion["name"],
+        criterion.name,
         network.model,
         group,
-        batches=made(sources.batches) if needs_batches(criterion["name"]) else [],
+        batches=made(sources.batches) if "batches" in asks else [],
+        images=made(sources.images) if "images" in asks else [],
         seed=sources.seed,
         example=sources.example,
         statistics=network.statistics,
-        options=criterion.get("options"),
+        options=criterion.options,
     )
     return Pairings(network.model, group), scores
 
@@ -110,14 +114,11 @@ class _Compression:
         self.base, self.config, self.sources = base, config, sources
         self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
         self.scored = scored or (lambda number: score(base, number, config.criterion, sources))
-        for kind, registry, choice, given in (
-            ("criterion", CRITERIA, config.criterion, criteria.GIVEN),
-            ("method", METHODS, config.method, methods.GIVEN),
-        ):
-            function = lookup(registry, choice["name"], kind)
-            check_options(function, choice.get("options", {}), f"{kind} '{choice['name']}'", given)
+        CRITERION.plugin(config.criterion.name, config.criterion.options)
+        asks = METHOD.plugin(config.method.name, config.method.options).asks
+        self.batches: Sequence[Batch] = made(sources.batches) if "batches" in asks else []
         self.images: Sequence[Tensor] = []
-        if config.repair == "data" or needs_images(config.method["name"]):
+        if config.repair == "data" or "images" in asks:
             self.images = made(sources.images)
         if config.repair == "data" and not self.images:
             raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
@@ -161,18 +162,20 @@ class _Compression:
         else:
             pairings, scores = score(self.network, number, config.criterion, self.sources)
         pair = maps(
-            config.method["name"],
+            config.method.name,
             pairings,
             scores,
             m,
             seed=self.sources.method_seed,
-            options=config.method.get("options"),
+            options=config.method.options,
             context={
                 "model": model,
                 "group": group,
                 "statistics": statistics,
                 "original": (self.base.model, self.base.structure.groups[number]),
                 "images": self.images,
+                "batches": self.batches,
+                "example": self.sources.example,
             },
         )
         if config.repair == "data-free" and isinstance(pair.Q, Tensor):  # what was solved knows what is produced

@@ -13,7 +13,7 @@ from workloads.data.image_folder import image_folder
 from workloads.data.parquet import parquet
 from workloads.data.samples import Dataset, Source, first_shuffled
 from workloads.data.splits import evenly_mixed
-from workloads.plugins import lookup
+from workloads.plugins import DATASET
 
 __all__ = ["DATASETS", "fingerprint_of", "load"]
 
@@ -46,7 +46,7 @@ def load(config: DatasetConfig) -> Dataset:
         ValueError: an unknown name, settings that are missing or not read, unreadable files, or too few samples.
         FileNotFoundError: files that are not where `dataset.root` says.
     """
-    function = lookup(DATASETS, config.name, "dataset")
+    function = DATASET.plugin(config.name)
     _check_settings_are_read(config)
     source: Source = function(config)
     if not isinstance(source, Source):

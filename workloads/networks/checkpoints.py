@@ -34,6 +34,7 @@ class Description:
         parameters: count before any pruning; weight sparsity refers to it.
         widths: pairings of each group before any pruning; neuron sparsity refers to them.
         places: by number of a group, the pairings that its own were before the last pruning; none for fused networks.
+        trainings: that lie behind it, one after the other.
     """
 
     model: dict[str, Any]
@@ -42,6 +43,7 @@ class Description:
     parameters: int
     widths: tuple[int, ...] = field(default=())
     places: dict[str, list[int]] = field(default_factory=dict)
+    trainings: int = 0
 
 
 def load(path: str | Path) -> nn.Module:
