@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator import Experiment
 from orchestrator.cli import app
+from orchestrator.planning.building import make_plan
+from orchestrator.planning.facts import gather
 from tests.workloads.pictures import table, write, write_folder
 from workloads.data.datasets import load
 
@@ -42,3 +45,20 @@ def test_data_that_cannot_be_read_ends_with_one_sentence_and_status_2(tmp_path: 
     assert result.exit_code == 2
     assert result.stderr.startswith("metaprune: row 3 of column 'label' in '")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_name_of_a_data_set_is_in_its_rows_and_not_in_the_keys(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    plans = []
+    for label in (None, "ants"):
+        settings = {
+            "name": "mine",
+            "dataset": {"name": "image-folder", "root": str(root), "size": 32, "label": label},
+            "model": {"name": "resnet10", "width": 0.125},
+            "pruning": {"groups": [0], "sparsities": [0.5]},
+        }
+        experiment = Experiment.model_validate(settings)
+        plans.append(make_plan(experiment, gather(experiment)))
+    assert set(plans[0].stages) == set(plans[1].stages)
+    named = [{stage.labels["dataset"] for stage in plan.stages.values()} for plan in plans]
+    assert named == [{"set"}, {"ants"}]
