@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.measuring.evaluation import parameter_count
-from workloads.structure.groups import CONSUMER, THROUGH, Group, Structure
+from workloads.structure.groups import THROUGH, Group, Structure
 from workloads.structure.layers import get_layer
 
 BISECTIONS = 40
@@ -106,19 +106,16 @@ def widths(
 
 def parameters_after(model: nn.Module, structure: Structure, sizes: dict[int, int]) -> int:
     """Parameters that the network will have once some groups have these sizes."""
-    lost: dict[tuple[str, bool], int] = {}
+    shapes: dict[tuple[str, str], list[int]] = {}
     for number, m in sizes.items():
         group = structure.groups[number]
         for member in group.members:
-            side = member.layer, member.side == CONSUMER
-            lost[side] = lost.get(side, 0) + (group.size - m) * member.index.shape[1]
+            layer = get_layer(model, member.layer)
+            for name, dim in member.tensors(model):
+                if name in layer._parameters:
+                    shape = shapes.setdefault((member.layer, name), list(getattr(layer, name).shape))
+                    shape[dim] -= (group.size - m) * member.index.shape[1]
     total = parameter_count(model)
-    for name in {layer for layer, _ in lost}:
-        layer = get_layer(model, name)
-        for parameter in layer.parameters(recurse=False):
-            shape = list(parameter.shape)
-            shape[0] -= lost.get((name, False), 0)
-            if len(shape) > 1:
-                shape[1] -= lost.get((name, True), 0)
-            total -= parameter.numel() - torch.Size(shape).numel()
+    for (layer_name, name), shape in shapes.items():
+        total -= getattr(get_layer(model, layer_name), name).numel() - torch.Size(shape).numel()
     return total

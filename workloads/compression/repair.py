@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import PRODUCER, THROUGH, Group, Maps, Structure
-from workloads.structure.layers import get_layer, remap, resize
+from workloads.structure.layers import along_outputs, get_layer, remap, resize
 
 
 def with_corrected_variance(model: nn.Module, group: Group, statistics: Statistics, maps: Maps) -> Maps:
@@ -29,10 +29,10 @@ def with_corrected_variance(model: nn.Module, group: Group, statistics: Statisti
     gain, offset = {}, {}
     for member in group.on(PRODUCER, THROUGH):
         layer = get_layer(model, member.layer)
-        weight = layer.weight.detach().flatten(1)[member.index]
+        weight = layer.weight.detach().movedim(member.axis, 0).flatten(1)[member.index]
         mean, deviation = statistics.get(member.layer, (None, None))
         mean = torch.zeros(()) if mean is None and layer.bias is None else layer.bias.detach() if mean is None else mean
-        mean = mean.expand(len(layer.weight))[member.index].to(weight)
+        mean = mean.expand(layer.weight.shape[member.axis])[member.index].to(weight)
         deviation = weight.norm(dim=2) if deviation is None else deviation[member.index].to(weight)
         directions = torch.nn.functional.normalize(weight, dim=2)
         matrix, shares = maps.for_producer(member).to(weight), maps.shares.to(weight)
@@ -84,13 +84,16 @@ def with_hooks(model: nn.Module, hooks: dict[str, Callable[..., Any]], images: S
 
 def by_channel(module: nn.Module, output: Tensor) -> Tensor:
     """A layer's output as (samples and positions, channels)."""
-    channels_last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
+    channels_last = output if isinstance(module, (nn.Linear, nn.Embedding)) else output.movedim(1, -1)
     return channels_last.reshape(-1, channels_last.shape[-1])
 
 
 def repaired_layers(structure: Structure) -> tuple[str, ...]:
-    """Layers whose output statistics can be repaired: those of all groups, and all that feed a batch-norm."""
-    of_groups = [layer for group in structure.groups for layer in group.layers]
+    """Layers whose output statistics can be repaired: those of all groups, and all that feed a batch-norm.
+
+    Not those whose module returns an activation of what its weights made.
+    """
+    of_groups = [layer for group in structure.groups for layer in group.layers if layer not in structure.opaque]
     return tuple(dict.fromkeys([*of_groups, *(layer for layer, _ in structure.normalised)]))
 
 
@@ -149,7 +152,7 @@ def match_statistics(model: nn.Module, wanted: Statistics, images: Sequence[Tens
     for name, parts in sums.items():
         layer = get_layer(model, name)
         gain, offset = (part.to(layer.weight) for part in correction(name, *moments(*parts)))
-        resize(layer, "weight", layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1)))
+        resize(layer, "weight", layer.weight * along_outputs(layer, gain))
         resize(layer, "bias", offset if layer.bias is None else layer.bias * gain + offset)
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from workloads.structure.labels import NONE, chain, components
 from workloads.structure.layers import get_layer
 from workloads.structure.recording import OUTPUT, Recording, Use
 from workloads.structure.rules import follow
-from workloads.structure.trial import fitting, running_eagerly
+from workloads.structure.trial import Candidate, fitting, running_eagerly
 
 KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual")
 DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden")
@@ -85,9 +85,9 @@ def trace(model: nn.Module, example: Tensor, kinds: Collection[Kind] = DEFAULT_K
 
 def judged(
     model: nn.Module, findings: "Findings", kinds: Collection[Kind]
-) -> tuple[list[tuple[str, Group]], list[tuple[str, str]]]:
+) -> tuple[list[Candidate], list[tuple[str, str]]]:
     """Groups that may be prunable and those that are kept, with the names of their last layers."""
-    candidates: list[tuple[str, Group]] = []
+    candidates: list[Candidate] = []
     kept: list[tuple[str, str]] = []
     covered: set[int] = set()
     for name, _ in reversed(list(model.named_modules())):
@@ -101,11 +101,15 @@ def judged(
             if isinstance(verdict, Prunable) and verdict.kind not in kinds:
                 verdict = Kept(f"is of kind {verdict.kind}, which pruning.kinds does not name")
             if isinstance(verdict, Prunable):
-                size = len(verdict.members[0].index)
-                candidates.append((name, Group(len(candidates), size, verdict.members, verdict.kind)))
+                candidates.append(Candidate(name, grouped(verdict), findings.coarser(group)))
             elif isinstance(verdict, Kept):
                 kept.append((name, verdict.reason))
     return candidates, kept
+
+
+def grouped(found: Prunable) -> Group:
+    """A group whose number is not known yet."""
+    return Group(0, len(found.members[0].index), found.members, found.kind)
 
 
 @dataclass
@@ -117,6 +121,7 @@ class Findings:
     """
 
     recording: Recording
+    divided: bool = False
 
     @cached_property
     def making(self) -> dict[Any, None]:
@@ -148,6 +153,8 @@ class Findings:
     def pairings(self) -> numpy.ndarray:
         """(labels,) the pairing of each label, likewise."""
         edges = [*self.recording.ties, *self.recording.pairings]
+        if self.divided:
+            edges += [chain(labels) for part in self.recording.divisions if self.is_one(part) for labels in part.T]
         return self.first(components(self.recording.size, edges))
 
     @cached_property
@@ -200,6 +207,22 @@ class Findings:
         if not any(member.side == CONSUMER for member in members):
             return Kept("no layer reads its channels one by one")
         return Prunable(members, self.kind(group))
+
+    def coarser(self, group: int) -> Group | None:
+        """The group with channels at equal places of parts, such as those of a channel shuffle, in one pairing."""
+        if not any(self.is_one(part) and self.groups[int(part[0, 0])] == group for part in self.recording.divisions):
+            return None
+        members = self.with_parts.members(group)
+        return None if isinstance(members, Kept) else grouped(Prunable(members, self.kind(group)))
+
+    @cached_property
+    def with_parts(self) -> "Findings":
+        """The same where channels at equal places of parts make one pairing."""
+        return replace(self, divided=True)
+
+    def is_one(self, labels: Tensor) -> bool:
+        """Whether all labels are of channels of one group."""
+        return bool((labels != NONE).all()) and len(numpy.unique(self.groups[labels.numpy()])) == 1
 
     def kind(self, group: int) -> Kind:
         """What the channels of a group are."""

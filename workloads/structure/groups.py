@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from workloads.structure.layers import get_layer, is_empty, moved_up, remap, resize
+from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, remap, resize
 
 Kind = Literal["channels", "hidden", "residual"]
 
@@ -159,6 +159,11 @@ class Structure:
     opaque: frozenset[str] = frozenset()
     sizes: Mapping[str, LayerSize] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        from workloads.structure.showing import shown
+
+        return shown(self)
+
     def narrowed(self, number: int, m: int) -> "Structure":
         """The structure after `apply` brought a group to m pairings: channels behind the dropped ones move up."""
         narrow = self.groups[number]
@@ -265,7 +270,7 @@ def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
     if member.layer in maps.gain:
         gain = torch.ones(weight.shape[member.axis])
         gain = gain.index_copy(0, slots, maps.gain[member.layer].flatten().cpu()).to(weight)
-        weight = weight * gain.view([-1 if dim == member.axis else 1 for dim in range(weight.ndim)])
+        weight = weight * along_outputs(layer, gain)
         bias = None if bias is None else bias * gain
     if member.layer in maps.offset:
         offset = torch.zeros(weight.shape[member.axis])

@@ -16,6 +16,16 @@ def get_layer(model: nn.Module, name: str) -> Any:
     return model.get_submodule(name)
 
 
+def made_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's weight along which its output channels lie."""
+    return int(isinstance(layer, (*TRANSPOSED, nn.Embedding)))
+
+
+def along_outputs(layer: Any, vector: Tensor) -> Tensor:
+    """A vector with an entry an output channel, in a shape that broadcasts with the layer's weight."""
+    return vector.view([-1 if dim == made_dim(layer) else 1 for dim in range(layer.weight.ndim)])
+
+
 def rows(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     """Gather the channels of each pairing: (n, r · product of the other dimensions)."""
     return tensor.movedim(dim, 0)[index.flatten()].reshape(len(index), -1)

@@ -7,6 +7,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from workloads.structure.labels import NONE, compact, dims_of
 from workloads.structure.recording import Labels, Operation, Recording, mixes
 
+SHUFFLING = {"channel_shuffle", "native_channel_shuffle"}
 RESHAPING = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
 
 
@@ -68,7 +69,14 @@ def moved(recording: Recording, operation: Operation) -> list[Labels]:
     source = operation.tensors[0]
     if len(operation.tensors) > 1 and any(recording.carried(tensor) for tensor in operation.tensors[1:]):
         return mixes(recording, operation)
-    found = [run_on(operation, labels.expand(source.shape)) for labels in recording.carried(source)]
+    found = []
+    for labels in recording.carried(source):
+        made = run_on(operation, labels.expand(source.shape))
+        found.append(made)
+        if operation.name in SHUFFLING and len(dims_of(labels)) == 1:
+            recording.divisions.append(labels.view(operation.args[1], -1))
+        elif operation.name in RESHAPING and len(dims_of(labels)) == 1 and len(dims_of(part := compact(made[0]))) == 2:
+            recording.divisions.append(part.reshape([size for size in part.shape if size > 1]))
     return [tuple(compact(labels[number]) for labels in found) for number in range(len(operation.results))]
 
 

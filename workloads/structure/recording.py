@@ -111,6 +111,7 @@ class Recording(TorchDispatchMode):
         unfollowed: layers whose weights are not followed, with the reason.
         opaque: layers whose module returns something else than what its weights made, such as an activation of it.
         linear: axes that make channels of a product of matrices.
+        divisions: (parts, k) labels of channels that the network divides into parts, such as to shuffle them.
     """
 
     model: nn.Module
@@ -128,6 +129,7 @@ class Recording(TorchDispatchMode):
     unfollowed: dict[str, str] = field(default_factory=dict)
     opaque: set[str] = field(default_factory=set)
     linear: set[Axis] = field(default_factory=set)
+    divisions: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

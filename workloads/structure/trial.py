@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,22 @@ def running_eagerly() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+class Candidate(NamedTuple):
+    """A group to be tried out.
+
+    Attributes:
+        name: of its last layer.
+        group: whose number is not known yet.
+        coarser: the same with several of its pairings made one, to be tried if the group does not fit.
+    """
+
+    name: str
+    group: Group
+    coarser: Group | None = None
+
+
 def fitting(
-    model: nn.Module, found: Sequence[tuple[str, Group]], example: Tensor
+    model: nn.Module, found: Sequence[Candidate], example: Tensor
 ) -> tuple[list[Group], list[tuple[str, str]]]:
     """The groups that the network can do without, alone and together; and the others with the reason.
 
@@ -44,13 +58,15 @@ def fitting(
     good: list[Group] = []
     refused: list[tuple[str, str]] = []
 
-    def sort(part: Sequence[tuple[str, Group]]) -> None:
-        numbered = [replace(group, number=len(good) + number) for number, (_, group) in enumerate(part)]
+    def sort(part: Sequence[Candidate]) -> None:
+        numbered = [replace(each.group, number=len(good) + number) for number, each in enumerate(part)]
         reason = trial.misfit([*good, *numbered]) if part else None
         if reason is None:
             good.extend(numbered)
+        elif len(part) == 1 and part[0].coarser is not None:
+            sort([Candidate(part[0].name, part[0].coarser)])
         elif len(part) == 1:
-            refused.append((part[0][0], reason))
+            refused.append((part[0].name, reason))
         else:
             sort(part[: len(part) // 2])
             sort(part[len(part) // 2 :])

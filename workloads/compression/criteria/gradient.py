@@ -54,7 +54,7 @@ def first_order(model: nn.Module, group: Group, values: Iterable[Tensor]) -> Ten
             for weight, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True):
                 gradients[weight] += gradient
     scores = [
-        rows((layer.weight * gradients[layer.weight]).detach().abs(), int(member.side == CONSUMER), member.index).sum(1)
+        rows((layer.weight * gradients[layer.weight]).detach().abs(), member.axis, member.index).sum(1)
         for layer, member in layers
     ]
     return relative(torch.stack(scores).mean(0))
@@ -70,7 +70,10 @@ def hessian(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, T
     producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER)]
     total = torch.zeros(group.size, dtype=torch.float64, device=producers[0][0].weight.device)
     for images, labels in batches:
-        gates = [layer.weight.new_ones(len(images), len(layer.weight), requires_grad=True) for layer, _ in producers]
+        gates = [
+            layer.weight.new_ones(len(images), layer.weight.shape[member.axis], requires_grad=True)
+            for layer, member in producers
+        ]
         taps = {member.layer: partial(gated, gate) for gate, (_, member) in zip(gates, producers, strict=True)}
         with torch.enable_grad():
             loss = F.cross_entropy(run_tapped(model, images, taps), labels, reduction="sum")

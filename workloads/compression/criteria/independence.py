@@ -25,7 +25,9 @@ def chip(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, Tens
     the channel set to zero; mean over images, then over layers.
     """
     producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER)]
-    totals = [layer.weight.new_zeros(len(layer.weight), dtype=torch.float64) for layer, _ in producers]
+    totals = [
+            layer.weight.new_zeros(layer.weight.shape[member.axis], dtype=torch.float64) for layer, member in producers
+        ]
     with torch.no_grad():
         for images, _ in batches:
             taps = {
