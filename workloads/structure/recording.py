@@ -270,14 +270,17 @@ class Recording(TorchDispatchMode):
         self.used.add(axis)
 
     def use_as_vector(self, tensor: Tensor, side: Side) -> None:
-        """A parameter, if the tensor is one, meets activations value by value; what it does first counts."""
-        source = self.source(tensor)
-        if source is None:
-            return
-        for dim, size in enumerate(tensor.shape):
-            axis = self.axis(source, dim) if size > 1 or tensor.ndim == 1 else None
-            if axis is not None and axis not in self.used:
-                self.use(axis, side)
+        """A parameter, if the tensor comes from one, meets activations value by value; what it does first counts."""
+        for labels in self.carried(tensor):
+            for axis in self.axes_of(labels):
+                if axis not in self.used:
+                    self.use(axis, side)
+
+    def axes_of(self, labels: Tensor) -> list[Axis]:
+        """The axes whose labels occur."""
+        starts = torch.tensor([axis.start for axis in self.axes])
+        numbers = torch.bucketize(labels[labels != NONE], starts, right=True).unique() - 1
+        return [self.axes[number] for number in numbers.tolist()]
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """Channels stay as they are."""
