@@ -34,7 +34,7 @@ from workloads.compression.compress import Sources, compress, score
 from workloads.compression.criteria import importance
 from workloads.compression.methods import maps
 from workloads.compression.pairings import Pairings
-from workloads.config import CompressionConfig, DatasetConfig, ModelConfig, TrainingConfig
+from workloads.config import ChoiceConfig, CompressionConfig, DatasetConfig, ModelConfig, TrainingConfig
 from workloads.data.datasets import load
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import evaluate_together, fast_batch
@@ -114,7 +114,9 @@ class PublishedImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 @torch.no_grad()
-def published(side: Side, model: nn.Module, number: int, loader: DataLoader, example: Tensor) -> None:
+def published(
+    side: Side, model: nn.Module, number: int, loader: DataLoader[tuple[Tensor, int]], example: Tensor
+) -> None:
     """Every cell of a group from scratch: copy, groups, batch-norm, importance, plan, pruning, all test images."""
     for sparsity, method in CELLS:
         with side.timed(number, STEPS[0]):
@@ -135,8 +137,8 @@ def ours(side: Side, base: Network, number: int, dataset: Dataset, example: Tens
     """The networks of a group: importance and cost once, then measured together."""
     sources = Sources(example)
     with side.timed(number, STEPS[1]):
-        scored = score(base, number, {"name": "l1"}, sources)
-        configs = [CompressionConfig(group=number, sparsity=s, method={"name": method}) for s, method in CELLS]
+        scored = score(base, number, ChoiceConfig(name="l1"), sources)
+        configs = [CompressionConfig(group=number, sparsity=s, method=ChoiceConfig(name=method)) for s, method in CELLS]
         networks = [compress(base, config, sources, scored=lambda _: scored).model for config in configs]
     with side.timed(number, STEPS[2]):
         evaluate_together(networks, dataset, precision=precision)

@@ -8,20 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.running.progress import duration
-from workloads.messages import message
-from workloads.plugins import options_of, summary
+from workloads.messages import counted, message
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
     from orchestrator.planning.plan import Plan
-    from orchestrator.running.driver import Result
+    from orchestrator.running.driver import RunSummary
     from orchestrator.settings.experiment import Experiment
 
 MOST_CAUSES = 5
@@ -64,6 +63,24 @@ def refusing_bad_input() -> Iterator[None]:
         fail(error, 2)
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version and exit, if that is wanted."""
+    if wanted:
+        import metaprune
+
+        typer.echo(f"metaprune {metaprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def metaprune_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmarks of model compression: train, fuse, prune over grids, fine-tune, measure, report."""
+
+
 @app.command()
 def run(
     experiment: ExperimentArgument,
@@ -89,6 +106,7 @@ def run(
             show_plan(planned, facts)
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
+    show_notes(facts)
     try:
         result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
     except (BusyError, ConnectionError, ValueError) as error:
@@ -103,12 +121,14 @@ def run(
     conclude(result)
 
 
-def conclude(result: "Result") -> None:
+def conclude(result: "RunSummary") -> None:
     """Say how the run ended, report it, and exit with status 1 where cells failed."""
     if result.before == result.stages:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
-        console.print(f"{result.done} stages done, {result.before} were there before; results in {result.run}")
+        console.print(
+            f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
+        )
     try:
         write_report_of([result.run], quiet=True)
     except (ValueError, OSError) as problem:
@@ -190,6 +210,12 @@ def plan(
     show_plan(planned, facts)
 
 
+def show_notes(facts: "Facts") -> None:
+    """Print what of the data is left out or read otherwise than it stands."""
+    for note in facts.notes:
+        console.print(f"{facts.dataset}: {note}", markup=False)
+
+
 def show_plan(planned: "Plan", facts: "Facts") -> None:
     """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
     table = Table(box=None, pad_edge=False)
@@ -200,7 +226,10 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         table.add_row(kind, str(count), f"{seconds:.0f}")
     console.print(table)
     shared = planned.requested - len(planned.stages)
-    console.print(f"{len(planned.stages)} stages make {planned.cells} cells; sharing saves {shared} stages.")
+    console.print(
+        f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
+    )
+    show_notes(facts)
     for model, of_model in facts.models.items():
         if of_model.kept:
             console.print(
@@ -267,13 +296,13 @@ def status(folder: RunArgument) -> None:
     with refusing_bad_input():
         from orchestrator.running.lease import holder
         from orchestrator.storage.store import Store
-        from orchestrator.worker.training_progress import reached
+        from orchestrator.worker.training_progress import epochs_reached
         from reports import load
 
         planned, failures = load(folder, "plan"), load(folder, "failures")
         store = Store(folder)
         done, driver = store.done(), holder(store)
-        epochs = reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
+        epochs = epochs_reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
     open_failures = failures[~failures["cell"].isin(done)]
     active = driver.running if driver else {}
     table = Table(box=None, pad_edge=False)
@@ -314,13 +343,13 @@ def list_command(
 
 def results_of(folder: str) -> dict[str, str]:
     """Whether a run has the data for each result, and what makes it where it has not."""
-    from reports.catalog import RESULTS
-    from reports.selection import tables_of
+    from reports.exhibits.catalog import EXHIBITS
+    from reports.results.selection import tables_of
 
     tables = tables_of(folder)
     return {
         name: f"{result.shows}: " + ("there" if any(result.make(tables)) else f"`metaprune run {result.experiment}`")
-        for name, result in RESULTS.items()
+        for name, result in EXHIBITS.items()
     }
 
 
@@ -331,36 +360,28 @@ def entries(what: Listing) -> dict[str, str]:
 
         return built_in()
     if what is Listing.results:
-        from reports.catalog import RESULTS
+        from reports.exhibits.catalog import EXHIBITS
 
-        return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
-    from workloads.compression import criteria, methods
-    from workloads.data import datasets
-    from workloads.networks import models
+        return {name: f"{result.shows} (needs {result.needs})" for name, result in EXHIBITS.items()}
+    from workloads.plugins import CRITERION, DATASET, METHOD, MODEL
 
-    registries: dict[Listing, dict[str, Any]] = {
-        Listing.models: models.MODELS,
-        Listing.datasets: datasets.DATASETS,
-        Listing.criteria: criteria.CRITERIA,
-        Listing.methods: methods.METHODS,
+    kinds = {
+        Listing.models: MODEL,
+        Listing.datasets: DATASET,
+        Listing.criteria: CRITERION,
+        Listing.methods: METHOD,
     }
-    return {name: with_options(function) for name, function in registries[what].items()}
-
-
-def with_options(function: Callable[..., Any]) -> str:
-    """What a function is, and its options with their defaults."""
-    options = ", ".join(f"{name}={default}" for name, default in options_of(function).items())
-    return summary(function) + (f" Options: {options}." if options else "")
+    return kinds[what].summaries()
 
 
 def repeated(arguments: list[str]) -> list[str]:
     """Let `--set a=1 b=2` and `--format png pdf` stand for the option given several times."""
     belongs: dict[str, Callable[[str], bool]] = {"--set": lambda argument: "=" in argument}
     if "report" in arguments:
-        from reports.catalog import RESULTS, TOGETHER
+        from reports.exhibits.catalog import EXHIBITS, TOGETHER
         from reports.page import FORMATS
 
-        belongs |= {"--format": FORMATS.__contains__, "--only": {*RESULTS, *TOGETHER}.__contains__}
+        belongs |= {"--format": FORMATS.__contains__, "--only": {*EXHIBITS, *TOGETHER}.__contains__}
     result: list[str] = []
     option, value_due = "", False
     for argument in arguments:

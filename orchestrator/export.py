@@ -12,12 +12,13 @@ from torch import nn
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
-from orchestrator.running.cluster import task_config
 from orchestrator.running.progress import duration
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
-from orchestrator.stages.all import Worker
+from orchestrator.stages import kinds
 from orchestrator.storage.store import EXPERIMENT, Store
+from orchestrator.worker.measuring import measured
+from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from workloads.data import datasets
 from workloads.data.samples import Dataset
@@ -104,17 +105,20 @@ def measured_cell(store: Store, prefix: str) -> dict[str, Any]:
         )
     if keys[0] not in measured:
         raise ValueError(f"cell '{keys[0]}' of run '{store.uri}' is not done yet: `metaprune run` makes it")
-    return measured[keys[0]]
+    row: dict[str, Any] = measured[keys[0]]
+    return row
 
 
 def writable(path: Path) -> Path:
     """The path itself, if a file can be written there; so that this is known before a network is made again.
 
     Raises:
-        OSError: it is a folder, or the folder around it does not exist or is closed to writing.
+        OSError: it is a folder or a device, or the folder around it does not exist or is closed to writing.
     """
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"'{path}' is no ordinary file: give the name of one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"'{path}' cannot be written: folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):
@@ -147,17 +151,18 @@ def made_again(
         )
     tell(f"The network is not kept; making it again: {stage.kind}, about {duration(max(1.0, stage.cost))} on one core.")
     work = Work(stage.kind, key, stage.parameters, stage.inputs, stage.labels, keep=False, record=False)
-    threads = max(1, int(task_config(experiment, stage.kind).cpus))
+    threads = max(1, int(experiment.resources.task(stage.kind).cpus))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        output = Worker(replace(shared_context(experiment, facts, store), threads=threads)).run(work)
+        task = Task(replace(shared_context(experiment, facts, store), threads=threads))
+        made = measured(task, work, kinds()[work.kind].make(task, work))
     except Exception as error:
         raise ExportError(f"the network of cell '{key}' cannot be made again ({first_line(error)})") from error
     finally:
         torch.set_num_threads(before)
-    assert output.network is not None
-    accuracy = output.rows["evaluations"][-1]["accuracy"]
+    assert made.network is not None
+    accuracy = made.rows["evaluations"][-1]["accuracy"]
     if accuracy != row["accuracy"]:
         tell(f"Made again here, its accuracy is {accuracy:.2f} %, not the {row['accuracy']:.2f} % of the results.")
-    return output.network
+    return made.network

@@ -1,4 +1,4 @@
-"""What is told of an exception."""
+"""Short texts of exceptions for users."""
 
 
 def first_line(error: BaseException) -> str:
@@ -9,3 +9,8 @@ def first_line(error: BaseException) -> str:
 def message(error: object) -> str:
     """The first line of an exception's message."""
     return str(error).strip().partition("\n")[0]
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: `1 stage`, `2 stages`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,27 +1,259 @@
-"""Finding a model, data set, criterion or method by its registered name or its import path."""
+"""Plug-ins: criteria, methods, models and data sets, of ours and of the user's.
 
-import ast
+What a kind of plug-in is given, may ask for and draws from stands here, once for each kind. A plug-in is a function:
+its first arguments are what the kind gives; what it asks for it names as further arguments; its options are
+keyword-only arguments of other names. `KIND.plugin(name, options)` finds the function and checks all of that, so that a
+plug-in, once made, only has to be called.
+"""
+
 import difflib
-import hashlib
+import functools
 import importlib
-import importlib.util
 import inspect
-import itertools
 import json
 import sys
-import sysconfig
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.machinery import PathFinder
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from workloads.messages import first_line
+from workloads.own_code import digest_of_sources
 
-OURS = ("orchestrator", "workloads", "reports")
-INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+@dataclass(frozen=True)
+class PluginKind:
+    """What functions of one kind are given, and what they may ask for.
+
+    Attributes:
+        name: such as `criterion`.
+        built_in: where the registered functions are, as `module:dictionary`; imported when needed.
+        given: names of the arguments that every function takes, in this order.
+        offers: what a function may ask for by naming an argument so, and what it then gets.
+        drawn_from: those of them by which the results of a function depend on the seed.
+        elsewhere: options that an experiment sets in a place of its own, and the place.
+    """
+
+    name: str
+    built_in: str
+    given: tuple[str, ...] = ()
+    offers: Mapping[str, str] = field(default_factory=dict)
+    drawn_from: frozenset[str] = frozenset()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def registered(self) -> Mapping[str, Callable[..., Any]]:
+        """The functions that come with metaprune, by name."""
+        module, _, attribute = self.built_in.partition(":")
+        found: Mapping[str, Callable[..., Any]] = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def plugin(self, name: str, options: Mapping[str, Any] | None = None) -> "Plugin":
+        """The plug-in of this name with these options.
+
+        Args:
+            name: a registered name, or `module:function`.
+            options: values of keyword-only arguments.
+
+        Raises:
+            ValueError: an unknown name, a function that does not take what it is given or asks for what is not
+                offered, or an option that it does not have; the message says what there is.
+        """
+        plugin = Plugin(self, name, self.function(name), MappingProxyType(dict(options or {})))
+        plugin.check()
+        return plugin
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """The function registered as `name`, or imported from `module:function`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        registered = self.registered
+        if name in registered:
+            return registered[name]
+        if ":" not in name:
+            raise ValueError(
+                f"unknown {self.name} '{name}'{nearest(name, registered)} Known: {', '.join(sorted(registered))}; "
+                f"your own is given as file:function"
+            )
+        module_name, _, attribute = name.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise ValueError(f"{self.name} '{name}': the module cannot be imported ({first_line(error)})") from error
+        function: object = getattr(module, attribute, None)
+        if not callable(function):
+            raise ValueError(f"{self.name} '{name}': module '{module_name}' has no function '{attribute}'")
+        return function
+
+    def summaries(self) -> dict[str, str]:
+        """What each registered function is, and its options with their defaults."""
+        return {name: Plugin(self, name, function).summary for name, function in self.registered.items()}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A function with its options, ready to be called.
+
+    Attributes:
+        kind: what it is one of.
+        name: as the experiment names it.
+        function: what is called.
+        options: keyword arguments of the user's.
+    """
+
+    kind: PluginKind
+    name: str
+    function: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages."""
+        return f"{self.kind.name} '{self.name}'"
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the user's, not one of the registered functions."""
+        return self.name not in self.kind.registered
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments of the function."""
+        return inspect.signature(self.function).parameters
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """What it asks for, of what its kind offers."""
+        return frozenset(self.kind.offers.keys() & self.parameters.keys() - set(self.kind.given))
+
+    @property
+    def draws(self) -> bool:
+        """Whether its results depend on the seed: on random numbers, or on which images it is shown."""
+        return bool(self.asks & self.kind.drawn_from)
+
+    @property
+    def code(self) -> str | None:
+        """A digest of the user's own code behind it; None for a registered function.
+
+        It enters the keys of stages, so that an edit makes results anew. What is no function or class itself, such as
+        a `functools.partial`, is taken to be defined in the module that its name says.
+        """
+        if not self.own:
+            return None
+        named = self.name.partition(":")[0]
+        defined = inspect.isroutine(self.function) or inspect.isclass(self.function)
+        module = inspect.getmodule(self.function) if defined else sys.modules[named]
+        assert module is not None
+        return digest_of_sources(module, named)
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """Types of its arguments; none where its annotations name what cannot be found."""
+        try:
+            return typing.get_type_hints(self.function)
+        except Exception:  # annotations are the user's code, which may raise anything
+            return {}
+
+    def requires(self, name: str) -> bool:
+        """Whether it asks for something that it cannot do without."""
+        parameter = self.parameters.get(name)
+        return parameter is not None and parameter.default is parameter.empty
+
+    def __call__(self, *given: Any, **offered: Any) -> Any:
+        """Call the function with what every one is given, with what it asks for of what is offered, and its options.
+
+        One of the user's gets copies, and what it does to the process is put back.
+        """
+        asked = {name: offered[name] for name in self.asks if name in offered}
+        if not self.own:
+            return self.function(*given, **asked, **self.options)
+        from workloads.isolation import isolated  # here, as it loads PyTorch
+
+        seed = offered["generator"].initial_seed() if "generator" in offered else 0
+        return isolated(self.function, self.where, seed)(*given, **asked, **self.options)
+
+    @property
+    def own_options(self) -> dict[str, inspect.Parameter]:
+        """Its keyword-only arguments that are options; of a model, which gets nothing by position, all arguments."""
+        kinds = {
+            inspect.Parameter.KEYWORD_ONLY,
+            *([] if self.kind.given else [inspect.Parameter.POSITIONAL_OR_KEYWORD]),
+        }
+        return {p.name: p for p in self.parameters.values() if p.kind in kinds and p.name not in self.asks}
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring, and its options with their defaults."""
+        first = (inspect.getdoc(self.function) or "").partition("\n")[0]
+        options = ", ".join(
+            f"{name}={None if parameter.default is parameter.empty else parameter.default}"
+            for name, parameter in self.own_options.items()
+            if name not in self.kind.elsewhere
+        )
+        return first + (f" Options: {options}." if options else "")
+
+    def check(self) -> None:
+        """Make sure that it can be called so.
+
+        Raises:
+            ValueError: it cannot; says why.
+        """
+        self.check_arguments()
+        if not any(p.kind is p.VAR_KEYWORD for p in self.parameters.values()):
+            self.check_options()
+
+    def check_arguments(self) -> None:
+        """Make sure that the function takes what it is given, and asks for nothing that its kind does not offer."""
+        if not self.kind.given:
+            return
+        signature = inspect.signature(self.function)
+        required = {p.name for p in self.own_options.values() if p.default is p.empty}
+        given = self.kind.given
+        beyond = [p for p in list(self.parameters.values())[len(given) :] if p.kind is p.POSITIONAL_OR_KEYWORD]
+        unknown = [p.name for p in beyond if p.default is p.empty and p.name not in self.asks]
+        if unknown and not any(p.kind is p.VAR_POSITIONAL for p in self.parameters.values()):
+            raise ValueError(self.not_offered(unknown[0]))
+        try:
+            signature.bind(*given, **dict.fromkeys(self.asks | required))
+        except TypeError as error:
+            raise ValueError(f"{self.where} has to take ({', '.join(given)}), but {error}") from error
+
+    def not_offered(self, name: str) -> str:
+        """That it asks for what its kind does not offer, and what that is."""
+        offers = ", ".join(self.kind.offers) or "nothing"
+        return (
+            f"{self.where} asks for '{name}', which no {self.kind.name} is given: beside "
+            f"({', '.join(self.kind.given)}) it may ask for {offers}; options are keyword-only arguments"
+        )
+
+    def check_options(self) -> None:
+        """Make sure that it has the options that it gets, of these types, and gets those that it needs."""
+        own = self.own_options
+        hints = self.hints
+        for option, value in self.options.items():
+            if option not in own:
+                raise ValueError(
+                    f"{self.where} has no option '{option}'{nearest(option, own)} It takes: {', '.join(own) or 'none'}"
+                )
+            try:
+                TypeAdapter(hints.get(option, Any)).validate_json(json.dumps(value, default=str), strict=True)
+            except PydanticSchemaGenerationError:
+                continue  # a type that YAML has no values of; the function will say what is wrong
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Input ")
+                raise ValueError(f"option '{option}' of {self.where} is {value!r}: it {reason}") from error
+        for name, parameter in own.items():
+            if parameter.default is not parameter.empty or name in self.options or name in self.kind.elsewhere:
+                continue
+            if any(name in kind.offers for kind in (CRITERION, METHOD)):
+                raise ValueError(self.not_offered(name))
+            raise ValueError(f"{self.where} needs its option '{name}'")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -30,154 +262,56 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else "."
 
 
-def lookup(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> Callable[..., Any]:
-    """The function registered as `name`, or imported from `package.module:function`.
+_GENERATOR = "a torch.Generator on the CPU, seeded"
+_EXAMPLE = "an image (1, C, H, W), of which the shape and device matter only"
+_BATCHES = "labelled training batches, a list of (images (B, C, H, W), labels (B,))"
+_IMAGES = "unlabelled training batches, a list of (B, C, H, W)"
+_STATISTICS = "by layer, mean and deviation that its batch-norm gave each of its outputs before it was merged"
 
-    Raises:
-        ValueError: no such name, module or function; the message lists what there is.
-    """
-    if name in registry:
-        return registry[name]
-    if ":" not in name:
-        raise ValueError(
-            f"unknown {kind} '{name}'{nearest(name, registry)} Known: {', '.join(sorted(registry))}; "
-            f"your own is given as file:function"
-        )
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(f"{kind} '{name}': the module cannot be imported ({first_line(error)})") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise ValueError(f"{kind} '{name}': module '{module_name}' has no function '{attribute}'")
-    return function
+CRITERION = PluginKind(
+    name="criterion",
+    built_in="workloads.compression.criteria:CRITERIA",
+    given=("model", "group"),
+    offers={
+        "batches": _BATCHES,
+        "images": _IMAGES,
+        "generator": _GENERATOR,
+        "example": _EXAMPLE,
+        "statistics": _STATISTICS,
+    },
+    drawn_from=frozenset({"generator", "batches", "images"}),
+)
+"""Importance of a group's neurons: returns (n,) scores."""
 
+METHOD = PluginKind(
+    name="method",
+    built_in="workloads.compression.methods:METHODS",
+    given=("pairings", "importance", "m"),
+    offers={
+        "model": "the network as it is, batch-norm merged",
+        "group": "the group in it",
+        "original": "the pair of network and group before any group was compressed",
+        "statistics": _STATISTICS,
+        "batches": _BATCHES,
+        "images": _IMAGES,
+        "generator": _GENERATOR,
+        "example": _EXAMPLE,
+    },
+    drawn_from=frozenset({"generator", "batches", "images"}),
+)
+"""Compression of a group from n to m neurons: returns `Maps`."""
 
-def code_version(registry: Mapping[str, Callable[..., Any]], name: str, kind: str) -> str | None:
-    """A digest of the module that defines an imported function and of the user's own modules behind it.
+MODEL = PluginKind(
+    name="model",
+    built_in="workloads.networks.models:MODELS",
+    offers={"in_channels": "channels of the images", "width": "factor on the number of channels of every layer"},
+    elsewhere={
+        "num_classes": "the data set says what it is",
+        "in_channels": "the data set says what it is",
+        "width": "give it as model.width",
+    },
+)
+"""A network: gets `num_classes`, returns a module from images (B, C, H, W) to logits (B, num_classes)."""
 
-    None for registered ones. It enters the keys of stages, so that results of a user's own code are not reused after
-    an edit. What is no function or class itself, such as a `functools.partial`, is taken to be defined in the module
-    that its name says.
-    """
-    if name in registry:
-        return None
-    function = lookup(registry, name, kind)
-    named = name.partition(":")[0]
-    own = inspect.isroutine(function) or inspect.isclass(function)
-    module = inspect.getmodule(function) if own else sys.modules[named]
-    assert module is not None
-    imported = own_sources([named, module.__name__])
-    imported.pop(module.__name__, None)
-    text = "".join([inspect.getsource(module), *(imported[name] for name in sorted(imported))])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def own_sources(names: Iterable[str]) -> dict[str, str]:
-    """Source by name of these modules and of what they import, directly or not, as far as it is the user's own."""
-    sources: dict[str, str] = {}
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        path = own_file(name)
-        if path is not None and name not in sources:
-            sources[name] = path.read_text(encoding="utf-8")
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            waiting += imported_names(sources[name], package)
-    return sources
-
-
-def own_file(name: str) -> Path | None:
-    """The file of a module, if there is such a module and it is the user's own; imports nothing."""
-    first, *others = itertools.accumulate(name.split("."), "{}.{}".format)
-    if first in OURS or first in sys.builtin_module_names or first == "__main__":
-        return None
-    spec = importlib.util.find_spec(first)
-    for part in others:
-        folders = spec and spec.submodule_search_locations
-        spec = PathFinder.find_spec(part, folders) if folders else None
-    if spec is None or not spec.has_location or spec.origin is None:
-        return None
-    path = Path(spec.origin)
-    installed = path.is_relative_to(sysconfig.get_path("stdlib")) or not INSTALLED.isdisjoint(path.parts)
-    return None if installed or path.suffix != ".py" else path
-
-
-def imported_names(source: str, package: str) -> Iterator[str]:
-    """What a module's source imports anywhere: modules, packages around them, and names that may be modules."""
-    for node in ast.walk(ast.parse(source)):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        for name in names:
-            yield from itertools.accumulate(name.split("."), "{}.{}".format)
-
-
-def requires(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has an argument of this name that it cannot do without."""
-    parameter = inspect.signature(function).parameters.get(name)
-    return parameter is not None and parameter.default is parameter.empty
-
-
-def draws(function: Callable[..., Any]) -> bool:
-    """Whether a criterion or method depends on a seed: on random numbers, or on which images it is shown."""
-    return bool({"generator", "batches", "images"} & inspect.signature(function).parameters.keys())
-
-
-SET_ELSEWHERE = ("num_classes", "in_channels", "width")
-INJECTED = ("batches", "generator", "example", "statistics", "model", "group", "original", "images")
-
-
-def check_options(
-    function: Callable[..., Any], options: Mapping[str, Any], where: str, given: Iterable[str] = ()
-) -> None:
-    """Refuse options that `function` does not take as keyword-only arguments, those it is given anyway left out.
-
-    Args:
-        given: names of what it is called with, one after the other.
-
-    Raises:
-        ValueError: naming the option, the function's own ones and the nearest of them; or what it has to take.
-    """
-    signature = inspect.signature(function)
-    parameters = signature.parameters.values()
-    if wanted := list(given):
-        others = {name: None for name in signature.parameters if name in INJECTED and name not in wanted}
-        required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-        try:
-            signature.bind(*wanted, **others, **{name: None for name in required if name not in others})
-        except TypeError as error:
-            raise ValueError(f"{where} has to take ({', '.join(wanted)}), but {error}") from error
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
-    hints = typing.get_type_hints(function)
-    for option, value in options.items():
-        if option not in own:
-            raise ValueError(
-                f"{where} has no option '{option}'{nearest(option, own)} It takes: {', '.join(own) or 'none'}"
-            )
-        try:
-            TypeAdapter(hints.get(option, Any)).validate_json(json.dumps(value, default=str), strict=True)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Input ")
-            raise ValueError(f"option '{option}' of {where} is {value!r}: it {reason}") from error
-    for name, parameter in own.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise ValueError(f"{where} needs its option '{name}'")
-
-
-def options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a criterion, method or model with their defaults; what experiments set elsewhere is left out."""
-    parameters = inspect.signature(function).parameters.values()
-    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in {*INJECTED, *SET_ELSEWHERE}]
-    return {p.name: None if p.default is p.empty else p.default for p in own}
-
-
-def summary(function: Callable[..., Any]) -> str:
-    """The first line of a function's docstring, for lists."""
-    return (inspect.getdoc(function) or "").partition("\n")[0]
+DATASET = PluginKind(name="dataset", built_in="workloads.data.datasets:DATASETS", given=("config",))
+"""A data set: gets its `DatasetConfig`, returns a `Source`."""

@@ -5,10 +5,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.planning.applied import AppliedSettings, dotted
 from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
-from orchestrator.settings.experiment import ChoiceConfig, Experiment, PruningConfig
-from workloads.config import Config, FusionConfig, LandscapeConfig, ModelConfig, Repair, ScopeConfig, SplitsConfig
+from orchestrator.settings.experiment import Experiment, PruningConfig
+from workloads.config import (
+    ChoiceConfig,
+    Config,
+    FusionConfig,
+    LandscapeConfig,
+    ModelConfig,
+    Repair,
+    ScopeConfig,
+    SplitsConfig,
+)
 from workloads.data.splits import subset_count, subset_share
 
 
@@ -36,14 +46,15 @@ class _Builder:
         self.plan, self.experiment, self.facts = plan, experiment, facts
         self.model, self.seed = model, seed
         self.of_model = facts.models[model.label]
-        self.data = {**changed(experiment.dataset, "root", "stream"), "fingerprint": facts.fingerprint}
+        self.applied = AppliedSettings(experiment, facts, model)
+        self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
         measuring = changed(experiment.measuring)
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
             "model": model.label,
-            "dataset": experiment.dataset.name.rpartition(":")[2],
+            "dataset": facts.dataset or experiment.dataset.name.rpartition(":")[2],
             "seed": seed,
             "neuron_sparsity": 0.0,
             "final": False,
@@ -53,8 +64,26 @@ class _Builder:
         """The digest of the user's own code under this name, where it is that."""
         return {"code": self.facts.code[name]} if name in self.facts.code else {}
 
+    def add_stage(
+        self,
+        kind: str,
+        parameters: dict[str, Any],
+        inputs: tuple[str, ...],
+        labels: dict[str, Any],
+        cost: float,
+        **more: Any,
+    ) -> str:
+        """Add a stage, its settings and those of its inputs in its labels; its key.
+
+        Args:
+            more: settings that are neither coordinates nor in a section of the experiment that the kind reads.
+        """
+        made_from = [self.plan.stages[key].labels["settings"] for key in inputs]
+        settings = self.applied.text(kind, made_from, {**labels.get("settings", {}), **more})
+        return self.plan.add(kind, parameters, inputs, {**labels, "settings": settings}, cost)
+
     def seconds(self, train_images: float, test_images: float) -> float:
-        """A training step counts as three forward passes."""
+        """Estimated seconds on one core; a training step counts as three forward passes."""
         return self.of_model.seconds_per_image * (3 * train_images + test_images)
 
     def whole(self) -> str:
@@ -63,7 +92,8 @@ class _Builder:
         network = changed(self.model, "checkpoint") | self.code(self.model.name)
         if self.of_model.checkpoint:
             parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
-            return self.plan.add("load", parameters, (), labels, self.seconds(0, self.facts.test))
+            digest = {"model.checkpoint": self.of_model.checkpoint}
+            return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
         return self.train({}, 1.0, labels)
 
     def split_models(self, splits: SplitsConfig) -> list[str]:
@@ -89,10 +119,10 @@ class _Builder:
             **subset,
         }
         cost = training.epochs * self.seconds(share * self.facts.train, self.facts.test / training.evaluate_every)
-        return self.plan.add("train", parameters, (), labels, cost)
+        return self.add_stage("train", parameters, (), labels, cost)
 
     def fine_tune(self, key: str, epochs: int, labels: dict[str, Any], final: bool = False) -> str:
-        """The network after more epochs on all data; itself where there are none."""
+        """Add a fine-tuning stage and return its key; with 0 epochs return `key`."""
         if epochs == 0:
             return key
         config = self.experiment.fine_tuning
@@ -100,12 +130,12 @@ class _Builder:
         parameters = {"dataset": self.data, "training": settings, "seed": self.seed}
         labels = {**labels, "stage": "fine-tuned", "final": final}
         cost = epochs * self.seconds(self.facts.train, self.facts.test / config.evaluate_every)
-        return self.plan.add("fine-tune", parameters, (key,), labels, cost)
+        return self.add_stage("fine-tune", parameters, (key,), labels, cost)
 
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
         parameters = {**self.measured, "fusion": changed(fusion), "seed": self.seed}
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
-        return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
+        return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
 
     def criterion(self, cell: "_Cell") -> dict[str, Any]:
         """A cell's criterion, for a key."""
@@ -123,16 +153,17 @@ class _Builder:
             **({} if cell.repair == "none" else {"repair": cell.repair}),
             **changed(cell.scope),
         }
-        labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.reached(sparsity), "final": final}
-        return self.plan.add("compress", parameters, (key,), labels, self.seconds(0, self.facts.test))
+        labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
+        own = self.applied.of_choice("criterion", cell.criterion) | self.applied.of_choice("method", cell.method)
+        return self.add_stage("compress", parameters, (key,), labels, self.seconds(0, self.facts.test), **own)
 
     def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
         for step in range(1, steps + 1):
             sparsity = round(cell.sparsity * step / steps, 12)
-            reached = {**labels, "step": step, "neuron_sparsity": cell.reached(sparsity)}
-            key = self.compress(key, cell, sparsity, reached)
-            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, reached)
+            cell_labels = {**labels, "step": step, "neuron_sparsity": cell.planned_sparsity(sparsity)}
+            key = self.compress(key, cell, sparsity, cell_labels)
+            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, cell_labels)
         return key
 
     def add(self, grid: PruningConfig, pipeline: str) -> None:
@@ -153,45 +184,51 @@ class _Builder:
 
     def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
         """The cells of a grid, each with the labels of what ends it."""
+        settings: dict[str, Any] = {"pruning.mode": grid.mode}
+        if grid.mode == "fine-tuned":
+            settings["pruning.steps"] = grid.steps
         for cell in _cells(grid, len(self.of_model.widths)):
-            yield cell, {**labels, **cell.labels, "neuron_sparsity": cell.reached(cell.sparsity)}
+            planned = cell.planned_sparsity(cell.sparsity)
+            yield cell, {**labels, **cell.labels, "neuron_sparsity": planned, "settings": settings}
 
     def add_from(self, base: str, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune one network, with what training is still due, and compare what comes out."""
         epochs = self.epochs(grid) * (2 if labels["pipeline"] == "whole-data" else 1)
         first: dict[tuple[Any, ...], tuple[str, str]] = {}
-        for cell, reached in self.cells(grid, labels):
+        for cell, cell_labels in self.cells(grid, labels):
             if grid.mode == "fine-tuned":
-                key = self.in_steps(base, cell, grid.steps, reached)
-                key = self.fine_tune(key, epochs, reached, final=True)
+                key = self.in_steps(base, cell, grid.steps, cell_labels)
+                key = self.fine_tune(key, epochs, cell_labels, final=True)
             else:
-                key = self.compress(base, cell, cell.sparsity, reached, final=True)
+                key = self.compress(base, cell, cell.sparsity, cell_labels, final=True)
             if grid.output_distances:
-                self.add_distances((base, key), reached)
+                self.add_distances((base, key), cell_labels)
             if grid.importances and cell.group is not None:
                 self.add_importances(base, cell, labels)
             if grid.landscape and cell.sparsity:
                 point = cell.group, cell.criterion.label, cell.sparsity
                 against, reference = first.setdefault(point, (cell.variant, key))
                 if reference != key:
-                    landscape = {**reached, "stage": "compared", "against": against}
+                    landscape = {**cell_labels, "stage": "compared", "against": against}
                     self.add_landscape(grid.landscape, (base, reference, key), landscape)
 
     def add_distances(self, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
         cost = self.seconds(0, 2 * self.facts.test)
-        self.plan.add("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
+        self.add_stage("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
 
     def add_importances(self, key: str, cell: "_Cell", labels: dict[str, Any]) -> None:
         parameters = {"dataset": self.data, "criterion": self.criterion(cell), "group": cell.group, "seed": self.seed}
-        told = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
-        self.plan.add("importances", parameters, (key,), {**labels, **told}, self.seconds(1000, 0))
+        coordinates = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
+        own = self.applied.of_choice("criterion", cell.criterion)
+        self.add_stage("importances", parameters, (key,), {**labels, **coordinates}, self.seconds(1000, 0), **own)
 
     def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
         """Measure a plane row by row."""
         images = min(config.samples or self.facts.test, self.facts.test)
         for row in range(config.size):
             parameters = {**self.measured, "landscape": changed(config), "row": row}
-            self.plan.add("landscape", parameters, keys, labels, self.seconds(0, config.size * images))
+            plane = dotted("pruning.landscape", config)
+            self.add_stage("landscape", parameters, keys, labels, self.seconds(0, config.size * images), **plane)
 
     def add_fap(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Fuse the split models, then prune."""
@@ -202,17 +239,17 @@ class _Builder:
     def add_paf(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune each split model, then fuse."""
         epochs = self.epochs(grid)
-        for cell, reached in self.cells(grid, labels):
+        for cell, cell_labels in self.cells(grid, labels):
             parents = []
             for number, model in enumerate(models, start=1):
-                subset = {**reached, "training_data": f"subset-{number}"}
+                subset = {**cell_labels, "training_data": f"subset-{number}"}
                 if grid.mode == "fine-tuned":
                     pruned = self.in_steps(model, cell, grid.steps, subset)
                 else:
                     pruned = self.compress(model, cell, cell.sparsity, subset)
                 parents.append(self.fine_tune(pruned, epochs, subset))
-            fused = self.fuse(parents, fusion, reached, final=epochs == 0)
-            self.fine_tune(fused, epochs, {**reached, "fusion": fusion.label}, final=True)
+            fused = self.fuse(parents, fusion, cell_labels, final=epochs == 0)
+            self.fine_tune(fused, epochs, {**cell_labels, "fusion": fusion.label}, final=True)
 
 
 @dataclass(frozen=True)
@@ -242,8 +279,8 @@ class _Cell:
         """The method, with its repair."""
         return self.method.label if self.repair == "none" else f"{self.method.label}, {self.repair} repair"
 
-    def reached(self, sparsity: float) -> float | None:
-        """The neuron sparsity on the way to the target; None where only the pruned network tells."""
+    def planned_sparsity(self, sparsity: float) -> float | None:
+        """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
         return sparsity if self.scope == ScopeConfig(order=self.scope.order) else None
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.planning.facts import Facts
-from orchestrator.settings.experiment import Experiment, TaskConfig
+from orchestrator.settings.experiment import Experiment
 from orchestrator.storage.store import Store
 from orchestrator.worker.work import Context
 from workloads.config import DatasetConfig
@@ -30,10 +30,5 @@ def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Contex
             if model.checkpoint and (digest := digests[model.label])
         },
         snapshot_every=experiment.resources.snapshot_every,
-        import_paths=(os.getcwd(), *(path for path in sys.path if path)),
+        import_paths=(*(path for path in sys.path if path), os.getcwd()),
     )
-
-
-def task_config(experiment: Experiment, kind: str) -> TaskConfig:
-    """What the experiment says of the tasks of a kind."""
-    return getattr(experiment.resources, kind.replace("-", "_"))

@@ -1,22 +1,25 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from orchestrator.settings.experiment import Experiment
-from workloads.compression import criteria, methods
-from workloads.compression.criteria import CRITERIA
-from workloads.compression.methods import METHODS
+from orchestrator.planning.trying import try_out
+from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import ModelConfig
 from workloads.data import datasets
-from workloads.measuring.evaluation import latency, parameter_count
+from workloads.data.samples import Dataset
+from workloads.measuring.evaluation import parameter_count
+from workloads.measuring.latency import latency
 from workloads.messages import first_line
-from workloads.networks import checkpoints, models
-from workloads.plugins import check_options, code_version, draws, lookup
+from workloads.networks import checkpoints
+from workloads.networks.models import build
+from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 from workloads.structure.finding import trace
+from workloads.structure.groups import Structure
+
+ESTIMATE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Facts:
         models: by label.
         code: digests of the modules that define the user's own functions, by name.
         drawing: criteria and methods that draw, be it numbers or images: they depend on the seed.
+        dataset: name of the data set in results; empty is that of its function.
+        notes: sentences on what of the data is left out or read otherwise than it stands.
     """
 
     train: int
@@ -56,64 +61,63 @@ class Facts:
     models: dict[str, ModelFacts]
     code: dict[str, str]
     drawing: frozenset[str] = frozenset()
+    dataset: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def gather(experiment: Experiment) -> Facts:
-    """Look at the data set's files, build and trace the networks, find the criteria and methods.
+    """Look at the data set's files, build and trace the networks, find the criteria and methods, and try all of it.
 
     Raises:
         ValueError, FileNotFoundError: one sentence on what is missing or does not fit together.
     """
     dataset = datasets.load(experiment.dataset)
-    code = {
-        name: digest
-        for registry, kind, name in _functions(experiment)
-        if (digest := code_version(registry, name, kind)) is not None
-    }
-    for grid in experiment.pruning:
-        for criterion in grid.criteria:
-            function = lookup(CRITERIA, criterion.name, "criterion")
-            check_options(function, criterion.options, f"criterion '{criterion.name}'", criteria.GIVEN)
-        for method in grid.methods:
-            function = lookup(METHODS, method.name, "method")
-            check_options(function, method.options, f"method '{method.name}'", methods.GIVEN)
-    networks = {m.label: _model_facts(m, dataset.shape, len(dataset.classes)) for m in experiment.models}
-    for grid in experiment.pruning:
-        for label, network in networks.items():
-            if isinstance(grid.groups, tuple) and max(grid.groups) >= len(network.widths):
-                raise ValueError(
-                    f"pruning.groups names group {max(grid.groups)}, but model '{label}' has groups 0 to "
-                    f"{len(network.widths) - 1}"
-                )
+    plugins = all_plugins(experiment)
+    networks: dict[str, ModelFacts] = {}
+    for config in experiment.models:
+        model = built(config, dataset)
+        structure = traced(config, model, dataset)
+        networks[config.label] = facts_of(config, model, structure, dataset)
+        for grid in experiment.pruning:
+            check_groups(grid, config.label, len(structure.groups))
+        try_out(experiment, config, model, structure, dataset)
     return Facts(
         train=len(dataset.train_pool),
         test=len(dataset.test_pool),
         fingerprint=dataset.fingerprint,
         models=networks,
-        code=code,
-        drawing=frozenset(
-            name
-            for registry, kind, name in _functions(experiment)
-            if kind in ("criterion", "method") and draws(lookup(registry, name, kind))
-        ),
+        code={plugin.name: code for plugin in plugins if (code := plugin.code) is not None},
+        drawing=frozenset(plugin.name for plugin in plugins if plugin.draws),
+        dataset=dataset.label,
+        notes=dataset.notes,
     )
 
 
-def _functions(experiment: Experiment) -> list[tuple[dict[str, Any], str, str]]:
-    found: list[tuple[dict[str, Any], str, str]] = [(datasets.DATASETS, "dataset", experiment.dataset.name)]
-    found += [(models.MODELS, "model", model.name) for model in experiment.models]
+def all_plugins(experiment: Experiment) -> list[Plugin]:
+    """Every data set, model, criterion and method that an experiment names, with its options checked.
+
+    Raises:
+        ValueError: one does not exist, or does not take what it gets.
+    """
+    found = [DATASET.plugin(experiment.dataset.name)]
+    found += [MODEL.plugin(model.name, model.options) for model in experiment.models]
     for grid in experiment.pruning:
-        found += [(CRITERIA, "criterion", criterion.name) for criterion in grid.criteria]
-        found += [(METHODS, "method", method.name) for method in grid.methods]
+        found += [CRITERION.plugin(choice.name, choice.options) for choice in grid.criteria]
+        found += [METHOD.plugin(choice.name, choice.options) for choice in grid.methods]
     return found
 
 
-def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int) -> ModelFacts:
-    model = models.build(config, channels=shape[0], classes=classes).eval()
-    example = torch.zeros(1, *shape)
+def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
+    """The network with its checkpoint's weights, in evaluation mode.
+
+    Raises:
+        ValueError: it is none, does not run on the data set's images, or does not give one output a class.
+    """
+    shape, classes = dataset.shape, len(dataset.classes)
+    model = build(config, channels=shape[0], classes=classes)
     try:
         with torch.inference_mode():
-            logits = model(example)
+            logits = model.eval()(torch.zeros(1, *shape))
     except Exception as error:
         raise ValueError(
             f"model '{config.name}' fails on an image of {' × '.join(map(str, shape))} (channels, height, width) "
@@ -124,28 +128,55 @@ def _model_facts(config: ModelConfig, shape: tuple[int, int, int], classes: int)
             f"model '{config.name}' gives outputs of shape {tuple(logits.shape)} for an image, but has to give (1, "
             f"{classes}), one a class: its function gets the number as num_classes"
         )
-    digest = None
     if config.checkpoint:
-        state = checkpoints.read_state(config.checkpoint)
-        checkpoints.load_state(model, state, config.checkpoint)
-        digest = checkpoints.file_digest(config.checkpoint)
+        checkpoints.load_state(model, checkpoints.read_state(config.checkpoint), config.checkpoint)
+    return model
+
+
+def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure:
+    """The groups of the network.
+
+    Raises:
+        ValueError: there are none that can be pruned.
+    """
     try:
-        structure = trace(model, example)
+        checkpoints.ties(model)
+    except ValueError as error:
+        raise ValueError(f"model '{config.name}' cannot be stored: {error}") from error
+    try:
+        return trace(model, torch.zeros(1, *dataset.shape))
     except Exception as error:
         raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error
+
+
+def facts_of(config: ModelConfig, model: nn.Module, structure: Structure, dataset: Dataset) -> ModelFacts:
+    """What the plan needs to know of a network."""
     return ModelFacts(
         widths=tuple(group.size for group in structure.groups),
         parameters=parameter_count(model),
-        checkpoint=digest,
-        seconds_per_image=_forward_seconds(model, shape),
+        checkpoint=checkpoints.file_digest(config.checkpoint) if config.checkpoint else None,
+        seconds_per_image=forward_seconds(model, dataset.shape),
         kept=structure.kept,
     )
 
 
-def _forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int = 8) -> float:
+def check_groups(grid: PruningConfig, label: str, count: int) -> None:
+    """Refuse a grid that names groups that a network does not have.
+
+    Raises:
+        ValueError: names the group and what there is.
+    """
+    if isinstance(grid.groups, tuple) and max(grid.groups) >= count:
+        raise ValueError(
+            f"pruning.groups names group {max(grid.groups)}, but model '{label}' has groups 0 to {count - 1}"
+        )
+
+
+def forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int = 8) -> float:
+    """Seconds of a forward pass of one image on one core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return latency(model, shape, images) / 1000 / images
+        return latency(model, shape, images, ESTIMATE_SECONDS).milliseconds / 1000 / images
     finally:
         torch.set_num_threads(threads)

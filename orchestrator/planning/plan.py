@@ -7,22 +7,13 @@ its inputs. Equal keys are the same work, done once however many cells share it.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.stages import kinds
+
 KEY_SCHEMA = 1
-# Raise a kind's number when its code changes what it computes: old results are then made again.
-CODE_VERSIONS = {
-    "train": 3,
-    "load": 1,
-    "fuse": 3,
-    "compress": 3,
-    "fine-tune": 2,
-    "importances": 2,
-    "distances": 2,
-    "landscape": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -30,7 +21,7 @@ class Stage:
     """One piece of work with one output.
 
     Attributes:
-        kind: train, load, fuse, compress, fine-tune, importances, distances or landscape.
+        kind: one of `orchestrator.stages.kinds()`, such as train or compress.
         parameters: JSON values that determine the output, defaults left out.
         inputs: keys of the stages whose networks it reads.
         labels: coordinates that its rows get; not in the key.
@@ -46,7 +37,7 @@ class Stage:
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        identity = [KEY_SCHEMA, self.kind, CODE_VERSIONS[self.kind], self.parameters, self.inputs]
+        identity = [KEY_SCHEMA, self.kind, kinds()[self.kind].code_version, self.parameters, self.inputs]
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:20])
 
@@ -54,24 +45,21 @@ class Stage:
     def place(self) -> str:
         """What its rows are about, for messages: `vgg11_bn, seed 0, l1, folding, group 3, 50 %`."""
         names = ("pipeline", "training_data", "criterion", "method")
-        told = [self.labels.get("model"), f"seed {self.labels.get('seed')}", *(self.labels.get(name) for name in names)]
+        parts = [
+            self.labels.get("model"),
+            f"seed {self.labels.get('seed')}",
+            *(self.labels.get(name) for name in names),
+        ]
         if self.labels.get("target_sparsity") is not None:
             group = self.labels.get("group")
-            told.append("all groups" if group is None else f"group {group}")
-            told.append(f"{100 * self.labels['target_sparsity']:g} %")
-        return ", ".join(str(part) for part in told if part is not None)
+            parts.append("all groups" if group is None else f"group {group}")
+            parts.append(f"{100 * self.labels['target_sparsity']:g} %")
+        return ", ".join(str(part) for part in parts if part is not None)
 
     @property
-    def batch(self) -> tuple[Any, ...]:
-        """Stages with equal values run in one task: they share networks, a group and a criterion."""
-        if self.kind == "landscape":
-            return self.kind, self.inputs
-        if self.kind in ("importances", "distances"):
-            return self.kind, self.inputs[0]
-        if self.kind != "compress":
-            return (self.key,)
-        criterion = json.dumps(self.parameters["criterion"], sort_keys=True)
-        return self.inputs, self.parameters.get("group"), criterion
+    def batch(self) -> tuple[str, Hashable]:
+        """Stages with equal values run in one task, as their kind says."""
+        return self.kind, kinds()[self.kind].shares_task(self)
 
 
 @dataclass
@@ -86,7 +74,9 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
     requested: int = 0
 
-    def add(self, kind: str, parameters: dict[str, Any], inputs: tuple[str, ...], labels: dict, cost: float) -> str:
+    def add(
+        self, kind: str, parameters: dict[str, Any], inputs: tuple[str, ...], labels: dict[str, Any], cost: float
+    ) -> str:
         """Add a stage unless an equal one is there; its key."""
         stage = Stage(kind, parameters, inputs, labels, cost)
         self.requested += 1

@@ -1,74 +1,111 @@
-"""Connecting to Ray, and what the machine or cluster has."""
+"""The cluster as the driver sees it: what its nodes have, what tasks take of them, and what is lacking."""
 
-import logging
-import os
-import socket
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 import ray
 
-from orchestrator.planning.context import task_config
-from orchestrator.planning.plan import Plan
+from orchestrator.running.progress import Progress
 from orchestrator.settings.experiment import Experiment
-from workloads.messages import message
+from orchestrator.stages import kinds
+
+Resources = Mapping[str, float]
 
 
-def connect(address: str | None) -> bool:
-    """Connect to Ray unless that is done; whether a local Ray was started that has to be stopped.
+class Cluster:
+    """A view of the cluster, which may grow and shrink while a run goes on.
 
-    Raises:
-        ConnectionError: there is no cluster at the address.
+    Attributes:
+        nodes: resources of each living node, under Ray's names.
+        cpus, gpus: of all nodes together.
+        window: tasks to have submitted at a time.
     """
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_task_oom_retries", "0")  # Ray's default is without end; see Dispatcher.postponed
-    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if chosen != "local":
-        try:
-            check_reachable(chosen)
-            ray.init(address=chosen, **quiet)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at --address {chosen} ({message(error)}): start one with "
-                f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or leave the "
-                f"option out to run on this machine alone"
-            ) from error
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", include_dashboard=False, object_store_memory=256 * 1024**2, **quiet)
-    return True
+
+    def __init__(self, experiment: Experiment, progress: Progress):
+        self.experiment, self.progress = experiment, progress
+        self.nodes: list[dict[str, float]] = []
+        self.cpus = self.gpus = 0.0
+        self.window = 0
+        self.lacking: set[str] = set()
+
+    def look(self, in_flight: Collection[str]) -> bool:
+        """See what the cluster has now; whether it can run tasks.
+
+        Args:
+            in_flight: kinds of the tasks that have been submitted. A user is told where no node could run one.
+        """
+        self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.cpus, self.gpus = (sum(node.get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU"))
+        self.window = self.experiment.resources.window or max(16, 4 * int(self.cpus))
+        if not self.cpus:
+            # An autoscaler starts nodes for tasks that wait; as none is submitted yet, it has to be asked.
+            if self.notes("nodes", "the cluster has no node for tasks yet: waiting for one"):
+                ask_for_cpus(1)
+            return False
+        self.let_go()
+        for kind in in_flight:
+            wanted = self.reserved(kind)
+            if any(fits(node, wanted) for node in self.nodes):
+                self.lacking.discard(kind)
+                continue
+            amounts = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+            self.notes(
+                kind,
+                f"no node has what a task of kind {kind} reserves ({amounts}): waiting for one; "
+                f"resources.{kind.replace('-', '_')} in the experiment says how much that is",
+            )
+        return True
+
+    def answers(self) -> bool:
+        """Whether the node of this driver is still one of the cluster's."""
+        here = ray.get_runtime_context().get_node_id()
+        return any(node["Alive"] and node["NodeID"] == here for node in ray.nodes())
+
+    def notes(self, what: str, text: str) -> bool:
+        """Say once that something is lacking; whether it was said now."""
+        if what in self.lacking:
+            return False
+        self.lacking.add(what)
+        self.progress.note(text)
+        return True
+
+    def let_go(self) -> None:
+        """Take back what an autoscaler was asked for."""
+        if "nodes" in self.lacking:
+            self.lacking.discard("nodes")
+            ask_for_cpus(0)
+
+    def reserved(self, kind: str) -> dict[str, float]:
+        """What a task of this kind takes of a node: CPU, GPU, and memory in bytes, under Ray's names."""
+        task = self.experiment.resources.task(kind)
+        default = kinds()[kind].gpus if self.gpus else 0.0
+        gpus = default if task.gpus is None else task.gpus
+        return {"CPU": task.cpus, "GPU": gpus, "memory": int((task.memory or 0) * 2**30)}
+
+    def largest_node_for(self, wanted: Resources) -> float:
+        """The CPUs of the largest node that has room for these resources."""
+        return max((node["CPU"] for node in self.nodes if fits(node, wanted)), default=wanted["CPU"])
+
+    def at_work(self, in_flight: Iterable[str]) -> Counter[str]:
+        """Tasks that run now, by kind: of those in flight, given by kind, the oldest for which nodes have room."""
+        free, running = [dict(node) for node in self.nodes], Counter[str]()
+        for kind in in_flight:
+            wanted = self.reserved(kind)
+            node = next((node for node in free if fits(node, wanted)), None)
+            if node is not None:
+                running[kind] += 1
+                for name, amount in wanted.items():
+                    node[name] = node.get(name, 0.0) - amount
+        return running
 
 
-def check_reachable(address: str) -> None:
-    """Fail at once where nothing listens at HOST:PORT; Ray itself would try for minutes.
-
-    Raises:
-        OSError: the host or port does not answer.
-        ValueError: neither `auto` nor HOST:PORT.
-    """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError("an address is auto, local or HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=10).close()
+def fits(node: Resources, wanted: Resources) -> bool:
+    """Whether a node has all of these resources."""
+    return all(node.get(name, 0.0) >= amount for name, amount in wanted.items())
 
 
-def check_fits(experiment: Experiment, plan: Plan) -> None:
-    """Refuse tasks that this machine could never run; a cluster may still grow, so there Ray waits for a node.
+def ask_for_cpus(number: int) -> None:
+    """Let an autoscaling cluster have at least so many, whatever waits for them."""
+    from ray.autoscaler.sdk import request_resources  # here, as a local run never needs it
 
-    Raises:
-        ValueError: names the setting and what there is.
-    """
-    machine = ray.cluster_resources()
-    for kind in plan.count():
-        task = task_config(experiment, kind)
-        for name, wanted, there, unit in (
-            ("cpus", task.cpus, machine.get("CPU", 0.0), "CPUs"),
-            ("gpus", task.gpus, machine.get("GPU", 0.0), "GPUs"),
-            ("memory", task.memory, machine["memory"] / 2**30, "GiB for tasks"),
-        ):
-            if wanted is not None and wanted > there:
-                setting = f"resources.{kind.replace('-', '_')}.{name}"
-                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:.4g} {unit}")
+    request_resources(num_cpus=number)

@@ -1,29 +1,33 @@
 """Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import ray
+from types import FrameType
 
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import Facts, gather
 from orchestrator.planning.plan import Plan
 from orchestrator.running import progress as progress_views
-from orchestrator.running.cluster import check_fits, connect
-from orchestrator.running.dispatch import Body, Dispatcher
+from orchestrator.running.connection import check_fits, connected
+from orchestrator.running.dispatch import Dispatcher
 from orchestrator.running.frontier import Frontier
 from orchestrator.running.lease import BusyError, Lease
+from orchestrator.running.ledger import Ledger
+from orchestrator.running.remote import Body
 from orchestrator.running.tasks import execute
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
 from orchestrator.storage.compaction import TABLES, compact
-from orchestrator.storage.store import EXPERIMENT, StorageError, Store
+from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_folder
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StoppedError(RuntimeError):
@@ -31,7 +35,7 @@ class StoppedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Result:
+class RunSummary:
     """How a run ended.
 
     Attributes:
@@ -66,7 +70,7 @@ def run(
     progress: progress_views.Progress | None = None,
     overrides: Iterable[str] = (),
     retry_failed: bool = False,
-) -> Result:
+) -> RunSummary:
     """Run what is missing of an experiment; what is done stays as it is.
 
     Args:
@@ -100,7 +104,7 @@ def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
     chosen = str(out or experiment.storage or Path("runs") / experiment.name)
     if "://" in chosen:
         return chosen
-    folder = Path(chosen).expanduser().absolute()
+    folder = local_folder(chosen)
     if "working_dir_files" in folder.parts:
         raise ValueError(
             f"'{chosen}' is in Ray's copy of the working folder, which it deletes: give --out as a URI or as "
@@ -119,43 +123,46 @@ def run_plan(
     progress: progress_views.Progress | None = None,
     retry_failed: bool = False,
     body: Body = execute,
-) -> Result:
+) -> RunSummary:
     """Run what is missing of a plan, with `body` as what a task does; see `run`."""
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
     before = len(plan.stages) - len(pending)
     failed = set() if retry_failed else store.failed() & pending
     frontier = Frontier(plan, pending, failed)
+    if mine := store.holds_others_files():
+        raise ValueError(
+            f"'{store.uri}' is no run and holds '{mine}': give --out as a new or an empty folder, so that nothing of "
+            f"yours is overwritten"
+        )
+    view = progress or progress_views.for_terminal()
     lease = Lease(store)
-    lease.check()
+    lease.check(view.note)
     if not frontier:
         with lease.held():
             write_plan(store, experiment, plan)
             tidy(store, lease)
-        return Result(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
-    view = progress or progress_views.for_terminal()
-    started_here = connect(address)
-    try:
+        return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
+    with terminable(), connected(address) as started_here:
         if started_here:
             check_fits(experiment, plan)
         with lease.held():
             write_plan(store, experiment, plan)
             context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
-            driver = Dispatcher(experiment, plan, store, frontier, context, view, lease, body)
+            ledger = Ledger(plan, store, frontier, view)
+            dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body)
             view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
             try:
-                with terminable():
-                    driver.loop()
-                    tidy(store, lease)
-                check_whole(store, driver.recorded)
+                dispatcher.loop()
+                tidy(store, lease)
+                check_whole(store, ledger.has_rows)
             except (BusyError, ConnectionError, ValueError) as error:
                 raise StoppedError(str(error)) from error
             finally:
                 view.stop()
-    finally:
-        if started_here:
-            ray.shutdown()
-    return Result(store.uri, len(plan.stages), before, driver.done, driver.failed, len(failed), len(frontier.waiting))
+    return RunSummary(
+        store.uri, len(plan.stages), before, ledger.done_now, ledger.failed_now, len(failed), len(frontier.waiting)
+    )
 
 
 def tidy(store: Store, lease: Lease) -> None:
@@ -179,15 +186,29 @@ def check_whole(store: Store, recorded: set[str]) -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does."""
+    """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
+
+    Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = 0
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise KeyboardInterrupt
+        if asked > 2:
+            os._exit(130)  # for somebody who cannot wait
+
+    before = {number: signal.signal(number, stop) for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def missing(plan: Plan, store: Store) -> set[str]:

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 
 from orchestrator.planning.plan import Plan, Stage
 
@@ -18,7 +18,7 @@ class Frontier:
     Args:
         plan: all stages.
         pending: keys of those that have to run.
-        skipped: keys of those among them that shall not; what reads them waits in vain.
+        skipped: keys of those among them that shall not run; what depends on them is blocked.
 
     Attributes:
         unsent: estimated seconds of the stages that can still run and are in no task yet.
@@ -28,8 +28,8 @@ class Frontier:
         self.stages, self.priorities = plan.stages, plan.priorities()
         self.waiting: dict[str, int] = {}
         self.readers: dict[str, list[str]] = {}
-        self.batches: dict[tuple, deque[Stage]] = {}
-        self.queue: list[tuple[float, int, tuple]] = []
+        self.batches: dict[tuple[str, Hashable], deque[Stage]] = {}
+        self.queue: list[tuple[float, int, tuple[str, Hashable]]] = []
         self.order = itertools.count()
         self.blocked: set[str] = set()
         self.unsent = 0.0
@@ -82,7 +82,7 @@ class Frontier:
         return batch
 
     def block(self, key: str) -> float:
-        """What waits for this stage waits in vain; the estimated seconds of all that does so only now."""
+        """Block every stage that depends on this one; the estimated seconds of those that are newly blocked."""
         found, unseen = 0.0, [key]
         while unseen:
             for reader in self.readers.get(unseen.pop(), ()):
@@ -94,7 +94,7 @@ class Frontier:
         return found
 
     def finish(self, key: str) -> None:
-        """What waited for this stage may run."""
+        """Let the stages run that waited for this one alone."""
         for reader in self.readers.pop(key, ()):
             self.waiting[reader] -= 1
             if not self.waiting[reader]:

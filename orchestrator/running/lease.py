@@ -2,6 +2,10 @@
 
 It spares work and confusion; it is not what keeps a run whole. Stages are content-addressed and files appear whole, so
 two drivers that start in the same instant write equal results, and the one that finds itself replaced stops.
+
+Whether a driver lives is asked of the operating system where that knows the process: on the same boot of the same
+machine and in the same namespace of process ids. A process id alone would not do: containers reuse the small ones at
+every start. From elsewhere only the heartbeat tells, by the clock of the storage, since those of hosts may differ.
 """
 
 import contextlib
@@ -9,9 +13,11 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
+import psutil
 from pydantic import AwareDatetime, BaseModel
 
 from orchestrator.storage.store import Store
@@ -19,7 +25,7 @@ from orchestrator.storage.store import Store
 PLACE = "driver.json"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
-REUSED_SECONDS = 3600.0  # after which the process id of a dead driver may be that of another process
+POLL_SECONDS = 1.0
 
 
 class BusyError(RuntimeError):
@@ -32,46 +38,64 @@ class Holder(BaseModel):
     Attributes:
         id: of this lease.
         host, pid: of the process.
-        started, renewed: when it began, and when it was last heard of.
+        processes: of which processes `pid` is one; see `known_processes`. None in runs of version 0.1.
+        created: when the process was, in seconds since 1970.
+        started, renewed: when it began to drive, and its last heartbeat, by its own clock.
         running: stages with workers, by kind.
     """
 
     id: str
     host: str
     pid: int
+    processes: str | None = None
+    created: float | None = None
     started: AwareDatetime
     renewed: AwareDatetime
     running: dict[str, int]
 
     @property
-    def alive(self) -> bool:
-        """Still a process, where that can be told from here; elsewhere, heard of lately."""
-        age = (datetime.now(UTC) - self.renewed).total_seconds()
-        if self.host == socket.gethostname():
-            return age < REUSED_SECONDS and _is_process(self.pid)
-        return age < STALE_SECONDS
+    def is_known_here(self) -> bool:
+        """Whether this machine can tell if the process lives."""
+        return self.processes is not None and self.processes == known_processes()
+
+    @property
+    def is_process(self) -> bool:
+        """Whether a process that is known here lives: one of this id, created when the driver was."""
+        try:
+            return self.created is not None and abs(psutil.Process(self.pid).create_time() - self.created) < 1.0
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:  # it may not be looked at, but it is there
+            return True
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.started:%Y-%m-%d %H:%M} UTC"
 
 
-def _is_process(pid: int) -> bool:
+def known_processes() -> str:
+    """The boot of this machine and the namespace of process ids, which together with an id name one process."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux: no namespaces
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def read_holder(store: Store) -> Holder | None:
+    """The process that said last that it drives the run, dead or alive; None where there is none."""
+    try:
+        return Holder.model_validate_json(store.read(PLACE))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def holder(store: Store) -> Holder | None:
     """The process that drives the run now; None where there is none, or it died."""
-    try:
-        found = Holder.model_validate_json(store.read(PLACE))
-    except (FileNotFoundError, ValueError):
+    found = read_holder(store)
+    if found is None:
         return None
-    return found if found.alive else None
+    alive = found.is_process if found.is_known_here else store.seconds_since_written(PLACE) < STALE_SECONDS
+    return found if alive else None
 
 
 class Lease:
@@ -80,22 +104,54 @@ class Lease:
     def __init__(self, store: Store):
         self.store = store
         now = datetime.now(UTC)
-        host, pid = socket.gethostname(), os.getpid()
-        self.mine = Holder(id=uuid.uuid4().hex, host=host, pid=pid, started=now, renewed=now, running={})
+        self.mine = Holder(
+            id=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            processes=known_processes(),
+            created=psutil.Process().create_time(),
+            started=now,
+            renewed=now,
+            running={},
+        )
         self.written = 0.0
 
-    def check(self) -> None:
+    def check(self, say: Callable[[str], None] | None = None) -> None:
         """Fail where another process drives the run.
+
+        Args:
+            say: where given, a driver elsewhere that was heard of lately is waited for until it is heard of again, or
+                for so long that it must be dead; this gets a sentence about it.
 
         Raises:
             BusyError: names the process and what to do.
         """
-        other = holder(self.store)
-        if other and other.id != self.mine.id:
+        other = read_holder(self.store)
+        if other is None or other.id == self.mine.id or holder(self.store) is None:
+            return
+        if other.is_known_here:
             raise BusyError(
-                f"another driver is at work on {self.store.uri} ({other}): wait for it, or stop it there with "
-                f"`kill {other.pid}`; if its machine is gone, it stops counting after {STALE_SECONDS:g} s"
+                f"another driver is at work on {self.store.uri} ({other}): wait for it, or stop it with "
+                f"`kill {other.pid}`"
             )
+        if say is None or self.is_heard_again(other, say):
+            raise BusyError(
+                f"another driver is at work on {self.store.uri} ({other}): wait for it, or stop it there; once it is "
+                f"gone, it stops counting after {STALE_SECONDS:g} s"
+            )
+
+    def is_heard_again(self, other: Holder, say: Callable[[str], None]) -> bool:
+        """Whether a driver elsewhere gives another sign of life before it must be dead."""
+        say(
+            f"a driver elsewhere ({other}) was at work on {self.store.uri} a moment ago: waiting up to "
+            f"{STALE_SECONDS:g} s for a sign of life"
+        )
+        while holder(self.store) is not None:
+            time.sleep(POLL_SECONDS)
+            now = read_holder(self.store)
+            if now is not None and now.renewed != other.renewed:
+                return True
+        return False
 
     def renew(self, running: Mapping[str, int], *, now: bool = False) -> None:
         """Say that this process is alive and what runs, unless that was done lately.

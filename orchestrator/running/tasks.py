@@ -12,20 +12,23 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any
 
 import torch
 
-from orchestrator.stages.all import LostNetwork, Output, Worker, forget_networks, snapshot_place
+from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.hardware import settle
+from orchestrator.worker.kind import Made, Rows
+from orchestrator.worker.learning import snapshot_place
+from orchestrator.worker.measuring import measured, measured_together
+from orchestrator.worker.networks import LostNetwork, forget_networks
 from orchestrator.worker.records import failure, recorded_environment, timing
+from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
 from workloads.measuring.evaluation import Measurement
 from workloads.messages import first_line
 from workloads.networks import checkpoints
 
-Rows = dict[str, list[dict[str, Any]]]
 LOST_DEVICE = getattr(torch, "AcceleratorError", ())  # what PyTorch 2.8 and later raise once CUDA's context is lost
 MEASURED_TOGETHER = 16  # networks in memory at a time
 
@@ -48,64 +51,77 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     if settle(context.threads):
         forget_networks()
     store = Store(context.store)
+    check_same_store(store, context)
+    task = functools.cache(lambda: Task(context))  # made within the first stage, which fails where the data is gone
+    attempts = []
+    for start in range(0, len(batch), MEASURED_TOGETHER):
+        attempts += attempted(batch[start : start + MEASURED_TOGETHER], task, store, context)
+    write_rows(attempts, store, recorded_environment(context.store))
+    for attempt in attempts:
+        if kinds()[attempt.work.kind].trains and attempt.error is None:
+            store.delete(*snapshot_place(attempt.work.key))
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # for the other processes on this GPU
+    return [attempt.outcome for attempt in attempts]
+
+
+def check_same_store(store: Store, context: Context) -> None:
+    """Make sure that this node sees the files of the run that its driver sees.
+
+    Raises:
+        StorageError: it does not.
+    """
     if context.witness and not store.exists(context.witness):
         raise StorageError(
             f"node {socket.gethostname()} does not see the run in '{store.uri}', which its driver does: give --out as "
             f"a folder that all nodes share, or as a URI"
         )
-    environment = recorded_environment(context.store)
-    worker = functools.cache(lambda: Worker(context))
+
+
+def write_rows(attempts: Sequence["Attempt"], store: Store, environment: str) -> None:
+    """Write the rows of all stages of a task, one file a table; `timings` comes last, as it makes stages done."""
     tables: Rows = {}
-    outcomes = []
-    for start in range(0, len(batch), MEASURED_TOGETHER):
-        for attempt in attempted(batch[start : start + MEASURED_TOGETHER], worker, store, context):
-            outcomes.append(attempt.outcome)
-            for table, made in attempt.rows.items():
-                labels = {**attempt.work.labels, "cell": attempt.work.key, "environment": environment}
-                tables.setdefault(table, []).extend({**labels, **row} for row in made)
+    for attempt in attempts:
+        labels = {**attempt.work.labels, "cell": attempt.work.key, "environment": environment}
+        for table, rows in attempt.rows.items():
+            tables.setdefault(table, []).extend({**labels, **row} for row in rows)
     timings = tables.pop("timings", [])
     shard = hashlib.sha256(" ".join(row["cell"] for row in timings).encode()).hexdigest()[:20]
-    for table, labelled in (*tables.items(), ("timings", timings)):
-        if labelled:
-            store.write_rows(table, shard, labelled)
-    for work, outcome in zip(batch, outcomes, strict=True):
-        if work.kind in ("train", "fine-tune") and outcome.error is None:
-            store.delete(*snapshot_place(work.key))
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # for the other processes on this GPU
-    return outcomes
+    for table, rows in (*tables.items(), ("timings", timings)):
+        if rows:
+            store.write_rows(table, shard, rows)
 
 
-def attempted(batch: Sequence[Work], worker: Callable[[], Worker], store: Store, context: Context) -> list["Attempt"]:
+def attempted(batch: Sequence[Work], task: Callable[[], Task], store: Store, context: Context) -> list["Attempt"]:
     """Make the networks of all stages, measure them together, then keep those that others read."""
     started = []
     for work in batch:
         attempt = Attempt(work, store, context)
         started.append(attempt)
         with attempt.step(), attempt.limit():
-            attempt.output = worker().make(work)
-    measure_together(started, worker, context)
+            attempt.made = kinds()[work.kind].make(task(), work)
+    measure_together(started, task, context)
     for attempt in started:
-        if attempt.output:
+        if attempt.made:
             with attempt.step():
                 with attempt.limit():
-                    output = worker().measured(attempt.work, attempt.output, attempt.test)
-                if attempt.work.keep and output.network:
-                    store.write_network(attempt.work.key, checkpoints.dumps(*output.network))
-                attempt.rows = output.rows
+                    made = measured(task(), attempt.work, attempt.made, attempt.test)
+                if attempt.work.keep and made.network:
+                    store.write_network(attempt.work.key, checkpoints.dumps(*made.network))
+                attempt.rows = made.rows
         attempt.end()
     return started
 
 
-def measure_together(attempts: Sequence["Attempt"], worker: Callable[[], Worker], context: Context) -> None:
+def measure_together(attempts: Sequence["Attempt"], task: Callable[[], Task], context: Context) -> None:
     """Measure networks that are yet to be measured; where that fails, each is left to be measured by itself."""
-    outputs = {attempt: attempt.output for attempt in attempts if attempt.output and not attempt.output.rows}
-    if len(outputs) < 2:
+    unmeasured = {attempt: attempt.made for attempt in attempts if attempt.made and not attempt.made.rows}
+    if len(unmeasured) < 2:
         return
-    limit = context.time_limit and context.time_limit * len(outputs)
+    limit = context.time_limit and context.time_limit * len(unmeasured)
     with contextlib.suppress(Exception), time_limit(limit):
-        tests = worker().tests(list(outputs.values()), next(iter(outputs)).work)
-        for attempt, test in zip(outputs, tests, strict=True):
+        tests = measured_together(task(), list(unmeasured.values()), next(iter(unmeasured)).work)
+        for attempt, test in zip(unmeasured, tests, strict=True):
             attempt.test = test
             attempt.seconds += test.seconds
 
@@ -115,7 +131,7 @@ class Attempt:
 
     Attributes:
         seconds: wall clock of its steps, and its share of the measurement with others.
-        output: what it made; None before that and after the last step.
+        made: what it made; None before that and after the last step.
         test: how its network was measured with others, if it was.
         rows: by table, once it is done.
         error, lost, short_of_memory: as in its outcome.
@@ -124,7 +140,7 @@ class Attempt:
     def __init__(self, work: Work, store: Store, context: Context):
         self.work, self.store, self.context = work, store, context
         self.started, self.seconds = datetime.now(UTC), 0.0
-        self.output: Output | None = None
+        self.made: Made | None = None
         self.test: Measurement | None = None
         self.rows: Rows = {}
         self.error: str | None = None
@@ -166,7 +182,7 @@ class Attempt:
 
     def end(self) -> None:
         """Let go of the network; the rows of a stage that is done get that of its timing, if they are wanted."""
-        self.output = None
+        self.made = None
         if self.error is None:
             tables = [table for table, rows in self.rows.items() if rows]
             timings = [timing(self.work.kind, self.started, self.seconds, self.context.threads, tables)]

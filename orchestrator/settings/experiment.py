@@ -9,11 +9,13 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from orchestrator.settings.reading import read_settings, read_text
+from orchestrator.settings.resources import ResourcesConfig
 from orchestrator.settings.sentences import first_problem
 from orchestrator.storage.store import checked_uri
 from workloads.config import (
+    Choice,
+    ChoiceConfig,
     Config,
-    Count,
     DatasetConfig,
     FineTuningConfig,
     FusionConfig,
@@ -25,30 +27,10 @@ from workloads.config import (
     ScopeConfig,
     SplitsConfig,
     TrainingConfig,
-    as_choice,
 )
 
 Pipeline = Literal["whole-data", "fap", "paf"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
-
-
-class ChoiceConfig(Config):
-    """A criterion or method: its name, or a mapping of `name` and options."""
-
-    name: str
-    """Registered name or `package.module:function`."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the function."""
-
-    @property
-    def label(self) -> str:
-        """Name and options, as they stand in results."""
-        name = self.name.rpartition(":")[2]
-        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{name}({options})" if options else name
-
-
-Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 
 
 def _groups(value: Any) -> Any:
@@ -107,46 +89,6 @@ class PruningConfig(ScopeConfig):
         return self
 
 
-class TaskConfig(Config):
-    """What Ray reserves for one task."""
-
-    cpus: Annotated[float, Field(gt=0)] = 1
-    """CPU cores, and threads that PyTorch uses."""
-    gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs, or a share of one; null takes what suits the kind where the cluster has GPUs."""
-    time_limit: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that a stage may take before it counts as failed; null is no limit."""
-    memory: Annotated[float, Field(gt=0)] | None = None
-    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
-
-
-class ResourcesConfig(Config):
-    """What each kind of stage needs, and how many tasks are in flight."""
-
-    train: TaskConfig = TaskConfig()
-    """Training from scratch; a whole GPU by default."""
-    fine_tune: TaskConfig = TaskConfig()
-    """Fine-tuning; a whole GPU by default."""
-    fuse: TaskConfig = TaskConfig()
-    """Fusing models; a quarter of a GPU by default."""
-    compress: TaskConfig = TaskConfig()
-    """Pruning and measuring; a quarter of a GPU by default."""
-    load: TaskConfig = TaskConfig()
-    """Reading and measuring a checkpoint; a quarter of a GPU by default."""
-    importances: TaskConfig = TaskConfig()
-    """Importances; a quarter of a GPU by default."""
-    distances: TaskConfig = TaskConfig()
-    """Output distances; a quarter of a GPU by default."""
-    landscape: TaskConfig = TaskConfig()
-    """Rows of landscapes; a quarter of a GPU by default."""
-    window: Positive | None = None
-    """Tasks submitted at a time; null is four for each CPU core of the cluster, at least 16."""
-    snapshot_every: Count = 10
-    """Epochs after which a training leaves a snapshot in the run, to go on from if its worker dies; 0 leaves none."""
-    retries: Count = 3
-    """Times that Ray starts a task again whose worker or node died."""
-
-
 def _safe_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError("may have letters, digits, '.', '_' and '-' only, and starts with a letter or digit")
@@ -162,9 +104,9 @@ class Experiment(Config):
     name: Annotated[str, AfterValidator(_safe_name)]
     """Name in results, and of the default output folder `runs/<name>`."""
     dataset: DatasetConfig
-    """The data set."""
+    """The data set; a name alone stands for a mapping with this `name`."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
-    """The networks; also written `model`, of which one needs no list."""
+    """The networks; also written `model`, of which one needs no list. A name alone stands for a mapping with it."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     """Everything is repeated for each seed: initial weights, splits, order of images."""
     training: TrainingConfig = TrainingConfig()
@@ -197,6 +139,12 @@ class Experiment(Config):
                 raise ValueError("give either model or models, not both")
             given = value.pop("model")
             value["models"] = given if isinstance(given, (list, tuple)) else [given]
+        if isinstance(value.get("models"), str):
+            value["models"] = [value["models"]]
+        if isinstance(value.get("models"), (list, tuple)):
+            value["models"] = [{"name": model} if isinstance(model, str) else model for model in value["models"]]
+        if isinstance(value.get("dataset"), str):
+            value["dataset"] = {"name": value["dataset"]}
         return value
 
     @model_validator(mode="after")

@@ -8,12 +8,16 @@ from typing import Any
 
 import yaml
 
+from orchestrator.settings.loader import load_yaml
 from workloads.plugins import nearest
 
 
 def make_importable(source: str | Path) -> None:
-    """Let the user's own modules be found in the current folder and beside the experiment's file."""
-    for folder in (Path.cwd(), Path(source).absolute().parent):
+    """Let the user's own modules be found beside the experiment's file and then in the current folder.
+
+    So an experiment gives the same results from whichever folder it is started.
+    """
+    for folder in (Path(source).absolute().parent, Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
 
@@ -74,7 +78,7 @@ def read_settings(text: str, origin: str, overrides: Iterable[str] = ()) -> dict
 
 def _settings(text: str, origin: str) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(text)
+        settings = load_yaml(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
@@ -89,7 +93,7 @@ def _change(override: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ValueError(f"--set {override}: write key=value, for instance --set training.epochs=10")
     try:
-        return key.strip(), yaml.safe_load(text)
+        return key.strip(), load_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {override}: the value is not valid YAML") from error
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,6 +52,22 @@ def checked_uri(uri: str) -> str:
     return uri
 
 
+def local_folder(place: str | Path) -> Path:
+    """A folder's whole path; `~` is the user's home.
+
+    Raises:
+        ValueError: it is a URI with a slash too few, or in the home of somebody whom this machine does not know.
+    """
+    if match := re.match(r"([a-z][a-z0-9+.-]+):/(?!/)", str(place)):
+        raise ValueError(f"storage '{place}' is neither a folder nor a URI: write {match[1]}://")
+    try:
+        return Path(place).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(
+            f"storage '{place}': this machine has no such user; a folder of that name is ./{place}"
+        ) from error
+
+
 def place_parts(uri: str | Path) -> list[str]:
     """The parts of the path of a folder or URI, without the URI's parameters."""
     place = str(uri)
@@ -58,7 +75,7 @@ def place_parts(uri: str | Path) -> list[str]:
 
 
 def folder_name(uri: str | Path) -> str:
-    """The last of them."""
+    """The last part of a folder's path or URI: the run's name."""
     return place_parts(uri)[-1]
 
 
@@ -79,7 +96,7 @@ class Store:
             if "://" in self.uri:
                 self.files, self.root = fs.FileSystem.from_uri(self.uri)
             else:
-                self.files, self.root = fs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+                self.files, self.root = fs.LocalFileSystem(), str(local_folder(self.uri))
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
@@ -96,7 +113,7 @@ class Store:
 
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
-        return self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
+        return bool(self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound)
 
     def write(self, content: bytes, *parts: str) -> None:
         """Write a file so that it is there whole or not at all.
@@ -128,15 +145,64 @@ class Store:
                 self.files.delete_file(temporary)
             raise
 
+    def write_once(self, content: bytes, *parts: str) -> None:
+        """Write a file unless it is there already; of several writers at a time, the first one's stays.
+
+        An object store cannot refuse a second writer: there, the last one of those who write in the same moment stays.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self.exists(*parts):
+            return
+        if not isinstance(self.files, fs.LocalFileSystem):
+            self.write(content, *parts)
+            return
+        *folder, name = parts
+        temporary = [*folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp"]
+        self.write(content, *temporary)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(self.path(*temporary), self.path(*parts))
+        except OSError:  # a file system without links
+            self.write(content, *parts)
+        finally:
+            self.delete(*temporary)
+
     def read(self, *parts: str) -> bytes:
         """The content of a file; FileNotFoundError where there is none."""
         with self.files.open_input_stream(self.path(*parts)) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     def delete(self, *parts: str) -> None:
         """Remove a file if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.files.delete_file(self.path(*parts))
+
+    def seconds_since_written(self, *parts: str) -> float:
+        """How old a file is by the clock of the storage, which writes another file for comparison.
+
+        The clocks of hosts may differ. Where the storage cannot be written to, that of this host has to do; a file
+        that is not there is infinitely old.
+        """
+        probe = (*parts[:-1], f".{parts[-1]}.{uuid.uuid4().hex[:8]}.now")
+        now = time.time_ns()
+        with contextlib.suppress(OSError):
+            self.write(b"", *probe)
+            now = self.files.get_file_info(self.path(*probe)).mtime_ns or now
+            self.delete(*probe)
+        written = self.files.get_file_info(self.path(*parts)).mtime_ns
+        return float("inf") if written is None else (now - written) / 1e9
+
+    def holds_others_files(self) -> str | None:
+        """The name of a file or folder in a place that is not empty and has never been a run's; None for all others.
+
+        What is hidden does not count.
+        """
+        selector = fs.FileSelector(self.root, allow_not_found=True)
+        names = sorted(i.base_name for i in self.files.get_file_info(selector) if not i.base_name.startswith("."))
+        ours = any(self.exists(*place) for place in (("results", "plan"), ("results", "timings"), ("driver.json",)))
+        return names[0] if names and not ours else None
 
     def names(self, *folder: str) -> set[str]:
         """Names of the finished files in a folder; empty where there is no folder."""

@@ -34,7 +34,7 @@ def cuda_number(assigned: Sequence[int | str], visible: str | None) -> int | Non
 def settle(threads: int) -> bool:
     """Turn this process to the task's threads, in PyTorch and in all BLAS and OpenMP libraries, and to its GPU.
 
-    There it multiplies float32 as it is, unless told otherwise, and by algorithms that repeat themselves.
+    There it multiplies float32 as it is, unless settings say otherwise, and by algorithms that repeat themselves.
 
     Returns:
         Whether the GPU is another than before, so that what is kept on that one is of no more use.

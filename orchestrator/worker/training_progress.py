@@ -9,12 +9,12 @@ from orchestrator.storage.store import StorageError, Store
 from workloads.training.snapshots import Epoch
 
 FOLDER = "progress"
-TELL_SECONDS = 5.0
+UPDATE_SECONDS = 5.0
 MOST_READ = 8
 
 
-class EpochsTold:
-    """Tells a run which epoch a training has reached; called after each, writes now and then.
+class TrainingProgress:
+    """Writes into the run which epoch a training has reached, at most every few seconds; called after each epoch.
 
     Args:
         key: of the training's stage.
@@ -23,29 +23,29 @@ class EpochsTold:
 
     def __init__(self, store: Store, key: str, epochs: int):
         self.store, self.key, self.epochs = store, key, epochs
-        self.told = time.monotonic()
+        self.last_update = time.monotonic()
 
     def __call__(self, history: Sequence[Epoch]) -> None:
-        if time.monotonic() - self.told < TELL_SECONDS:
+        if time.monotonic() - self.last_update < UPDATE_SECONDS:
             return
-        self.told = time.monotonic()
+        self.last_update = time.monotonic()
         with contextlib.suppress(StorageError):  # what has to be written later will say what is wrong
             self.store.write(json.dumps([len(history), self.epochs]).encode(), FOLDER, f"{self.key}.json")
 
     def forget(self) -> None:
-        """The training has ended."""
+        """Remove the file: the training has ended."""
         with contextlib.suppress(OSError):
             self.store.delete(FOLDER, f"{self.key}.json")
 
 
-def reached(store: Store, keys: Collection[str]) -> dict[str, tuple[int, int]]:
-    """The epoch that the first few of these trainings have reached and how many they will have, as far as was told."""
+def epochs_reached(store: Store, keys: Collection[str]) -> dict[str, tuple[int, int]]:
+    """By key, the epoch that a training has reached and how many it will have; of the first few that wrote it."""
     found: dict[str, tuple[int, int]] = {}
     try:
-        told = store.names(FOLDER)
+        written = store.names(FOLDER)
     except OSError:  # what has to be read later will say what is wrong
         return found
-    for key in [key for key in keys if f"{key}.json" in told][:MOST_READ]:
+    for key in [key for key in keys if f"{key}.json" in written][:MOST_READ]:
         try:
             epoch, epochs = json.loads(store.read(FOLDER, f"{key}.json"))
             found[key] = int(epoch), int(epochs)

@@ -1,5 +1,7 @@
 """What goes to a worker and comes back: small values that name stages, never networks."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,3 +68,18 @@ class Outcome:
     error: str | None = None
     lost: str | None = None
     short_of_memory: bool = False
+
+
+def stage_seed(key: str) -> int:
+    """The seed of a stage's own random numbers, such as those of a method that draws."""
+    return int(key[:12], 16)
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed that depends on these JSON values alone.
+
+    Trainings draw from it, so that those that are compared start from the same weights and see the images in the same
+    order, whatever else their stages differ in.
+    """
+    text = json.dumps(parts, sort_keys=True)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)

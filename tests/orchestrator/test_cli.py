@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, exit status, and what stays unwritten."""
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -160,7 +161,7 @@ def test_a_dry_run_and_a_plan_start_nothing(tmp_path: Path, quick) -> None:
     for command in (["run", "quickstart", "--dry-run"], ["plan", "quickstart"]):
         result = quick(*command)
         assert result.returncode == 0
-        assert "434 stages make 196 cells; sharing saves 6 stages" in result.stdout
+        assert "434 stages for 196 cells; sharing saves 6" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,3 +215,20 @@ def test_list(what: str, expected: str, quick) -> None:
     name, about = lines[0].split(maxsplit=1)
     assert name == expected.strip()
     assert about[0].isalpha()
+
+
+def test_a_folder_of_the_users_is_not_overwritten(quick, experiment: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "experiment.yaml").write_text("# my hypothesis\n" + experiment.read_text())
+    before = (mine / "experiment.yaml").read_bytes()
+    ended = quick("run", str(mine / "experiment.yaml"), "--out", str(mine))
+    assert ended.returncode == 2
+    assert "is no run and holds 'experiment.yaml': give --out as a new or an empty folder" in ended.stderr
+    assert [path.name for path in mine.iterdir()] == ["experiment.yaml"]
+    assert (mine / "experiment.yaml").read_bytes() == before
+
+
+def test_the_version_is_shown(quick) -> None:
+    ended = quick("--version")
+    assert (ended.returncode, ended.stdout) == (0, f"metaprune {importlib.metadata.version('metaprune')}\n")

@@ -22,8 +22,10 @@ from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
 from orchestrator.running.driver import write_plan
 from orchestrator.running.tasks import execute
-from orchestrator.stages import all as stages
 from orchestrator.storage.store import Store
+from orchestrator.worker.kind import Made
+from orchestrator.worker.measuring import measured
+from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from reports import load
 from tests.conftest import TINY
@@ -210,10 +212,10 @@ def test_what_cannot_be_made_again_says_what_is_missing(copied: Path) -> None:
 
 
 def test_a_stage_that_fails_again_is_status_one(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: stages.Worker, work: Work) -> stages.Output:
+    def fail(task: Task, work: Work, made: Made) -> Made:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(stages.Worker, "run", fail)
+    monkeypatch.setattr("orchestrator.export.measured", fail)
     result = metaprune("export", finished, key_of(finished, "pruned"), "--format", "safetensors")
     assert result.exit_code == 1
     assert "cannot be made again (RuntimeError: out of luck); nothing was written" in result.stderr
@@ -221,14 +223,12 @@ def test_a_stage_that_fails_again_is_status_one(finished: Path, monkeypatch: pyt
 
 
 def test_another_accuracy_than_in_the_results_is_told(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = stages.Worker.run
-
-    def luckier(self: stages.Worker, work: Work) -> stages.Output:
-        output = run(self, work)
+    def luckier(task: Task, work: Work, made: Made) -> Made:
+        output = measured(task, work, made)
         output.rows["evaluations"][-1]["accuracy"] = 99.5
         return output
 
-    monkeypatch.setattr(stages.Worker, "run", luckier)
+    monkeypatch.setattr("orchestrator.export.measured", luckier)
     result = metaprune("export", finished, key_of(finished, "pruned"), "--format", "safetensors")
     assert result.exit_code == 0
     assert "Made again here, its accuracy is 99.50 %, not the" in result.stdout
@@ -315,3 +315,10 @@ def test_differences_that_are_no_number_are_seen() -> None:
     difference, largest = compare(lambda x: x, lambda x: x + float("nan"), (1, 2, 2))
     assert difference != difference
     assert largest > 0
+
+
+def test_a_device_is_not_replaced_by_a_file(finished: Path) -> None:
+    result = metaprune("export", finished, key_of(finished, "pruned"), "--format", "safetensors", "--out", "/dev/full")
+    assert result.exit_code == 2
+    assert "'/dev/full' is no ordinary file" in result.stderr
+    assert Path("/dev/full").is_char_device()

@@ -9,27 +9,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
-import ray
 import torch
 
 from orchestrator import Experiment, run
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
-from orchestrator.running.driver import Result, StoppedError, run_plan
+from orchestrator.running.driver import RunSummary, StoppedError, run_plan
 from orchestrator.running.lease import Lease, holder
 from orchestrator.running.progress import LogProgress, NoProgress
 from orchestrator.running.tasks import execute
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
-from reports.provenance import progress
-from tests.conftest import TINY, memory
+from reports.results.runs import progress
+from tests.conftest import TINY, end_ray, memory, start_ray
 from workloads.networks import checkpoints
 
 SETTINGS = {
@@ -65,13 +64,12 @@ def _no_order_left(order: Callable[..., None]) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray(order: Callable[..., None]) -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray()  # one of its own, whose workers know where faults are ordered
     yield
-    ray.shutdown()
+    end_ray()
 
 
-def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> Result:
+def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> RunSummary:
     return run(experiment, out=folder, progress=more.pop("progress", NoProgress()), **more)
 
 
@@ -194,8 +192,20 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_says_how_to_go_on(order: Callable, calm: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_says_how_to_go_on(
+    order: Callable, calm: Path, tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    """By Ctrl-C, once or twice, by a batch system that takes the machine away, by a terminal that is closed."""
     folder = tmp_path / "run"
     order("hang", "train", after=6)
     process = driver(folder)
@@ -206,10 +216,12 @@ def test_a_stopped_run_says_how_to_go_on(order: Callable, calm: Path, tmp_path: 
     assert f"Driven by process {process.pid} on " in status.stdout
     started = descendants(process.pid)
     assert started
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.send_signal(number)
+    for _ in range(times):
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        time.sleep(0.5)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
     assert stderr.strip().splitlines()[-1] == (
@@ -221,11 +233,26 @@ def test_a_stopped_run_says_how_to_go_on(order: Callable, calm: Path, tmp_path: 
     assert_equal(folder, calm)
 
 
+@pytest.mark.slow
+def test_what_happens_to_ray_is_no_failure_of_a_stage(order: Callable, calm: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    order("hang", "train", after=6)
+    process = driver(folder)
+    wait_for(lambda: (folder / "driver.json").exists() and not Path(os.environ["FAULT_ORDER"]).exists())
+    (raylet,) = [pid for pid in descendants(process.pid) if psutil.Process(pid).name() == "raylet"]
+    os.kill(raylet, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert "Ray has ended while the run went on" in stderr
+    assert "what is done is kept, the same command goes on" in stderr
+    assert not (folder / "results" / "failures").exists()
+    assert start(folder).complete
+    assert_equal(folder, calm)
+
+
 def test_a_second_driver_says_who_is_at_work(order: Callable, calm: Path, tmp_path: Path) -> None:
     first, folder = Lease(Store(tmp_path / "run")), tmp_path / "run"
     first.renew({}, now=True)
-    later = first.mine.model_copy(update={"renewed": datetime.now(UTC) + timedelta(hours=1)})  # not stale meanwhile
-    first.store.write(later.model_dump_json().encode(), "driver.json")
     process = driver(folder)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 2
@@ -242,7 +269,10 @@ def test_two_drivers_that_nothing_keeps_apart_corrupt_nothing(
 ) -> None:
     """Each in its own process, both on the same stages at the same time."""
     folder = tmp_path / "run"
-    code = "import sys; from orchestrator import cli, lease; lease.Lease.check = lambda self: None; cli.main()"
+    code = (
+        "from orchestrator import cli; from orchestrator.running.lease import Lease; "
+        "Lease.check = lambda *_: None; cli.main()"
+    )
     (tmp_path / "experiment.yaml").write_text(EXPERIMENT.to_yaml())
     command = [sys.executable, "-c", code, "run", str(tmp_path / "experiment.yaml"), "--out", str(folder)]
     environment = {**os.environ, "RAY_ADDRESS": "local"}

@@ -1,13 +1,16 @@
 """Keys of stages stay what they are, so that runs of today go on.
 
 `golden/stage_keys.json` holds, for each experiment, how many stages of each kind it has and a digest of all their keys.
-A change of code that changes results raises the code version of its kind, and then its keys here:
+The keys are those of version 0.1, made with the code versions that its kinds of stages had. A change that computes
+something else raises the code version of its kind in `orchestrator/stages/`; then today's keys differ from these by the
+code versions alone, which is what is tested. After a change of `KEY_SCHEMA` they would be made anew:
 
     python -m tests.orchestrator.test_keys
 """
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,19 @@ from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import Facts, ModelFacts, gather
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.reading import built_in
+from orchestrator.stages import kinds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stage_keys.json"
+VERSIONS = {
+    "train": 3,
+    "load": 1,
+    "fuse": 3,
+    "compress": 3,
+    "fine-tune": 2,
+    "importances": 2,
+    "distances": 2,
+    "landscape": 1,
+}
 OWN = """\
 import torch
 
@@ -79,7 +93,7 @@ def made_up_facts(experiment: Experiment) -> Facts:
     return Facts(train=1000, test=100, fingerprint="f", models=networks, code=code, drawing=drawing)
 
 
-def told(plan: Plan) -> dict:
+def summary(plan: Plan) -> dict:
     """What has to stay of a plan."""
     keys = " ".join(sorted(plan.stages))
     return {"stages": dict(sorted(plan.count().items())), "keys": hashlib.sha256(keys.encode()).hexdigest()[:20]}
@@ -97,7 +111,7 @@ def built_in_experiments() -> dict[str, Experiment]:
 
 def all_plans() -> dict[str, dict]:
     experiments = built_in_experiments() | {name: Experiment.model_validate(OTHERS[name]) for name in OTHERS}
-    return {name: told(make_plan(each, made_up_facts(each))) for name, each in experiments.items()}
+    return {name: summary(make_plan(each, made_up_facts(each))) for name, each in experiments.items()}
 
 
 def with_facts(folder: Path) -> dict[str, dict]:
@@ -106,7 +120,17 @@ def with_facts(folder: Path) -> dict[str, dict]:
     grid = {"groups": [0, 1], "criteria": ["own_criterion:biggest_bias", "taylor", "random", "chip"]}
     own = {"name": "own", "dataset": {"name": "digits"}, "model": {"name": "resnet10", "width": 0.125}, "pruning": grid}
     experiments = {"quickstart": Experiment.load("quickstart"), "own": Experiment.model_validate(own)}
-    return {f"{name}, facts gathered": told(make_plan(each, gather(each))) for name, each in experiments.items()}
+    return {f"{name}, facts gathered": summary(make_plan(each, gather(each))) for name, each in experiments.items()}
+
+
+@pytest.fixture(autouse=True)
+def _code_versions_of_0_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = {name: replace(kind, code_version=VERSIONS[name]) for name, kind in kinds().items() if name in VERSIONS}
+    monkeypatch.setattr("orchestrator.planning.plan.kinds", lambda: {**kinds(), **older})
+
+
+def test_code_versions_only_rise() -> None:
+    assert all(kinds()[name].code_version >= version for name, version in VERSIONS.items())
 
 
 @pytest.mark.parametrize("name", [*built_in_experiments(), *OTHERS])

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -188,3 +189,29 @@ def test_keys_in_a_uri_are_refused_and_not_shown(uri: str) -> None:
 )
 def test_a_folder_or_uri_has_a_name(place: str, name: str) -> None:
     assert folder_name(place) == name
+
+
+@pytest.mark.parametrize("place", ["s3:/bucket/run", "gs:/bucket", "~nobody-of-this-name/run"])
+def test_places_that_would_silently_become_local_folders_are_refused(place: str) -> None:
+    with pytest.raises(ValueError, match=r"write (s3|gs)://|has no such user"):
+        Store(place)
+
+
+def test_the_age_of_a_file_is_by_the_clock_of_the_storage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(b"", "beat")
+    os.utime(tmp_path / "beat", (time.time() - 100, time.time() - 100))
+    assert 99 < store.seconds_since_written("beat") < 130
+    assert store.seconds_since_written("gone") == float("inf")
+    assert os.listdir(tmp_path) == ["beat"]
+
+
+def test_only_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> None:
+    assert Store(tmp_path / "new").holds_others_files() is None
+    assert Store(tmp_path).holds_others_files() is None
+    (tmp_path / ".hidden").touch()
+    assert Store(tmp_path).holds_others_files() is None
+    (tmp_path / "notes.txt").touch()
+    assert Store(tmp_path).holds_others_files() == "notes.txt"
+    Store(tmp_path).write(b"", "results", "plan", "plan.parquet")
+    assert Store(tmp_path).holds_others_files() is None

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
 from orchestrator.running.tasks import LOST_DEVICE, MEASURED_TOGETHER, OutOfTime, execute, time_limit
-from orchestrator.stages.all import Worker
+from orchestrator.stages import compress, kinds
 from orchestrator.storage.store import StorageError, Store
+from orchestrator.worker import measuring
+from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
 from tests.conftest import TINY
 
@@ -99,14 +101,13 @@ def test_networks_that_hang_end_at_the_time_limit(tmp_path: Path, monkeypatch: p
 
 def test_seconds_of_stages_measured_together_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
-    tests = Worker.tests
 
-    def recorded(self: Worker, *arguments: Any) -> Any:
-        measured = tests(self, *arguments)
+    def recorded(*arguments: Any) -> Any:
+        measured = measuring.measured_together(*arguments)
         shares.extend(measurement.seconds for measurement in measured)
         return measured
 
-    monkeypatch.setattr(Worker, "tests", recorded)
+    monkeypatch.setattr("orchestrator.running.tasks.measured_together", recorded)
     works, context = grid(tmp_path, pruning={"groups": [3]})
     outcomes = execute(works, context)
     assert evaluations(tmp_path, works)["seconds"].tolist() == shares
@@ -131,12 +132,18 @@ def test_time_that_is_over_in_a_write_is_not_taken_for_a_full_disk(
         Store(tmp_path).write(b"", "file")
 
 
+def compressing_by(monkeypatch: pytest.MonkeyPatch, make: Callable[[Task, Work], Any]) -> None:
+    """Let stages of kind compress do something else."""
+    changed = {**kinds(), "compress": dataclasses.replace(compress.KIND, make=make)}
+    monkeypatch.setattr("orchestrator.running.tasks.kinds", lambda: changed)
+
+
 def test_a_gpu_without_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(self: Worker, work: Work) -> Any:
+    def short(task: Task, work: Work) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
-    monkeypatch.setattr(Worker, "make", short)
+    compressing_by(monkeypatch, short)
     assert [outcome.short_of_memory for outcome in execute(works, context)] == [True] * len(works)
 
 
@@ -153,14 +160,14 @@ def test_the_error_of_a_lost_gpu_is_known() -> None:
 def test_a_worker_whose_gpu_is_lost_ends_and_leaves_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray tries the task again elsewhere, so that nothing has failed yet."""
 
-    def lose(self: Worker, work: Work) -> Any:
+    def lose(task: Task, work: Work) -> Any:
         raise LostDevice("an illegal memory access was encountered")
 
     def end(status: int) -> None:
         raise SystemExit(status)
 
     works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
-    monkeypatch.setattr(Worker, "make", lose)
+    compressing_by(monkeypatch, lose)
     monkeypatch.setattr("orchestrator.running.tasks.LOST_DEVICE", LostDevice)
     monkeypatch.setattr("orchestrator.running.tasks.os._exit", end)
     with pytest.raises(SystemExit):

@@ -10,13 +10,15 @@ import torch
 import torchvision
 from torch import nn
 
+from workloads.compression import Network, Sources, compress, score
 from workloads.compression.criteria import CRITERIA, importance
-from workloads.compression.methods import GIVEN, maps
-from workloads.compression.methods.fusing import fusion_preserving, intra_fusion
+from workloads.compression.methods import METHODS, maps
+from workloads.compression.methods.fusing import fusion_preserving
 from workloads.compression.methods.selecting import most_important
 from workloads.compression.pairings import Pairings
 from workloads.compression.transport import exact_plan, pairwise_distances, proportional, uniform
-from workloads.plugins import check_options, code_version, lookup
+from workloads.config import ChoiceConfig, CompressionConfig
+from workloads.plugins import CRITERION, METHOD, MODEL, Plugin
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.finding import trace
 from workloads.structure.groups import Group, Maps
@@ -137,21 +139,20 @@ def test_mass_in_proportion() -> None:
 def test_own_code_is_found_and_versioned(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_one.py").write_text("def score(model, group, *, power=1):\n    return 1\n")
-    function = lookup(CRITERIA, "own_one:score", "criterion")
-    check_options(function, {"power": 2}, "criterion")
-    with pytest.raises(ValueError, match=r"criterion has no option 'powr'; did you mean 'power'\?"):
-        check_options(function, {"powr": 2}, "criterion")
+    criterion = CRITERION.plugin("own_one:score", {"power": 2})
+    assert (criterion.own, criterion.draws, len(criterion.code or "")) == (True, False, 16)
+    with pytest.raises(ValueError, match=r"criterion 'own_one:score' has no option 'powr'; did you mean 'power'\?"):
+        CRITERION.plugin("own_one:score", {"powr": 2})
     for options in ({"restore_norm": "no"}, {"p": "2"}):
-        with pytest.raises(ValueError, match=f"option '{next(iter(options))}' of it is '"):
-            check_options(fusion_preserving, options, "it")
-    check_options(fusion_preserving, {"restore_norm": False, "p": 2}, "it")
-    with pytest.raises(ValueError, match="option 'source_marginal' of it is 'unifrom': it should be 'uniform', 'imp"):
-        check_options(intra_fusion, {"source_marginal": "unifrom"}, "it")
+        with pytest.raises(ValueError, match=f"option '{next(iter(options))}' of method 'fusion-preserving' is '"):
+            METHOD.plugin("fusion-preserving", options)
+    assert METHOD.plugin("fusion-preserving", {"restore_norm": False, "p": 2}).code is None
+    message = "option 'source_marginal' of method 'intra-fusion' is 'unifrom': it should be 'uniform', 'imp"
+    with pytest.raises(ValueError, match=message):
+        METHOD.plugin("intra-fusion", {"source_marginal": "unifrom"})
     (tmp_path / "own_bad.py").write_text("def broken(:\n")
     with pytest.raises(ValueError, match=r"the module cannot be imported \(SyntaxError"):
-        lookup(CRITERIA, "own_bad:broken", "criterion")
-    assert code_version(CRITERIA, "l1", "criterion") is None
-    assert len(code_version(CRITERIA, "own_one:score", "criterion") or "") == 16
+        CRITERION.plugin("own_bad:broken")
 
 
 def test_a_partial_is_versioned_by_the_module_that_names_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +161,7 @@ def test_a_partial_is_versioned_by_the_module_that_names_it(tmp_path, monkeypatc
     for number in (1, 2):
         content = f"import functools, workloads.criteria as c\nscore = functools.partial(c.l1)\nversion = {number}\n"
         (tmp_path / f"own_partial{number}.py").write_text(content)
-        versions.append(code_version(CRITERIA, f"own_partial{number}:score", "criterion"))
+        versions.append(CRITERION.plugin(f"own_partial{number}:score").code)
     assert versions[0] != versions[1]
 
 
@@ -171,10 +172,52 @@ def test_functions_that_do_not_take_what_they_are_given_are_refused() -> None:
     def four(pairings, importance, m, generator, *, model):
         raise AssertionError
 
-    with pytest.raises(ValueError, match=r"it has to take \(pairings, importance, m\), but too many positional arg"):
-        check_options(two, {}, "it", GIVEN)
-    check_options(four, {}, "it", GIVEN)
-    check_options(fusion_preserving, {}, "it", GIVEN)
+    with pytest.raises(
+        ValueError, match=r"method 'it' has to take \(pairings, importance, m\), but too many positional"
+    ):
+        Plugin(METHOD, "it", two).check()
+    Plugin(METHOD, "it", four).check()
+    Plugin(METHOD, "it", fusion_preserving).check()
+
+
+def test_what_a_kind_does_not_offer_is_refused_with_what_it_does_offer() -> None:
+    def by_original(model, group, *, original):
+        raise AssertionError
+
+    def by_masks(pairings, importance, m, masks):
+        raise AssertionError
+
+    offers = "batches, images, generator, example, statistics"
+    with pytest.raises(ValueError, match=rf"asks for 'original', which no criterion is given: .* may ask for {offers}"):
+        Plugin(CRITERION, "it", by_original).check()
+    with pytest.raises(
+        ValueError, match=r"asks for 'masks', which no method is given: beside \(pairings, importance, m\)"
+    ):
+        Plugin(METHOD, "it", by_masks).check()
+
+
+def test_a_criterion_gets_images_and_a_method_gets_batches(merged) -> None:
+    model, groups = merged
+
+    def by_images(model, group, *, images):
+        return torch.full((group.size,), float(sum(map(len, images))))
+
+    def by_batches(pairings, importance, m, *, batches, example):
+        assert len(batches) == 1
+        assert example.shape == (1, 1, 32, 32)
+        first = torch.eye(pairings.size)[:m]
+        return Maps(first, first)
+
+    criteria, methods = {**CRITERIA, "by-images": by_images}, {**METHODS, "by-batches": by_batches}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workloads.compression.criteria.CRITERIA", criteria)
+        patch.setattr("workloads.compression.methods.METHODS", methods)
+        network = Network.prepared(model, torch.zeros(1, 1, 32, 32))
+        images = torch.randn(6, 1, 32, 32)
+        sources = Sources(images[:1], batches=[(images, torch.arange(6))], images=[images[:4], images[4:]])
+        assert score(network, 0, ChoiceConfig(name="by-images"), sources)[1].tolist() == [6.0] * groups[0].size
+        config = CompressionConfig(sparsity=0.5, group=0, criterion="by-images", method="by-batches")
+        assert compress(network, config, sources).structure.groups[0].size == groups[0].size // 2
 
 
 def test_own_code_is_versioned_with_all_own_modules_that_it_imports(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +236,7 @@ def test_own_code_is_versioned_with_all_own_modules_that_it_imports(tmp_path, mo
         (tmp_path / name).write_text(content)
 
     def version() -> str | None:
-        return code_version(CRITERIA, "own_scores:score", "criterion")
+        return CRITERION.plugin("own_scores:score").code
 
     first = version()
     for name, content in files.items():
@@ -212,16 +255,16 @@ def test_to_version_own_code_imports_nothing(tmp_path, monkeypatch: pytest.Monke
     (tmp_path / "own_noisy" / "part.py").write_text("")
     guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import own_noisy.part, not_there.at_all\n"
     (tmp_path / "own_guarded.py").write_text(f"{guarded}def score(model, group): ...\n")
-    first = code_version(CRITERIA, "own_guarded:score", "criterion")
+    first = CRITERION.plugin("own_guarded:score").code
     (tmp_path / "own_noisy" / "part.py").write_text("# edited\n")
-    assert code_version(CRITERIA, "own_guarded:score", "criterion") != first
+    assert CRITERION.plugin("own_guarded:score").code != first
     assert "own_noisy" not in sys.modules
 
 
 def test_of_installed_code_the_defining_module_counts() -> None:
     module = sys.modules[torchvision.models.resnet18.__module__]
     digest = hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
-    assert code_version({}, "torchvision.models:resnet18", "model") == digest
+    assert MODEL.plugin("torchvision.models:resnet18").code == digest
 
 
 def too_many(pairings: Pairings, importance: torch.Tensor, m: int) -> Maps:

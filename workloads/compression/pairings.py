@@ -23,11 +23,11 @@ class Pairings:
         producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER, THROUGH)]
         incoming = [rows(layer.weight, member.axis, member.index) for layer, member in producers]
         bias = [
-            rows(layer.bias, 0, member.index)
-            for layer, member in producers
-            if getattr(layer, "bias", None) is not None
+            rows(layer.bias, 0, member.index) for layer, member in producers if getattr(layer, "bias", None) is not None
         ]
-        outgoing = [rows(get_layer(model, member.layer).weight, member.axis, member.index) for member in group.on(CONSUMER)]
+        outgoing = [
+            rows(get_layer(model, member.layer).weight, member.axis, member.index) for member in group.on(CONSUMER)
+        ]
         self.size = group.size
         self.incoming = torch.cat(incoming, 1).detach()
         self.bias = torch.cat(bias, 1).detach() if bias else self.incoming.new_zeros(group.size, 0)
@@ -37,7 +37,7 @@ class Pairings:
     @functools.cached_property
     def directions(self) -> Tensor:
         """(n, d_in + d_out): incoming and outgoing weights, without biases, scaled to unit l2 norm."""
-        vectors = torch.cat([self.incoming, self.outgoing], 1)
+        vectors: Tensor = torch.cat([self.incoming, self.outgoing], 1)
         return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
 
     def distances(self, p: float) -> Tensor:

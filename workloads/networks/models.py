@@ -1,15 +1,14 @@
 """The paper's networks, with the state-dict names of the published ones."""
 
-import inspect
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.config import ModelConfig
+from workloads.isolation import process_kept, seed_all
 from workloads.messages import first_line
-from workloads.plugins import SET_ELSEWHERE, lookup
+from workloads.plugins import MODEL
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
@@ -42,7 +41,8 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 class BasicBlock(nn.Module):
@@ -89,7 +89,8 @@ class ResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 def vgg11_bn(*, in_channels: int = 3, num_classes: int = 10, width: float = 1.0) -> nn.Module:
@@ -118,30 +119,30 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     """A freshly initialised network for images with `channels` channels and `classes` labels.
 
     The model's function gets `num_classes`, and `in_channels` and `width` where it takes them, so that
-    `torchvision.models:resnet50` works as it is. The global random state is left as it was.
+    `torchvision.models:resnet50` works as it is. Whatever it does to the process is put back, random numbers included.
 
     Raises:
         ValueError: an unknown name, or the function refuses its options.
     """
-    function = lookup(MODELS, config.name, "model")
-    if named := sorted(config.options.keys() & set(SET_ELSEWHERE)):
-        name = named[0]
-        remedy = "give it as model.width" if name == "width" else "the data set says what it is"
-        raise ValueError(f"the options of model '{config.name}' hold {name}: leave it out, {remedy}")
-    taken = inspect.signature(function).parameters
+    model = MODEL.plugin(config.name, config.options)
+    if named := sorted(config.options.keys() & MODEL.elsewhere):
+        raise ValueError(f"the options of {model.where} hold {named[0]}: leave it out, {MODEL.elsewhere[named[0]]}")
     arguments = {"num_classes": classes, **config.options}
-    if "in_channels" in taken:
+    if "in_channels" in model.asks:
         arguments["in_channels"] = channels
     elif channels != 3:
-        raise ValueError(f"model '{config.name}' has no in_channels argument; the images have {channels} channels")
-    if "width" in taken:
+        raise ValueError(f"{model.where} has no in_channels argument; the images have {channels} channels")
+    if "width" in model.asks:
         arguments["width"] = config.width
     elif config.width != 1.0:
-        raise ValueError(f"model '{config.name}' has no width argument: remove model.width")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        raise ValueError(f"{model.where} has no width argument: remove model.width")
+    with process_kept():
+        seed_all(seed)
         try:
-            return function(**arguments)
-        except Exception as error:
+            network: nn.Module = model.function(**arguments)
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-            raise ValueError(f"model '{config.name}' cannot be built with {given} ({first_line(error)})") from error
+            raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{model.where} gave {type(network).__name__}: its function has to return a torch.nn.Module")
+    return network

@@ -8,7 +8,7 @@ from torch import Tensor
 from workloads.structure.combining import combined
 from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Axis
 from workloads.structure.labels import NONE, along, dims_of, pairs
-from workloads.structure.layers import BATCH_NORMS, get_layer
+from workloads.structure.layers import BATCH_NORMS
 from workloads.structure.recording import Labels, Operation, Recording, Source
 
 
@@ -62,7 +62,9 @@ def read_by(recording: Recording, axis: Axis, read: Sequence[Tensor], ndim: int,
         recording.fix(axis.labels, f"layer '{axis.layer}' also reads what cannot be pruned")
     for labels in read:
         found = pairs(labels, along(axis.labels, ndim, dim))
-        owners = torch.bucketize(found[:, 0].contiguous(), torch.tensor([each.start for each in recording.axes]), right=True)
+        owners = torch.bucketize(
+            found[:, 0].contiguous(), torch.tensor([each.start for each in recording.axes]), right=True
+        )
         if len(torch.stack([found[:, 1], owners]).unique(dim=1).T) < len(found):
             recording.fix(labels, f"layer '{axis.layer}' reads channels that differ from place to place")
         else:

@@ -68,11 +68,12 @@ def selected(matrix: Tensor) -> Tensor | None:
 def resize(layer: Any, name: str, tensor: Tensor) -> None:
     """Set a parameter or buffer and the layer's recorded sizes from the tensor's shape.
 
-    A parameter that was frozen stays frozen.
+    A frozen parameter stays frozen; a bias that the layer gains is frozen if its weight is.
     """
     old = getattr(layer, name)
     if name in layer._parameters:
-        layer.register_parameter(name, nn.Parameter(tensor, requires_grad=old is None or old.requires_grad))
+        known = old if old is not None else layer._parameters.get("weight")
+        layer.register_parameter(name, nn.Parameter(tensor, requires_grad=known is None or known.requires_grad))
     else:
         layer.register_buffer(name, tensor, persistent=name not in layer._non_persistent_buffers_set)
     if name == "weight":

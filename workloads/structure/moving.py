@@ -86,7 +86,9 @@ def run_on(operation: Operation, labels: Tensor) -> list[Tensor]:
     if operation.name in RESHAPING:
         return [labels.reshape(operation.results[0].shape)]
     arguments = tree_map(lambda leaf: labels if leaf is source else leaf, tuple(operation.args))
-    return [leaf for leaf in tree_leaves(operation.function(*arguments, **operation.kwargs)) if isinstance(leaf, Tensor)]
+    return [
+        leaf for leaf in tree_leaves(operation.function(*arguments, **operation.kwargs)) if isinstance(leaf, Tensor)
+    ]
 
 
 def joined(recording: Recording, operation: Operation) -> list[Labels]:
@@ -125,7 +127,11 @@ def padded(recording: Recording, operation: Operation) -> list[Labels]:
     source, amounts = operation.tensors[0], operation.args[1]
     results = []
     for labels in recording.carried(source):
-        if any(amounts[2 * (-dim - 1)] or amounts[2 * (-dim - 1) + 1] for dim in dims_of(labels) if -2 * dim <= len(amounts)):
+        if any(
+            amounts[2 * (-dim - 1)] or amounts[2 * (-dim - 1) + 1]
+            for dim in dims_of(labels)
+            if -2 * dim <= len(amounts)
+        ):
             labels = compact(torch.constant_pad_nd(labels.expand(source.shape), amounts, NONE))
         results.append(labels)
     return [tuple(results)]

@@ -236,9 +236,7 @@ class Recording(TorchDispatchMode):
         source = self.source(tensor)
         if source is None:
             return ()
-        axes = [
-            (dim, self.axis(source, dim)) for dim, size in enumerate(tensor.shape) if size > 1 or tensor.ndim == 1
-        ]
+        axes = [(dim, self.axis(source, dim)) for dim, size in enumerate(tensor.shape) if size > 1 or tensor.ndim == 1]
         return tuple(along(axis.labels, tensor.ndim, dim) for dim, axis in axes if axis is not None)
 
     def carried_by_all(self, operation: Operation) -> Labels:

@@ -23,7 +23,9 @@ def spatial(*names: str) -> list[str]:
 
 RULES: dict[str, Rule] = {
     # Values stay where they are.
-    **dict.fromkeys(["clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout"], moving.same),
+    **dict.fromkeys(
+        ["clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout"], moving.same
+    ),
     "lift_fresh_copy": moving.same,
     "as_strided": moving.same_vector,
     # Values move without being changed.

@@ -56,8 +56,7 @@ def shares(structure: Structure, group: Group) -> tuple[float, float]:
         held.setdefault(member.layer, {})[member.axis] = member.index.numel()
     weights = {layer: prod(size.shape) for layer, size in structure.sizes.items()}
     parts = {
-        layer: weights[layer]
-        - prod(n - lost.get(dim, 0) for dim, n in enumerate(structure.sizes[layer].shape))
+        layer: weights[layer] - prod(n - lost.get(dim, 0) for dim, n in enumerate(structure.sizes[layer].shape))
         for layer, lost in held.items()
     }
     positions = {layer: size.positions for layer, size in structure.sizes.items()}

@@ -47,9 +47,7 @@ class Candidate(NamedTuple):
     coarser: Group | None = None
 
 
-def fitting(
-    model: nn.Module, found: Sequence[Candidate], example: Tensor
-) -> tuple[list[Group], list[tuple[str, str]]]:
+def fitting(model: nn.Module, found: Sequence[Candidate], example: Tensor) -> tuple[list[Group], list[tuple[str, str]]]:
     """The groups that the network can do without, alone and together; and the others with the reason.
 
     All are tried at once. Where that fails, each half of them is, and so on, together with those that have passed.

@@ -4,11 +4,12 @@ A criterion is a function of `(model, group)`. It asks for more by naming it: `b
 training batches, the same for all; `generator`, a seeded `torch.Generator`; `example`, an image (1, C, H, W) of which
 the shape and device matter only; `statistics`, by layer the mean and deviation (one entry an output channel) that its
 batch-norm gave its output over the training data before it was merged. The generator is on the CPU, all else on the
-device of the network; scores may be on any. Gradients that a criterion leaves in the network are cleared.
+device of the network; scores may be on any. All parameters take gradients while a criterion runs, frozen ones too;
+gradients that it leaves in the network are cleared. A user's own criterion gets copies (`plugins.Plugin`).
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from workloads.compression.criteria.gradient import hessian, synflow, taylor
 from workloads.compression.criteria.independence import chip
 from workloads.compression.criteria.magnitude import bn_scale, fpgm, l1, l2, lamp, linf, random
-from workloads.plugins import lookup, requires
+from workloads.plugins import CRITERION
 from workloads.structure.groups import Group
 
 CRITERIA: dict[str, Callable[..., Tensor]] = {
@@ -35,12 +36,6 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
 }
 
 Batch = tuple[Tensor, Tensor]
-GIVEN = ("model", "group")
-
-
-def needs_batches(name: str) -> bool:
-    """Whether a criterion looks at data."""
-    return "batches" in inspect.signature(lookup(CRITERIA, name, "criterion")).parameters
 
 
 def importance(
@@ -52,6 +47,7 @@ def importance(
     seed: int = 0,
     example: Tensor | None = None,
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    images: Sequence[Tensor] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """(n,) float32 importance of a group's pairings, batch-norm being merged, as the criterion gives it.
@@ -63,32 +59,32 @@ def importance(
         name: registered criterion or `package.module:function`.
         model: the network in evaluation mode.
         group: one of its groups.
-        batches: for criteria that look at data or gradients.
+        batches: labelled, for criteria that look at data or gradients.
         seed: of the generator for criteria that draw.
         example: for criteria that run the network without data.
         statistics: for criteria that look at batch-norm as it was before it was merged.
+        images: unlabelled, for criteria that look at activations.
         options: further keyword arguments of the criterion.
 
     Raises:
         ValueError: unknown criterion, or scores that are not n finite numbers.
     """
-    criterion = lookup(CRITERIA, name, "criterion")
-    available = {
+    criterion = CRITERION.plugin(name, options)
+    for source, value in (("batches", batches), ("images", images)):
+        if criterion.requires(source) and not value:
+            raise ValueError(f"{criterion.where} needs training {source}: give them as `{source}`")
+    offered = {
         "batches": batches,
+        "images": images,
         "generator": torch.Generator().manual_seed(seed),
         "example": example,
         "statistics": statistics,
     }
-    wanted = inspect.signature(criterion).parameters
-    asked = {key: value for key, value in available.items() if key in wanted and value is not None}
-    if requires(criterion, "batches") and not batches:
-        raise ValueError(f"criterion '{name}' needs training batches: give them as `batches`")
-    model.zero_grad(set_to_none=True)
-    found = criterion(model, group, **asked, **(options or {}))
+    with taking_gradients(model):
+        found = criterion(model, group, **{name: value for name, value in offered.items() if value is not None})
     if not isinstance(found, Tensor):
         raise ValueError(f"criterion '{name}' gave {type(found).__name__}: it has to return a tensor of scores")
     scores = found.detach().float().cpu()
-    model.eval().zero_grad(set_to_none=True)
     if scores.shape != (group.size,):
         shape = tuple(scores.shape)
         raise ValueError(
@@ -97,3 +93,18 @@ def importance(
     if not bool(scores.isfinite().all()):
         raise ValueError(f"criterion '{name}' gave scores for group {group.number} that are not finite")
     return scores
+
+
+@contextmanager
+def taking_gradients(model: nn.Module) -> Iterator[None]:
+    """All parameters take gradients in the block, and are frozen and without gradients as before once it ends."""
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    model.zero_grad(set_to_none=True)
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        model.eval().zero_grad(set_to_none=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)

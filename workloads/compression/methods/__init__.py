@@ -4,10 +4,9 @@ A method is a function of `(pairings, importance, m)` that returns `Maps`; its o
 It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `statistics`
 of its layers' outputs, as `groups.merge_batch_norm` gives them; for `original`, the pair of network and group before
 any group was compressed; and for `images`, unlabelled training batches. Importance and generator are on the CPU, all
-else on the device of the network; maps may be on any.
+else on the device of the network; maps may be on any. A user's own method gets copies (`plugins.Plugin`).
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,10 +17,9 @@ from workloads.compression.methods.fusing import folding, fusion_preserving, int
 from workloads.compression.methods.reconstructing import reconstruction
 from workloads.compression.methods.selecting import conventional, neuron_merging
 from workloads.compression.pairings import Pairings
-from workloads.plugins import lookup, requires
+from workloads.plugins import METHOD
 from workloads.structure.groups import Maps
 
-GIVEN = ("pairings", "importance", "m")
 METHODS: dict[str, Callable[..., Maps]] = {
     "conventional": conventional,
     "intra-fusion": intra_fusion,
@@ -30,11 +28,6 @@ METHODS: dict[str, Callable[..., Maps]] = {
     "neuron-merging": neuron_merging,
     "reconstruction": reconstruction,
 }
-
-
-def needs_images(name: str) -> bool:
-    """Whether a method looks at unlabelled images and the network itself."""
-    return "images" in inspect.signature(lookup(METHODS, name, "method")).parameters
 
 
 def maps(
@@ -61,15 +54,15 @@ def maps(
     Raises:
         ValueError: unknown method, or maps that are not m × n finite numbers.
     """
-    method = lookup(METHODS, name, "method")
+    method = METHOD.plugin(name, options)
     if m == pairings.size:
         identity = torch.eye(m)
         return Maps(identity, identity)
-    available = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
-    asked = {key: value for key, value in available.items() if key in inspect.signature(method).parameters}
-    if requires(method, "images") and not asked.get("images"):
-        raise ValueError(f"method '{name}' needs unlabelled images: give them as `images`")
-    found = method(pairings, importance, m, **asked, **(options or {}))
+    offered = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
+    for source in ("batches", "images"):
+        if method.requires(source) and not offered.get(source):
+            raise ValueError(f"{method.where} needs training {source}: give them as `{source}`")
+    found = method(pairings, importance, m, **offered)
     if not isinstance(found, Maps):
         raise ValueError(f"method '{name}' gave {type(found).__name__}: it has to return workloads.groups.Maps(P, Q)")
     each = {"P": found.P, **({"Q": found.Q} if isinstance(found.Q, Tensor) else found.Q)}

@@ -1,0 +1,125 @@
+"""Trying an experiment out before anything runs, on made-up images: what would fail after hours fails in `plan`.
+
+Each network learns one step and is stored and read back; each criterion ranks the smallest group that is pruned, each
+method compresses it, with each repair. What comes out is thrown away, and the random numbers of this process are as
+they were before.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from orchestrator.settings.experiment import Experiment, PruningConfig
+from workloads.compression import Sources, compress, score
+from workloads.config import CompressionConfig, ModelConfig
+from workloads.data.samples import Dataset
+from workloads.messages import first_line
+from workloads.networks import checkpoints
+from workloads.networks.checkpoints import Description
+from workloads.structure.batch_norm import merge_batch_norm
+from workloads.structure.groups import Structure
+from workloads.structure.network import Network
+
+IMAGES = 4
+
+
+def try_out(
+    experiment: Experiment, config: ModelConfig, model: nn.Module, structure: Structure, dataset: Dataset
+) -> None:
+    """Do once, as small as can be, what the stages of one of the experiment's networks will do.
+
+    Args:
+        model: the network; not changed.
+        structure: its groups.
+        dataset: for the shape of its images and the number of its classes; no image is read.
+
+    Raises:
+        ValueError: something fails; says what, of which network, and why.
+    """
+    classes = len(dataset.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
+        with explained(f"model '{config.name}' cannot be copied"):
+            spare = copy.deepcopy(model)
+        if not config.checkpoint or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
+            with explained(f"model '{config.name}' cannot be trained"):
+                learn_a_step(spare, images, labels)
+        with explained(f"model '{config.name}' cannot be stored"):
+            store_and_read(copy.deepcopy(model), config, structure, dataset)
+        network = prepared(copy.deepcopy(model).eval(), structure)
+        sources = Sources(images[:1], batches=[(images, labels)], images=[images])
+        for grid in experiment.pruning:
+            try_grid(grid, config, network, sources)
+
+
+def prepared(model: nn.Module, structure: Structure) -> Network:
+    """The network with batch-norm merged, in place."""
+    return Network(model, structure, merge_batch_norm(model, structure))
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn whatever a block raises into a sentence that begins with `what`.
+
+    Raises:
+        ValueError: the block raised something.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # own code may also try to end the process
+        reason = str(error) if isinstance(error, ValueError) else first_line(error)
+        raise ValueError(f"{what}: {reason}") from error
+
+
+def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """One step of gradient descent in training mode."""
+    logits = model.train()(images)
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(
+            f"in training mode it returns {type(logits).__name__}, not a tensor of logits; many networks have an "
+            f"option that switches auxiliary outputs off"
+        )
+    F.cross_entropy(logits.float(), labels).backward()
+    learning = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    if not learning:
+        raise ValueError("none of its parameters gets a gradient: they are frozen, or cut off from the loss")
+    torch.optim.SGD(learning, lr=1e-3).step()
+
+
+def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> None:
+    """Write the network as a stage does, and read it again."""
+    description = Description(
+        model=config.model_dump(mode="json", exclude={"checkpoint"}),
+        channels=dataset.shape[0],
+        classes=len(dataset.classes),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        widths=tuple(group.size for group in structure.groups),
+    )
+    checkpoints.loads(checkpoints.dumps(model, description), "the stored network")
+
+
+def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources) -> None:
+    """Rank the smallest group by each criterion, and compress it by each method with each repair.
+
+    A method does not see which criterion ranked the neurons, so their pairs are not all tried.
+    """
+    numbers = range(len(network.structure.groups)) if isinstance(grid.groups, str) else grid.groups
+    groups = [network.structure.groups[number] for number in numbers if network.structure.groups[number].size > 1]
+    if not groups:
+        return
+    group = min(groups, key=lambda group: group.size)
+    where = f"group {group.number} of model '{config.name}'"
+    for criterion in grid.criteria:
+        with explained(f"criterion '{criterion.name}' cannot rank {where}"):
+            scored = score(network, group.number, criterion, sources)
+    for method, repair in itertools.product(grid.methods, grid.repair):
+        with explained(f"method '{method.name}' with repair '{repair}' cannot compress {where}"):
+            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=repair)
+            narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
+            narrow.model(sources.example)

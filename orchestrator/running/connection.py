@@ -1,0 +1,164 @@
+"""Connecting to Ray, and what the machine or cluster has."""
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+
+import ray
+
+from orchestrator.planning.plan import Plan
+from orchestrator.settings.experiment import Experiment
+from workloads.messages import message
+
+CONNECT_SECONDS = 15
+LONGEST_FOLDER = 40  # characters: Ray puts sockets under it, whose paths the system limits to about 107
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[bool]:
+    """Be connected to Ray for the length of a block; whether a local Ray was started for it, which then ends with it.
+
+    Args:
+        address: `local`, `auto` or HOST:PORT; None is RAY_ADDRESS, or `local`.
+
+    Raises:
+        ConnectionError: there is no cluster at the address, or Ray cannot start here.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    os.environ.setdefault("RAY_task_oom_retries", "0")  # Ray's default is without end; see Dispatcher.postponed
+    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+    if chosen != "local":
+        join(chosen, "--address" if address else "the environment variable RAY_ADDRESS")
+        yield False
+        return
+    with token_of_its_own():
+        start_local()
+        try:
+            yield True
+        finally:
+            ray.shutdown()
+
+
+def join(address: str, origin: str) -> None:
+    """Connect to the cluster at `auto` or HOST:PORT, which `origin` says.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    try:
+        check_reachable(address)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address}, which {origin} names ({message(error)}): start one with "
+            f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or give "
+            f"--address local to run on this machine alone"
+        ) from error
+
+
+def start_local() -> None:
+    """Start Ray on this machine, for this process alone: it listens on the loopback interface and asks nobody outside.
+
+    Raises:
+        ConnectionError: it cannot start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    folder = temporary_folder()
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=256 * 1024**2,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ConnectionError(
+            f"Ray cannot start on this machine ({message(error)}); it keeps its files in '{folder}', which the "
+            f"environment variable RAY_TMPDIR moves"
+        ) from error
+
+
+def temporary_folder() -> str:
+    """Where a local Ray keeps sockets and logs: where it is told to, else where temporary files go if that is short."""
+    if chosen := os.environ.get("RAY_TMPDIR"):
+        return os.path.abspath(chosen)
+    folder = tempfile.gettempdir()
+    if len(folder.encode()) > LONGEST_FOLDER or not folder.isascii():
+        folder = "/tmp"
+    return os.path.join(folder, "ray" if os.access(os.path.join(folder, "ray"), os.W_OK) else f"ray-{os.getuid()}")
+
+
+@contextlib.contextmanager
+def token_of_its_own() -> Iterator[None]:
+    """Let a local Ray take a token from the environment, for it would otherwise leave one in the home folder.
+
+    Every later `ray start` would find that one there and ask for it.
+    """
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    if any(name in os.environ for name in (*names, "RAY_AUTH_TOKEN_PATH")):
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    try:
+        yield
+    finally:
+        for name in names:  # Ray itself sets the mode
+            os.environ.pop(name, None)
+
+
+def check_reachable(address: str) -> None:
+    """Fail at once where no gRPC server, such as a cluster's head, listens at HOST:PORT; Ray would try for minutes.
+
+    Raises:
+        OSError: the host or port does not answer, or something else does.
+        ValueError: neither `auto` nor HOST:PORT.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is auto, local or HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0" and not speaks_http2(connection):
+            raise OSError(f"what listens at {host}:{port} is no head of a Ray cluster")
+
+
+def speaks_http2(connection: socket.socket) -> bool:
+    """Whether a server opens a conversation of HTTP/2, which gRPC is: its first frame is one of settings (RFC 9113)."""
+    length, settings = 9, 4
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, settings, 0, 0, 0, 0, 0]))
+        answer = b""
+        while len(answer) < length and (part := connection.recv(length - len(answer))):
+            answer += part
+    except OSError:
+        return False
+    return len(answer) == length and answer[3] == settings
+
+
+def check_fits(experiment: Experiment, plan: Plan) -> None:
+    """Refuse tasks that this machine could never run; a cluster may still grow, so there Ray waits for a node.
+
+    Raises:
+        ValueError: names the setting and what there is.
+    """
+    machine = ray.cluster_resources()
+    for kind in plan.count():
+        task = experiment.resources.task(kind)
+        for name, wanted, there, unit in (
+            ("cpus", task.cpus, machine.get("CPU", 0.0), "CPUs"),
+            ("gpus", task.gpus, machine.get("GPU", 0.0), "GPUs"),
+            ("memory", task.memory, machine["memory"] / 2**30, "GiB for tasks"),
+        ):
+            if wanted is not None and wanted > there:
+                setting = f"resources.{kind.replace('-', '_')}.{name}"
+                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:.4g} {unit}")

@@ -1,0 +1,47 @@
+"""Makes one group of a network narrower, or all in sequence."""
+
+import json
+from collections.abc import Hashable
+from dataclasses import replace
+
+from torch import Tensor
+
+from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, StageLike
+from orchestrator.worker.task import Task, without_code
+from orchestrator.worker.work import Work
+from workloads.compression import compress, score
+from workloads.compression.pairings import Pairings
+from workloads.config import CompressionConfig
+
+
+def make(task: Task, work: Work) -> Made:
+    """The narrower network; stages of one task that rank the same group by the same criterion share the scores."""
+    base, description = task.merged(work.inputs[0])
+    settings = {name: work.parameters[name] for name in CompressionConfig.model_fields if name in work.parameters}
+    settings |= {part: without_code(settings[part]) for part in ("criterion", "method")}
+    config = CompressionConfig(**settings)
+    sources = task.sources(work)
+    memory = task.memory.setdefault("scores", {})
+
+    def scored(number: int) -> tuple[Pairings, Tensor]:
+        shared = work.inputs, number, config.criterion.model_dump_json(), sources.seed
+        if shared not in memory:
+            if config.allocation == "uniform":
+                memory.clear()
+            memory[shared] = score(base, number, config.criterion, sources)
+        return memory[shared]  # type: ignore[no-any-return]
+
+    pruned = compress(
+        base, config, sources, originals=description.widths, parameters=description.parameters, scored=scored
+    )
+    places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
+    return Made((pruned.model, replace(description, places=places)))
+
+
+def shares_task(stage: StageLike) -> Hashable:
+    """Stages that start from the same network and rank the same group by the same criterion."""
+    criterion = json.dumps(stage.parameters["criterion"], sort_keys=True)
+    return stage.inputs, stage.parameters.get("group"), criterion
+
+
+KIND = Kind(code_version=3, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task)

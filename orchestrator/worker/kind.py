@@ -1,0 +1,65 @@
+"""What a kind of stage is. Each module of `orchestrator.stages` defines one, as `KIND`."""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from orchestrator.worker.task import Task
+from orchestrator.worker.work import Work
+from workloads.networks.checkpoints import Description
+
+WHOLE_GPU, SHARE_OF_GPU = 1.0, 0.25
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class StageLike(Protocol):
+    """A planned stage, or the same one on its way to a worker."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage made.
+
+    Attributes:
+        network: None where the stage only compares networks.
+        rows: by table; empty until the network is measured.
+    """
+
+    network: tuple[nn.Module, Description] | None
+    rows: Rows = field(default_factory=dict)
+
+
+def by_itself(stage: StageLike) -> Hashable:
+    """Share a task with no other stage."""
+    return stage.key
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of stage.
+
+    Attributes:
+        code_version: enters the keys of its stages. Raise it when the code changes what a stage computes: results are
+            then made again.
+        make: what a stage does: from its parameters and input networks, the network that it makes or the rows.
+        gpus: share of a GPU that a task takes where the cluster has GPUs and the experiment says nothing.
+        tables: where the rows of its stages go, beside `timings` and `failures`.
+        shares_task: stages of the kind with equal values run in one task, which loads their inputs once.
+        trains: whether it learns in epochs and leaves snapshots, from which an interrupted stage goes on.
+    """
+
+    code_version: int
+    make: Callable[[Task, Work], Made]
+    gpus: float
+    tables: tuple[str, ...]
+    shares_task: Callable[[StageLike], Hashable] = by_itself
+    trains: bool = False

@@ -1,0 +1,88 @@
+"""What the stages of one Ray task share: the data set, images drawn from it, and values that several of them need."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.worker.hardware import device
+from orchestrator.worker.networks import merged_network, stored_network
+from orchestrator.worker.work import Context, Work, stage_seed
+from workloads.compression import Sources
+from workloads.config import DatasetConfig, ModelConfig
+from workloads.data import datasets
+from workloads.data.samples import Dataset
+from workloads.measuring.evaluation import parameter_count
+from workloads.networks.checkpoints import Description
+from workloads.structure.finding import trace
+from workloads.structure.network import Network
+
+CRITERION_BATCHES = 5
+CRITERION_BATCH_SIZE = 128
+CALIBRATION_IMAGES = 512
+
+
+class Task:
+    """The surroundings of the stages of one task.
+
+    Attributes:
+        context: what the driver says to all tasks.
+        dataset: the experiment's data set.
+        augmentation: of training batches.
+        memory: values that stages leave for later ones of the task, by a name of their own.
+    """
+
+    def __init__(self, context: Context):
+        self.context = context
+        config = DatasetConfig(**json.loads(context.dataset))
+        self.dataset: Dataset = datasets.load(config)
+        self.augmentation = config.augmentation
+        self.memory: dict[Any, Any] = {}
+
+    def network(self, key: str) -> tuple[nn.Module, Description]:
+        """The network that a stage left; shared, so copy it before you change it."""
+        return stored_network(self.context.store, key)
+
+    def merged(self, key: str) -> tuple[Network, Description]:
+        """The same with batch-norm merged, and its groups; shared likewise."""
+        return merged_network(self.context.store, key, self.dataset.shape)
+
+    def training_batches(self, work: Work, count: int, size: int) -> list[tuple[Tensor, Tensor]]:
+        """`count` batches of normalised training images, the same for every stage with the same seed."""
+        generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
+        pool = self.dataset.train_pool
+        chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
+        return list(self.dataset.batches("train", size, device(), chosen))
+
+    def calibration_images(self, work: Work) -> list[Tensor]:
+        """Unlabelled training images, the same for every stage with the same seed."""
+        batches = self.training_batches(work, 1, CALIBRATION_IMAGES)
+        return [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)]
+
+    def sources(self, work: Work) -> Sources:
+        """What the criterion and the method of a stage may look at."""
+        return Sources(
+            example=torch.zeros(1, *self.dataset.shape, device=device()),
+            batches=lambda: self.training_batches(work, CRITERION_BATCHES, CRITERION_BATCH_SIZE),
+            images=lambda: self.calibration_images(work),
+            seed=work.parameters.get("seed", 0),
+            method_seed=stage_seed(work.key),
+        )
+
+    def describe(self, model: nn.Module, config: ModelConfig) -> Description:
+        """What is remembered of a network before any pruning."""
+        example = torch.zeros(1, *self.dataset.shape, device=next(model.parameters()).device)
+        return Description(
+            model=config.model_dump(mode="json", exclude={"checkpoint"}),
+            channels=self.dataset.shape[0],
+            classes=len(self.dataset.classes),
+            parameters=parameter_count(model),
+            widths=tuple(group.size for group in trace(model, example).groups),
+        )
+
+
+def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a key says of a model, criterion or method, less the digest of the user's own code."""
+    return {name: value for name, value in settings.items() if name != "code"}

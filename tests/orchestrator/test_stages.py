@@ -1,0 +1,106 @@
+"""Kinds of stages: each is one file, and trainings that are compared start alike."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import Experiment, stages
+from orchestrator.planning.building import make_plan
+from orchestrator.planning.context import shared_context
+from orchestrator.planning.facts import gather
+from orchestrator.planning.plan import Stage
+from orchestrator.settings.resources import ResourcesConfig
+from orchestrator.stages import kinds
+from orchestrator.storage.schema import SCHEMAS
+from orchestrator.storage.store import Store
+from orchestrator.worker.task import Task
+from orchestrator.worker.work import Work
+from tests.conftest import TINY
+
+NEW_KIND = '''"""Counts the parameters of a network."""
+
+from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made
+
+KIND = Kind(code_version=1, make=lambda task, work: Made(None, {}), gpus=SHARE_OF_GPU, tables=())
+'''
+
+
+def test_a_module_among_the_stages_is_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "count_parameters.py").write_text(NEW_KIND)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path)])
+    kinds.cache_clear()
+    try:
+        assert kinds()["count-parameters"].code_version == 1
+        assert len(Stage("count-parameters", {}, (), {}, 1.0).key) == 20
+    finally:
+        kinds.cache_clear()
+
+
+def test_every_kind_has_resources_and_known_tables() -> None:
+    for name, kind in kinds().items():
+        assert name.replace("-", "_") in ResourcesConfig.model_fields
+        assert kind.tables
+        assert set(kind.tables) <= SCHEMAS.keys()
+
+
+def first_weights(folder: Path, **changes: object) -> dict[str, torch.Tensor]:
+    """The initial weights of each training of an experiment, by its training data, side by side."""
+    training = {"epochs": 0, **changes.pop("training", {})}  # type: ignore[dict-item]
+    grid = {"groups": [0], "sparsities": [0.5], "methods": ["conventional"]}
+    experiment = Experiment.model_validate(TINY | {"training": training, "pruning": grid} | changes)
+    facts = gather(experiment)
+    context = shared_context(experiment, facts, Store(folder))
+    found = {}
+    for s in make_plan(experiment, facts).stages.values():
+        if s.kind == "train":
+            work = Work(s.kind, s.key, s.parameters, s.inputs, s.labels, keep=True, record=True)
+            network = kinds()["train"].make(Task(context), work).network
+            assert network
+            found[s.labels["training_data"]] = torch.cat([p.detach().flatten() for p in network[0].parameters()])
+    return found
+
+
+def test_trainings_that_are_compared_start_from_equal_weights(tmp_path: Path) -> None:
+    usual = first_weights(tmp_path)["whole"]
+    fewer_images = TINY["dataset"] | {"train_samples": 100}
+    for changes in (
+        {"training": {"learning_rate": 0.3}},
+        {"dataset": fewer_images},
+        {"measuring": {"precision": "bfloat16"}},
+    ):
+        assert torch.equal(first_weights(tmp_path, **changes)["whole"], usual)
+    assert not torch.equal(first_weights(tmp_path, seeds=[1])["whole"], usual)
+
+
+def test_split_models_start_from_weights_of_their_own(tmp_path: Path) -> None:
+    weights = first_weights(tmp_path, pipelines=["whole-data", "fap"])
+    assert weights.keys() == {"whole", "subset-1", "subset-2"}
+    assert len({tuple(each.tolist()) for each in weights.values()}) == 3
+
+
+def test_each_step_of_iterative_pruning_learns_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"mode": "fine-tuned", "groups": [0], "sparsities": [0.5], "methods": ["conventional"], "steps": 2}
+    settings = TINY | {"pruning": grid, "fine_tuning": {"epochs": 1, "step_epochs": 1}}
+    experiment = Experiment.model_validate(settings)
+    facts = gather(experiment)
+    store = Store(tmp_path)
+    context = shared_context(experiment, facts, store)
+    seeds: list[int] = []
+
+    def noted(task, work, model, config, pool, seed):
+        seeds.append(seed)
+        return []
+
+    monkeypatch.setattr("orchestrator.stages.train.learn", noted)
+    monkeypatch.setattr("orchestrator.stages.fine_tune.learn", noted)
+    from orchestrator.running.tasks import execute
+
+    for s in make_plan(experiment, facts).stages.values():
+        work = Work(s.kind, s.key, s.parameters, s.inputs, s.labels, keep=True, record=True)
+        (outcome,) = execute([work], dataclasses.replace(context))
+        assert outcome.error is None
+    assert len(seeds) == len(set(seeds)) == 4

@@ -1,0 +1,108 @@
+"""`plan` tries out what a run will do: what would fail after hours fails before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import Experiment
+from orchestrator.planning.facts import gather
+from tests.conftest import TINY
+
+OWN = """\
+import torch
+from torch import nn
+
+from workloads.structure.groups import Maps
+
+
+def nothing(model, group):
+    return None
+
+
+def raises(model, group):
+    raise KeyError("k")
+
+
+def by_original(model, group, original):
+    return torch.ones(group.size)
+
+
+def flat(pairings, importance, m):
+    return torch.eye(pairings.size)[:m]
+
+
+def none_net(*, in_channels=3, num_classes=10):
+    return None
+
+
+def no_config():
+    return None
+
+
+def stops(model, group):
+    raise SystemExit(3)
+
+
+class Auxiliary(nn.Sequential):
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
+def auxiliary(*, in_channels=3, num_classes=10):
+    layers = nn.Conv2d(in_channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+    return Auxiliary(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
+def frozen(*, in_channels=3, num_classes=10):
+    return auxiliary(in_channels=in_channels, num_classes=num_classes).requires_grad_(False).eval()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_functions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pruning": {"groups": [0], "criteria": ["l1", "own_functions:nothing"]}},
+            "criterion 'own_functions:nothing' cannot rank group 0 of model 'vgg11_bn': .* gave NoneType",
+        ),
+        (
+            {"pruning": {"groups": [0], "criteria": ["own_functions:raises"]}},
+            "criterion 'own_functions:raises' cannot rank group 0 of model 'vgg11_bn': KeyError: 'k'",
+        ),
+        (
+            {"pruning": {"groups": [0], "criteria": ["own_functions:by_original"]}},
+            "criterion 'own_functions:by_original' asks for 'original', which no criterion is given",
+        ),
+        (
+            {"pruning": {"methods": ["own_functions:flat"], "repair": "data"}},
+            "method 'own_functions:flat' with repair 'data' cannot compress group .* it has to return .*Maps",
+        ),
+        (
+            {"pruning": {"criteria": ["own_functions:stops"]}},
+            "criterion 'own_functions:stops' cannot rank .*SystemExit: 3",
+        ),
+        ({"model": {"name": "own_functions:none_net"}}, "model 'own_functions:none_net' gave NoneType"),
+        ({"model": {"name": "own_functions:auxiliary"}}, "cannot be trained: in training mode it returns tuple"),
+        ({"model": {"name": "own_functions:frozen"}}, "cannot be trained"),
+        ({"dataset": {"name": "own_functions:no_config"}}, r"has to take \(config\)"),
+    ],
+)
+def test_what_would_fail_in_the_run_is_refused_by_the_plan(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gather(Experiment.model_validate(TINY | changes))
+
+
+def test_trying_leaves_random_numbers_as_they_were(tiny: Experiment) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    gather(tiny)
+    assert torch.equal(torch.rand(3), expected)
