@@ -77,7 +77,7 @@ def run_tapped(
 
 def channel_dim(layer: nn.Module) -> int:
     """The dimension, counted from the end, of the channels that a layer makes; so images need no dimension."""
-    return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
+    return -1 if isinstance(layer, (nn.Linear, nn.Embedding)) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
 
 
 def by_channel(layer: nn.Module, tensor: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from workloads.measuring.evaluation import parameter_count
-from workloads.structure.groups import CONSUMER, THROUGH, Group, Structure
-from workloads.structure.layers import get_layer
+from workloads.structure.groups import THROUGH, Group, Structure
+from workloads.structure.layers import get_layer, made_dim
 
 BISECTIONS = 40
 
@@ -110,20 +110,19 @@ def parameters_after(
     model: nn.Module, structure: Structure, sizes: dict[int, int], gaining: Collection[str] = ()
 ) -> int:
     """Parameters that the network will have once some groups have these sizes and some layers gained a bias."""
-    lost: dict[tuple[str, bool], int] = {}
+    shapes: dict[tuple[str, str], list[int]] = {}
     for number, m in sizes.items():
         group = structure.groups[number]
         for member in group.members:
-            side = member.layer, member.side == CONSUMER
-            lost[side] = lost.get(side, 0) + (group.size - m) * member.index.shape[1]
+            layer = get_layer(model, member.layer)
+            for name, dim in member.tensors(model):
+                if name in layer._parameters:
+                    shape = shapes.setdefault((member.layer, name), list(getattr(layer, name).shape))
+                    shape[dim] -= (group.size - m) * member.index.shape[1]
     total = parameter_count(model)
-    total += sum(len(get_layer(model, name).weight) - lost.get((name, False), 0) for name in gaining)
-    for name in {layer for layer, _ in lost}:
+    for layer_name, name in shapes:
+        total -= getattr(get_layer(model, layer_name), name).numel() - torch.Size(shapes[layer_name, name]).numel()
+    for name in gaining:
         layer = get_layer(model, name)
-        for parameter in layer.parameters(recurse=False):
-            shape = list(parameter.shape)
-            shape[0] -= lost.get((name, False), 0)
-            if len(shape) > 1:
-                shape[1] -= lost.get((name, True), 0)
-            total -= parameter.numel() - torch.Size(shape).numel()
+        total += shapes.get((name, "weight"), list(layer.weight.shape))[made_dim(layer)]
     return total

@@ -21,9 +21,13 @@ class Pairings:
 
     def __init__(self, model: nn.Module, group: Group):
         producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER, THROUGH)]
-        incoming = [rows(layer.weight, 0, member.index) for layer, member in producers]
-        bias = [rows(layer.bias, 0, member.index) for layer, member in producers if layer.bias is not None]
-        outgoing = [rows(get_layer(model, member.layer).weight, 1, member.index) for member in group.on(CONSUMER)]
+        incoming = [rows(layer.weight, member.axis, member.index) for layer, member in producers]
+        bias = [
+            rows(layer.bias, 0, member.index) for layer, member in producers if getattr(layer, "bias", None) is not None
+        ]
+        outgoing = [
+            rows(get_layer(model, member.layer).weight, member.axis, member.index) for member in group.on(CONSUMER)
+        ]
         self.size = group.size
         self.incoming = torch.cat(incoming, 1).detach()
         self.bias = torch.cat(bias, 1).detach() if bias else self.incoming.new_zeros(group.size, 0)

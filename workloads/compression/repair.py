@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from workloads.compression.calls import Call, CallMoments, by_channel, channel_dim, run_all
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import PRODUCER, THROUGH, Group, Maps, Structure
-from workloads.structure.layers import get_layer, remap, resize
+from workloads.structure.layers import along_outputs, get_layer, remap, resize
 
 ROUNDS = 4  # in which the correction of layers that run several times is sought
 SMALL_MISMATCH = 1e-9
@@ -35,10 +35,10 @@ def with_corrected_variance(model: nn.Module, group: Group, statistics: Statisti
     gain, offset = {}, {}
     for member in group.on(PRODUCER, THROUGH):
         layer = get_layer(model, member.layer)
-        weight = layer.weight.detach().flatten(1)[member.index]
+        weight = layer.weight.detach().movedim(member.axis, 0).flatten(1)[member.index]
         mean, deviation = statistics.get(member.layer, (None, None))
         mean = torch.zeros(()) if mean is None and layer.bias is None else layer.bias.detach() if mean is None else mean
-        mean = mean.expand(len(layer.weight))[member.index].to(weight)
+        mean = mean.expand(layer.weight.shape[member.axis])[member.index].to(weight)
         deviation = weight.norm(dim=2) if deviation is None else deviation[member.index].to(weight)
         directions = torch.nn.functional.normalize(weight, dim=2)
         matrix, shares = maps.for_producer(member).to(weight), maps.shares.to(weight)
@@ -50,8 +50,11 @@ def with_corrected_variance(model: nn.Module, group: Group, statistics: Statisti
 
 
 def repaired_layers(structure: Structure) -> tuple[str, ...]:
-    """Layers whose output statistics can be repaired: those of all groups, and all that feed a batch-norm."""
-    of_groups = [layer for group in structure.groups for layer in group.layers]
+    """Layers whose output statistics can be repaired: those of all groups, and all that feed a batch-norm.
+
+    Not those whose module returns an activation of what its weights made.
+    """
+    of_groups = [layer for group in structure.groups for layer in group.layers if layer not in structure.opaque]
     return tuple(dict.fromkeys([*of_groups, *(layer for layer, _ in structure.normalised)]))
 
 
@@ -109,7 +112,7 @@ def match_statistics(model: nn.Module, wanted: Statistics, images: Sequence[Tens
     for name, correction in best.items():
         layer = get_layer(model, name)
         gain, offset = (part.to(layer.weight) for part in correction)
-        resize(layer, "weight", layer.weight * gain.view(-1, *[1] * (layer.weight.ndim - 1)))
+        resize(layer, "weight", layer.weight * along_outputs(layer, gain))
         resize(layer, "bias", offset if layer.bias is None else layer.bias * gain + offset)
 
 

@@ -10,7 +10,7 @@ from workloads.compression.calls import Call, by_channel, run_all
 from workloads.compression.criteria.magnitude import l1
 from workloads.compression.transport import exact_plan, proportional, uniform
 from workloads.config import FusionConfig
-from workloads.structure.groups import CONSUMER, NORM, PRODUCER, Group, Maps, Structure, apply
+from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Structure, apply
 from workloads.structure.layers import get_layer, rows
 
 MOST_SWEEPS = 100
@@ -140,8 +140,9 @@ def vectors(model: nn.Module, group: Group, usable: Iterable[bool]) -> Tensor:
         layer = get_layer(model, member.layer)
         if not counts or member.side == NORM:
             continue
-        parts.append(rows(layer.weight.detach(), int(member.side == CONSUMER), member.index))
-        if member.side != CONSUMER and layer.bias is not None:
+        tensor = getattr(layer, member.parameter).detach()
+        parts.append(rows(tensor, member.axis, member.index))
+        if member.side in (PRODUCER, THROUGH) and getattr(layer, "bias", None) is not None:
             parts.append(rows(layer.bias.detach(), 0, member.index))
     return torch.cat(parts, 1).double().cpu()
 

@@ -53,7 +53,7 @@ def first_order(model: nn.Module, group: Group, values: Iterable[Tensor]) -> Ten
             for weight, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True):
                 gradients[weight] += gradient
     scores = [
-        rows((layer.weight * gradients[layer.weight]).detach().abs(), int(member.side == CONSUMER), member.index).sum(1)
+        rows((layer.weight * gradients[layer.weight]).detach().abs(), member.axis, member.index).sum(1)
         for layer, member in layers
     ]
     return relative(torch.stack(scores).mean(0))
@@ -78,7 +78,7 @@ def gate_slopes(model: nn.Module, members: Sequence[Member], batch: ImageBatch) 
     gates: dict[str, Tensor] = {}
     for member in members:
         weight = get_layer(model, member.layer).weight
-        gates[member.layer] = weight.new_ones(len(batch.images), len(weight)).requires_grad_(True)
+        gates[member.layer] = weight.new_ones(len(batch.images), weight.shape[member.axis]).requires_grad_(True)
 
     def gate(call: Call, layer: nn.Module, output: Tensor) -> Tensor:
         return output * per_image(gates[call.layer], layer, output, batch.rows_of(call))
