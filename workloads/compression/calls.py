@@ -76,8 +76,15 @@ def run_tapped(
 
 
 def channel_dim(layer: nn.Module) -> int:
-    """The dimension, counted from the end, of the channels that a layer makes; so images need no dimension."""
-    return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
+    """The dimension, counted from the end, of the channels that a layer reads and makes: images may lack one."""
+    sizes: tuple[int, ...] = getattr(layer, "kernel_size", ())  # of convolutions, which have positions behind it
+    return -1 - len(sizes)
+
+
+def channels_made(layer: nn.Module) -> int:
+    """How many channels a layer makes."""
+    counts = ("out_features", "out_channels", "embedding_dim")
+    return next(int(getattr(layer, name)) for name in counts if hasattr(layer, name))
 
 
 def by_channel(layer: nn.Module, tensor: Tensor) -> Tensor:

@@ -168,7 +168,8 @@ def _write_onnx(model: nn.Module, description: Description, images: Tensor) -> b
         verbose=False,
     )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _read_onnx(content: bytes) -> Network:

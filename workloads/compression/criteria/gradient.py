@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.compression.calls import Call, ImageBatch, image_batches, per_image, run_tapped
+from workloads.compression.calls import Call, ImageBatch, channels_made, image_batches, per_image, run_tapped
 from workloads.compression.criteria.magnitude import relative
 from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
 from workloads.structure.layers import BATCH_NORMS, get_layer, rows
@@ -77,8 +77,8 @@ def gate_slopes(model: nn.Module, members: Sequence[Member], batch: ImageBatch) 
     """(images, n) float64 derivatives of each image's cross entropy by a gate on each pairing."""
     gates: dict[str, Tensor] = {}
     for member in members:
-        weight = get_layer(model, member.layer).weight
-        gates[member.layer] = weight.new_ones(len(batch.images), len(weight)).requires_grad_(True)
+        layer = get_layer(model, member.layer)
+        gates[member.layer] = layer.weight.new_ones(len(batch.images), channels_made(layer), requires_grad=True)
 
     def gate(call: Call, layer: nn.Module, output: Tensor) -> Tensor:
         return output * per_image(gates[call.layer], layer, output, batch.rows_of(call))
