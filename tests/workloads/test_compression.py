@@ -10,7 +10,7 @@ from workloads.compression.calls import output_moments
 from workloads.compression.clustering import clusters, coordinates, filled
 from workloads.compression.compress import Sources, compress, score
 from workloads.compression.group_sizes import parameters_after, widths
-from workloads.compression.methods import maps
+from workloads.compression.methods import METHODS, maps
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import repaired_layers, with_corrected_variance
 from workloads.config import CompressionConfig
@@ -344,3 +344,19 @@ def test_what_looks_at_images_is_refused_without_them(
         compress(network, config, Sources(images[:1]))
     batches, labels = images[:8], torch.arange(8)
     assert compress(network, config, Sources(images[:1], batches=[(batches, labels)], images=[batches]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("repair", ["none", "data-free", "data"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_weights_of_other_precisions_are_compressed(
+    method: str, repair: str, dtype: torch.dtype, images: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    images = images[:8].to(dtype)
+    model = Biasless().eval().to(dtype)
+    config = CompressionConfig(sparsity=0.5, method=method, repair=repair)
+    pruned = compress(Network.prepared(model, images[:1]), config, Sources(images[:1], images=[images])).model
+    assert {tensor.dtype for tensor in pruned.parameters()} == {dtype}
+    assert pruned(images).isfinite().all()
+    assert pruned.second.weight.shape[:2] == (8, 8)

@@ -76,8 +76,9 @@ def run_tapped(
 
 
 def channel_dim(layer: nn.Module) -> int:
-    """The dimension, counted from the end, of the channels that a layer makes; so images need no dimension."""
-    return -1 if isinstance(layer, (nn.Linear, nn.Embedding)) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
+    """The dimension, counted from the end, of the channels that a layer reads and makes: images may lack one."""
+    sizes: tuple[int, ...] = getattr(layer, "kernel_size", ())  # of convolutions, which have positions behind it
+    return -1 - len(sizes)
 
 
 def by_channel(layer: nn.Module, tensor: Tensor) -> Tensor:

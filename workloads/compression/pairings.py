@@ -37,8 +37,9 @@ class Pairings:
     @functools.cached_property
     def directions(self) -> Tensor:
         """(n, d_in + d_out): incoming and outgoing weights, without biases, scaled to unit l2 norm."""
-        vectors: Tensor = torch.cat([self.incoming, self.outgoing], 1)
-        return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+        vectors = torch.cat([self.incoming, self.outgoing], 1)
+        units: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+        return units
 
     def distances(self, p: float) -> Tensor:
         """(n, n) l_p distances between the directions of all pairings, computed once."""

@@ -44,8 +44,8 @@ def with_corrected_variance(model: nn.Module, group: Group, statistics: Statisti
         matrix, shares = maps.for_producer(member).to(weight), maps.shares.to(weight)
         wanted = shares @ deviation
         reached = torch.einsum("mn,nrd->mrd", matrix, deviation[..., None] * directions).norm(dim=2)
-        gain[member.layer] = torch.where(reached > 1e-6 * wanted, wanted / reached, 1.0).cpu()
-        offset[member.layer] = (shares @ mean).cpu() - gain[member.layer] * (matrix @ mean).cpu()
+        gain[member.layer] = torch.where(reached > 1e-6 * wanted, wanted / reached, 1.0).float().cpu()
+        offset[member.layer] = (shares @ mean).float().cpu() - gain[member.layer] * (matrix @ mean).float().cpu()
     return replace(maps, gain=gain, offset=offset)
 
 
