@@ -63,7 +63,7 @@ def first_task_seconds(experiment: str) -> float:
             time.sleep(0.05)
         process.terminate()
         process.wait()
-        return pd.read_parquet(Path(folder, "results", "timings"))["started"].min().timestamp() - started
+        return float(pd.read_parquet(Path(folder, "results", "timings"))["started"].min().timestamp()) - started
 
 
 def start(experiment: str, folder: str) -> subprocess.Popen[bytes]:

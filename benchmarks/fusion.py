@@ -13,6 +13,7 @@ import argparse
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torchvision.transforms as T
@@ -56,7 +57,7 @@ def measure_fusion(table: Table, count: int, options: argparse.Namespace, timed:
 
 
 @torch.no_grad()
-def plain_points(models: list[nn.Module], loader: torch.utils.data.DataLoader, points: int) -> list[float]:
+def plain_points(models: list[nn.Module], loader: torch.utils.data.DataLoader[Any], points: int) -> list[float]:
     """Accuracies at points on the line between two networks, each as a network of its own."""
     accuracies = []
     one, other = (model.state_dict() for model in models)

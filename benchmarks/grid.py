@@ -114,7 +114,9 @@ class PublishedImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 @torch.no_grad()
-def published(side: Side, model: nn.Module, number: int, loader: DataLoader, example: Tensor) -> None:
+def published(
+    side: Side, model: nn.Module, number: int, loader: DataLoader[tuple[Tensor, int]], example: Tensor
+) -> None:
     """Every cell of a group from scratch: copy, groups, batch-norm, importance, plan, pruning, all test images."""
     for sparsity, method in CELLS:
         with side.timed(number, STEPS[0]):

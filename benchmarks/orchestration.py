@@ -161,7 +161,8 @@ def measured(name: str, size: int, compression: float) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--only", name, str(size), "--compression", str(compression)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(next(line for line in printed.splitlines() if line.startswith("{")))  # Ray may print too
+    numbers = next(line for line in printed.splitlines() if line.startswith("{"))  # Ray may print too
+    return {key: float(value) for key, value in json.loads(numbers).items()}
 
 
 def main() -> None:

@@ -105,7 +105,8 @@ def measured_cell(store: Store, prefix: str) -> dict[str, Any]:
         )
     if keys[0] not in measured:
         raise ValueError(f"cell '{keys[0]}' of run '{store.uri}' is not done yet: `metaprune run` makes it")
-    return measured[keys[0]]
+    row: dict[str, Any] = measured[keys[0]]
+    return row
 
 
 def writable(path: Path) -> Path:

@@ -1,8 +1,13 @@
-"""Settings and small networks that several test modules share."""
+"""Settings, small networks and the local Ray that several test modules share."""
 
+import gc
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from orchestrator import Experiment
@@ -15,6 +20,34 @@ from workloads.networks.models import build
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _ray_ends() -> Iterator[None]:
+    yield
+    end_ray()
+
+
+@pytest.fixture(scope="module")
+def local_ray(_ray_ends: None) -> None:
+    """A Ray of two CPUs in this process. Modules share it, since workers take seconds to import PyTorch."""
+    if not ray.is_initialized():
+        start_ray()
+
+
+def start_ray() -> None:
+    """Start a Ray of two CPUs in this process, with the present environment, in place of one that runs."""
+    end_ray()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+
+def end_ray() -> None:
+    """End this process's Ray, if it has one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray lets go of processes before the last has ended
+        ray.shutdown()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from pyarrow import fs
 
 from orchestrator.storage.store import Store
 from tests.conftest import memory
-from workloads.compression.criteria import l1
-from workloads.compression.methods import conventional
+from workloads.compression.criteria.magnitude import l1
+from workloads.compression.methods.selecting import conventional
 
 ORDER = Path(os.environ["FAULT_ORDER"])
 passed: dict[float, int] = {}

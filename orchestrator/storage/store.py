@@ -113,7 +113,7 @@ class Store:
 
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
-        return self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound
+        return bool(self.files.get_file_info(self.path(*parts)).type != fs.FileType.NotFound)
 
     def write(self, content: bytes, *parts: str) -> None:
         """Write a file so that it is there whole or not at all.
@@ -148,7 +148,7 @@ class Store:
     def read(self, *parts: str) -> bytes:
         """The content of a file; FileNotFoundError where there is none."""
         with self.files.open_input_stream(self.path(*parts)) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     def delete(self, *parts: str) -> None:
         """Remove a file if it is there."""

@@ -15,9 +15,9 @@ from orchestrator.worker.environment import environment
 
 def recorded_environment(uri: str) -> str:
     """The key of this worker's environment, after its row is in the store."""
-    row = environment()
-    record_once(uri, row["environment"])
-    return row["environment"]
+    key = str(environment()["environment"])
+    record_once(uri, key)
+    return key
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from tests.cluster import hosts
 from tests.cluster.hosts import Host
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.skipif(hosts.lacking() is not None, reason=str(hosts.lacking()))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(hosts.lacking() is not None, reason=str(hosts.lacking()))]
 
 STUCK = """
 import pathlib, socket, time

@@ -13,7 +13,7 @@ from tests.cluster.hosts import Host, until
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(hosts.lacking() is not None, reason=str(hosts.lacking()))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(hosts.lacking() is not None, reason=str(hosts.lacking()))]
 
 
 def filled_in(head: Host, workers: list[Host], key: Path) -> dict:
@@ -55,5 +55,4 @@ def test_up_submit_and_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for host in (head, *workers):
             assert host.run("bash", "-c", "test -f ~/metaprune/pyproject.toml").returncode == 0
         ray("down", file, "--yes")
-        for host in (head, *workers):
-            until(lambda host=host: not runs_ray(host))
+        until(lambda: not any(runs_ray(host) for host in (head, *workers)))

@@ -79,6 +79,7 @@ def test_files_come_and_go(named_by: str, bucket: str, endpoint: str, monkeypatc
         store.read_network("a")
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_equals_one_in_a_folder(
     bucket: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 from orchestrator import Experiment, run
 from orchestrator.running.progress import NoProgress
 from reports import load
-from tests.conftest import TINY
+from tests.conftest import TINY, end_ray
 
 FOLDS = 4
 MEETING = """
@@ -38,12 +38,13 @@ def net(*, in_channels, num_classes):
 @pytest.fixture
 def cluster():
     """A head without CPUs and two nodes of two GPUs, all on this machine."""
+    end_ray()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         nodes.add_node(num_cpus=2, num_gpus=2, memory=4 * 2**30)
     ray.init(address=nodes.address, log_to_driver=False)
     yield nodes
-    ray.shutdown()
+    end_ray()
     nodes.shutdown()
 
 
@@ -71,6 +72,7 @@ def test_split_models_train_at_once_on_gpus_of_their_own(
     assert set(trained["training_data"]) == {f"subset-{number}" for number in range(1, FOLDS + 1)}
     assert trained["started"].max() < trained["finished"].min(), "all at the same time"
     places = set(zip(trained["node"], trained["gpus"], strict=True))
+    assert cluster.head_node is not None
     head = cluster.head_node.node_id
     workers = {node.node_id for node in cluster.list_all_nodes()} - {head}
     assert places == set(itertools.product(workers, ["0", "1"]))
@@ -97,9 +99,11 @@ class Notes(NoProgress):
         self.told(text)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_grows_is_waited_for_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At first there is no node for tasks, then one without a GPU, then one that has what trainings reserve."""
     monkeypatch.setattr("orchestrator.running.dispatch.LOOK_SECONDS", 1.0)
+    end_ray()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     ray.init(address=nodes.address, log_to_driver=False)
 
@@ -114,7 +118,7 @@ def test_a_cluster_that_grows_is_waited_for_and_used(tmp_path: Path, monkeypatch
     try:
         result = run(Experiment.model_validate(settings), out=tmp_path / "run", progress=view)
     finally:
-        ray.shutdown()
+        end_ray()
         nodes.shutdown()
     assert result.complete, result.failed
     assert len(view.notes) == 2, "each is told once"

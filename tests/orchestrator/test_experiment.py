@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from orchestrator import Experiment
 from orchestrator.settings.reading import built_in
@@ -166,7 +167,7 @@ def test_yaml_cannot_run_code(write) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    def undocumented(model: type) -> list[str]:
+    def undocumented(model: type[BaseModel]) -> list[str]:
         return [f"{model.__name__}.{name}" for name, field in model.model_fields.items() if not field.description]
 
     from orchestrator.settings import experiment

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-import ray
 import torch
 
 from orchestrator import Experiment, run
@@ -29,7 +28,7 @@ from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
 from reports.provenance import progress
-from tests.conftest import TINY, memory
+from tests.conftest import TINY, end_ray, memory, start_ray
 from workloads.networks import checkpoints
 
 SETTINGS = {
@@ -65,10 +64,9 @@ def _no_order_left(order: Callable[..., None]) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray(order: Callable[..., None]) -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray()  # one of its own, whose workers know where faults are ordered
     yield
-    ray.shutdown()
+    end_ray()
 
 
 def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> RunSummary:

@@ -4,7 +4,6 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from orchestrator.running import progress
 from orchestrator.running.progress import LiveProgress, LogProgress, duration, frequency
 
 
@@ -12,7 +11,7 @@ from orchestrator.running.progress import LiveProgress, LogProgress, duration, f
 def clock(monkeypatch: pytest.MonkeyPatch):
     """A clock that stands still until it is set."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.running.progress.time.monotonic", lambda: now[0])
     return now
 
 

@@ -1,13 +1,11 @@
 """Whole runs on a local Ray: results, resuming, failures, extension by the user's own code, and reports."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 import torch
 import yaml
 
@@ -26,13 +24,7 @@ from workloads.config import ModelConfig
 from workloads.networks import checkpoints
 from workloads.networks.models import build
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def start(experiment: Experiment, folder: Path):
@@ -44,7 +36,7 @@ def changed(**settings: object) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of all pipelines, data-free and fine-tuned."""
     folder = tmp_path_factory.mktemp("finished")
     grids = [

@@ -20,7 +20,7 @@ HISTORY = [Epoch(number, 0.1, 1.0, 50.0, None, 1.0) for number in (1, 2, 3)]
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(epochs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.worker.training_progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -86,7 +86,8 @@ def test_the_log_of_a_run_names_epochs(tmp_path: Path) -> None:
         "pruning": {"groups": [0], "sparsities": [0.5]},
     }
     (tmp_path / "slow.yaml").write_text(yaml.safe_dump(settings))
-    often = "from orchestrator import cli, dispatch, progress; dispatch.LOOK_SECONDS = 0.0; "
+    often = "from orchestrator import cli; from orchestrator.running import dispatch, progress; "
+    often += "dispatch.LOOK_SECONDS = 0.0; "
     often += "dispatch.POLL_SECONDS = 0.1; progress.LOG_SECONDS = 0.0, 0.0; "
     command = [sys.executable, "-c", often + "cli.main()", "run", "slow.yaml", "--out", "run"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of whole-data and FaP by two fusions, with distances and landscapes."""
     folder = tmp_path_factory.mktemp("compared")
     grid = {
@@ -54,14 +54,14 @@ def test_importances_are_kept_once_for_each_network_group_and_criterion(compared
 
 
 def test_the_corners_of_a_landscape_are_the_measured_networks(compared: Path) -> None:
-    frame, measured = load(compared, "landscapes"), load(compared)
+    frame, measured = (load(compared, table).fillna({"fusion": "none"}) for table in ("landscapes", "evaluations"))
     assert set(frame["target_sparsity"]) == {0.5}
     key = ["pipeline", "fusion", "target_sparsity"]
-    for point, landscape in frame.groupby(key, dropna=False):
+    for point, landscape in frame.groupby(key):
         grid, corners = landscape[landscape["corner"].isna()], landscape.dropna(subset="corner").set_index("corner")
         assert (len(grid), grid["x"].nunique(), grid["y"].nunique()) == (9, 3, 3)
         assert (corners.at["original", "x"], corners.at["original", "y"], corners.at["against", "y"]) == (0, 0, 0)
-        cells = measured[measured["final"]].groupby(key, dropna=False).get_group(point).set_index("method")["accuracy"]
+        cells = measured[measured["final"]].groupby(key).get_group(point).set_index("method")["accuracy"]
         assert corners.at["method", "accuracy"] == cells["intra-fusion"]
         assert corners.at["against", "accuracy"] == cells["conventional"]
 

@@ -116,7 +116,7 @@ def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
     assert name == "data-free-net"
     assert isinstance(figure, Figure)
     (axis,) = figure.axes
-    lines = [container.lines[0] for container in axis.containers]
+    lines = [container[0] for container in axis.containers]
     assert [line.get_xydata().tolist() for line in lines] == [[[0, 90], [50, 61]], [[0, 90], [50, 81]]]
     assert axis.get_title() == "group 0"
 

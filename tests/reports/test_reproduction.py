@@ -129,7 +129,7 @@ def test_published_curves_are_drawn_beside_the_measured(run: Path) -> None:
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "intra-fusion, published" in names
     axis = next(axis for axis in figure.axes if axis.get_title() == "group 1")
-    lines = [container.lines[0].get_xydata() for container in axis.containers]
+    lines = [container[0].get_xydata() for container in axis.containers]
     theirs = [line[5].tolist() for line in lines if len(line) == 7]
     assert theirs == [[60.0, 77.81], [60.0, 87.58]]
 

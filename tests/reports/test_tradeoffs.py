@@ -63,6 +63,7 @@ def tables(tmp_path):
 
 def drawn(tables, cost: str) -> Figure:
     ((name, figure),) = RESULTS[f"accuracy-against-{cost}"].make(tables)
+    assert isinstance(figure, Figure)
     assert name == f"accuracy-against-{cost}-net"
     return figure
 
@@ -71,7 +72,7 @@ def drawn(tables, cost: str) -> Figure:
 def test_lines_go_through_the_means_in_the_units_of_the_axis(tables, cost: str, x: float, start: float) -> None:
     figure = drawn(tables, cost)
     (axis,) = figure.axes
-    points = [container.lines[0].get_xydata().tolist() for container in axis.containers]
+    points = [container[0].get_xydata().tolist() for container in axis.containers]
     assert points == [[[x, 81.0]], [[x, 81.0]], [[start, 90.0]]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "conventional",
@@ -84,7 +85,7 @@ def test_lines_go_through_the_means_in_the_units_of_the_axis(tables, cost: str, 
 def test_latencies_of_different_devices_are_not_mixed(tables) -> None:
     axes = drawn(tables, "latency").axes
     assert [axis.get_title() for axis in axes] == ["new", "old"]
-    assert axes[0].containers[0].lines[0].get_xydata().tolist() == [[2.0, 82.0]]
+    assert axes[0].containers[0][0].get_xydata().tolist() == [[2.0, 82.0]]
 
 
 def test_a_long_legend_leaves_the_labels_free() -> None:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from workloads.structure.network import Network
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SPARSITIES = (0.25, 0.5, 0.75)
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "intra_fusion": {},
     "intra_fusion_uTiS": {"source_marginal": "importance"},
     "intra_fusion_iTuS": {"target_marginal": "importance"},

@@ -53,7 +53,7 @@ def test_counts_of_the_published_networks() -> None:
     weights = [m.weight.numel() for m in resnet.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert sum(weights) == 11_164_352
     vgg = build(ModelConfig(name="vgg11_bn"), channels=3, classes=10)
-    biases = sum(m.bias.numel() for m in vgg.modules() if isinstance(m, nn.Conv2d))
+    biases = sum(len(m.bias) for m in vgg.modules() if isinstance(m, nn.Conv2d) and m.bias is not None)
     assert parameter_count(vgg) + 2 * (512 * 512 + 512) - biases == 9_753_674
 
 
@@ -67,7 +67,8 @@ def test_latency_is_the_median_of_passes_after_a_warm_up(monkeypatch: pytest.Mon
     for durations, passes in (([9.0, 5.0, 1.0, 2.0], fewest), ([9.0] + [0.001] * most, most)):
         clock = iter(moment for seconds in durations for moment in (0.0, seconds))
         monkeypatch.setattr("workloads.measuring.evaluation.time.perf_counter", lambda clock=clock: next(clock))
-        model, seen = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.Dropout()), []
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.Dropout())
+        seen: list[tuple[torch.Size, bool]] = []
         model.register_forward_pre_hook(
             lambda module, inputs, seen=seen: seen.append((inputs[0].shape, module.training))
         )

@@ -154,7 +154,7 @@ def test_a_wider_anchor_is_refused(images: torch.Tensor) -> None:
     models = [build(ModelConfig(name="vgg11_bn", width=w), channels=1, classes=10).eval() for w in (0.125, 0.0625)]
     structures = trace(models[0], images[:1]), trace(models[1], images[:1])
     with pytest.raises(ValueError, match="fuse onto the narrowest model"):
-        align(*models, structures, [images], FusionConfig())
+        align(models[0], models[1], structures, [images], FusionConfig())
     assert trace(fuse(models, structures, [images]), images[:1]).groups[0].size == structures[1].groups[0].size
 
 

@@ -239,7 +239,9 @@ def test_grouped_convolutions_are_pruned_by_their_groups() -> None:
     expected = model(images)
     selection = torch.eye(3)[[0, 2]]
     apply(model, group, Maps(selection, selection))
-    assert (model[2].groups, model[2].in_channels, model[2].out_channels) == (2, 4, 8)
+    grouped = model[2]
+    assert isinstance(grouped, nn.Conv2d)
+    assert (grouped.groups, grouped.in_channels, grouped.out_channels) == (2, 4, 8)
     torch.testing.assert_close(model(images), expected)
 
 

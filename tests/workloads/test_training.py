@@ -89,7 +89,8 @@ def test_a_training_that_goes_on_from_a_snapshot_ends_the_same(digits: Dataset, 
             return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(128, 10))
 
     config = TrainingConfig(epochs=4, batch_size=50, schedule="one-cycle", precision=precision, nesterov=True)
-    calm, resumed, snapshots = network(), network(), []
+    calm, resumed = network(), network()
+    snapshots: list[Snapshot] = []
     undisturbed = train(calm, digits, config, seed=3, snapshot_every=1, on_snapshot=snapshots.append)
     assert [len(snapshot.history) for snapshot in snapshots] == [1, 2, 3]
     with torch.random.fork_rng():

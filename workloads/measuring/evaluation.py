@@ -123,7 +123,7 @@ def mac_count(model: nn.Module, shape: tuple[int, int, int]) -> int:
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:

@@ -168,7 +168,7 @@ def _write_onnx(model: nn.Module, description: Description, images: Tensor) -> b
         verbose=False,
     )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def _read_onnx(content: bytes) -> Network:

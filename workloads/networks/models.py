@@ -41,7 +41,8 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 class BasicBlock(nn.Module):
@@ -88,7 +89,8 @@ class ResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 def vgg11_bn(*, in_channels: int = 3, num_classes: int = 10, width: float = 1.0) -> nn.Module:
@@ -137,7 +139,7 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            network = model.function(**arguments)
+            network: nn.Module = model.function(**arguments)
         except (Exception, SystemExit) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error
