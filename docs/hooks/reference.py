@@ -26,7 +26,6 @@ from workloads.config import CompressionConfig
 from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 
 ROOT = Path(__file__).resolve().parents[2]
-CHANGELOG = ROOT / "CHANGELOG.md"
 
 # What users import besides `metaprune.__all__`, by heading, as `module:name`.
 FURTHER_API = {
@@ -41,14 +40,6 @@ FURTHER_API = {
     "Networks in files": ["workloads.networks.checkpoints:load", "orchestrator.export:export_network"],
     "Reports": ["reports.page:write_report", "reports.page:Report"],
 }
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the changelog, which lies at the root of the repository, as the last page."""
-    if CHANGELOG.exists():
-        PAGES["changes.md"] = changes
-        config.nav = [*(config.nav or []), {"Changes": "changes.md"}]
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -337,8 +328,8 @@ def documented(public: Any) -> str:
 
 
 def changes() -> str:
-    """The changelog."""
-    return CHANGELOG.read_text(encoding="utf-8")
+    """The changelog, which lies at the root of the repository."""
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -349,4 +340,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/experiments.md": experiments,
     "reference/exhibits.md": exhibits,
     "reference/api.md": api,
+    "changes.md": changes,
 }

@@ -14,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import pytest
-import ray
 import torch
 import yaml
 
@@ -59,16 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def _local_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def quickstart(_local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quickstart(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the quickstart with few images, epochs and cells."""
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     result = run(smaller(Experiment.load("quickstart")), out=folder, progress=NoProgress())
@@ -123,8 +113,7 @@ def test_the_python_of_a_page_that_takes_longer_runs(page: Path, folder: Path, q
     execute(page)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("_local_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_an_experiment_of_ones_own_code_runs_as_the_page_shows_it(folder: Path) -> None:
     write_files(ROOT / "docs" / "extending.md", folder)
     result = run("all-mine.yaml", out=folder / "run", progress=NoProgress())
