@@ -5,7 +5,7 @@ the last of several equal keys win.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -16,11 +16,6 @@ BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 
 class SettingsLoader(yaml.SafeLoader):
     """Builds plain values alone, as PyYAML's safe loader."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str | None, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are all different."""
@@ -45,9 +40,13 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 
 def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
-    return node.value.lower() == "true"
+    return bool(node.value.lower() == "true")
 
 
+SettingsLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _tag, _pattern, _first, _constructor in (
     ("int", INTEGER, "-+0123456789", _integer),
     ("float", FLOAT, "-+0123456789.", _float),

@@ -30,7 +30,7 @@ def constraints(name: str) -> dict[str, Version]:
 
 def lowest(requirements: list[str]) -> dict[str, Version]:
     """By package, the version from which on it is promised to do."""
-    found = {}
+    found: dict[str, Version] = {}
     for requirement in map(Requirement, requirements):
         (bound,) = requirement.specifier
         assert bound.operator == ">=", requirement

@@ -29,7 +29,8 @@ def convolution(recording: Recording, operation: Operation) -> list[Labels]:
         if not dims_of(labels) <= {channel, -x.ndim}:
             recording.fix(labels, f"layer '{source.layer}' reads channels that differ from place to place")
     made, reads = recording.axis(source, int(transposed)), recording.axis(source, 1 - int(transposed))
-    assert made is not None and reads is not None
+    assert made is not None
+    assert reads is not None
     if groups == 1:
         recording.use(made, PRODUCER)
         read_by(recording, reads, read, x.ndim, channel)
