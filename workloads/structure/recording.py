@@ -137,7 +137,7 @@ class Recording(TorchDispatchMode):
         return False
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.size = 0
         self.stack: list[str] = []
         self.used: set[Axis] = set()
