@@ -106,6 +106,7 @@ def run(
             show_plan(planned, facts)
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
+    show_notes(facts)
     try:
         result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
     except (BusyError, ConnectionError, ValueError) as error:
@@ -209,6 +210,12 @@ def plan(
     show_plan(planned, facts)
 
 
+def show_notes(facts: "Facts") -> None:
+    """Print what of the data is left out or read otherwise than it stands."""
+    for note in facts.notes:
+        console.print(f"{facts.dataset}: {note}", markup=False)
+
+
 def show_plan(planned: "Plan", facts: "Facts") -> None:
     """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
     table = Table(box=None, pad_edge=False)
@@ -222,6 +229,7 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
     console.print(
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
     )
+    show_notes(facts)
     for model, of_model in facts.models.items():
         if of_model.kept:
             console.print(
@@ -335,13 +343,13 @@ def list_command(
 
 def results_of(folder: str) -> dict[str, str]:
     """Whether a run has the data for each result, and what makes it where it has not."""
-    from reports.catalog import RESULTS
-    from reports.selection import tables_of
+    from reports.exhibits.catalog import EXHIBITS
+    from reports.results.selection import tables_of
 
     tables = tables_of(folder)
     return {
         name: f"{result.shows}: " + ("there" if any(result.make(tables)) else f"`metaprune run {result.experiment}`")
-        for name, result in RESULTS.items()
+        for name, result in EXHIBITS.items()
     }
 
 
@@ -352,9 +360,9 @@ def entries(what: Listing) -> dict[str, str]:
 
         return built_in()
     if what is Listing.results:
-        from reports.catalog import RESULTS
+        from reports.exhibits.catalog import EXHIBITS
 
-        return {name: f"{result.shows} (needs {result.needs})" for name, result in RESULTS.items()}
+        return {name: f"{result.shows} (needs {result.needs})" for name, result in EXHIBITS.items()}
     from workloads.plugins import CRITERION, DATASET, METHOD, MODEL
 
     kinds = {
@@ -370,10 +378,10 @@ def repeated(arguments: list[str]) -> list[str]:
     """Let `--set a=1 b=2` and `--format png pdf` stand for the option given several times."""
     belongs: dict[str, Callable[[str], bool]] = {"--set": lambda argument: "=" in argument}
     if "report" in arguments:
-        from reports.catalog import RESULTS, TOGETHER
+        from reports.exhibits.catalog import EXHIBITS, TOGETHER
         from reports.page import FORMATS
 
-        belongs |= {"--format": FORMATS.__contains__, "--only": {*RESULTS, *TOGETHER}.__contains__}
+        belongs |= {"--format": FORMATS.__contains__, "--only": {*EXHIBITS, *TOGETHER}.__contains__}
     result: list[str] = []
     option, value_due = "", False
     for argument in arguments:

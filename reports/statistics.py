@@ -6,20 +6,84 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CELL = ["model", "dataset", "pipeline", "criterion", "group", "target_sparsity"]
+CELL = ["model", "dataset", "pipeline", "criterion", "note", "group", "target_sparsity"]
 CONFIDENCE = 0.95
 
 
-def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy") -> pd.DataFrame:
-    """Mean, sample standard deviation (NaN for one) and number of rows of `value` for each combination of `by`."""
-    grouped = frame.groupby(list(by), dropna=False, observed=True, sort=False)[value]
-    return grouped.agg(mean="mean", std="std", n="count").reset_index()
+class AmbiguousRows(ValueError):
+    """Several results stand where there should be one a seed: an average would pass them off as repetitions."""
+
+
+def one_a_seed(frame: pd.DataFrame, by: Sequence[str]) -> None:
+    """Make sure that rows which share `by` are repetitions: no two of them have one seed.
+
+    Raises:
+        AmbiguousRows: two have; the message names where they stand.
+    """
+    columns = [*by, "seed"]
+    twice = frame[frame.duplicated(columns, keep=False)]
+    if twice.empty:
+        return
+    place = twice.iloc[0]
+    same = twice[(twice[columns].eq(place[columns]) | (twice[columns].isna() & place[columns].isna())).all(axis=1)]
+    cells = f" (cells {', '.join(map(str, same['cell'].unique()))})" if "cell" in same else ""
+    where = ", ".join(f"{name} {place[name]}" for name in columns if pd.notna(place[name]) and place[name] != "")
+    raise AmbiguousRows(
+        f"{len(same)} results{cells} share {where}, so that nothing tells them apart: report fewer runs at once, or "
+        f"only one of the grids"
+    )
+
+
+def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy", x: str = "") -> pd.DataFrame:
+    """Mean, sample standard deviation (NaN for one) and number of seeds of `value` for each combination of `by`.
+
+    Args:
+        frame: a row a combination and seed.
+        by: columns.
+        value: the column that is averaged.
+        x: a column whose mean is given too, such as the sparsity that was reached where `by` has the one asked for.
+
+    Returns:
+        Columns `by`, mean, std, n, and `x`.
+
+    Raises:
+        AmbiguousRows: a combination has several rows of a seed.
+    """
+    one_a_seed(frame, by)
+    grouped = frame.groupby(list(by), dropna=False, observed=True, sort=False)
+    found = grouped[value].agg(mean="mean", std="std", n="count")
+    return (found.assign(**{x: grouped[x].mean()}) if x else found).reset_index()
 
 
 def by_method(frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy, a row a cell and seed (index `CELL` and seed), a column a method; only what all methods have."""
-    scoped = frame.assign(group=frame["group"].fillna(-1))
-    return scoped.pivot_table(index=[*CELL, "seed"], columns="method", values="accuracy").dropna()
+    return side_by_side(frame.assign(group=frame["group"].fillna(-1)), CELL, "method")
+
+
+def side_by_side(frame: pd.DataFrame, by: Sequence[str], across: str) -> pd.DataFrame:
+    """Accuracy, a row a combination of `by` and seed, a column a value of `across`; only rows that are full.
+
+    Raises:
+        AmbiguousRows: a place has several rows.
+    """
+    one_a_seed(frame, [*by, across])
+    return frame.set_index([*by, "seed", across])["accuracy"].unstack().dropna()
+
+
+def balanced(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """The seeds with the most cells, and the cells that all of them have.
+
+    While a run goes on, the mean of one seed would otherwise be over other cells than that of the next. Whatever a
+    report says in one number of many cells is of these rows.
+
+    Args:
+        accuracies: as `side_by_side` gives them.
+    """
+    cells = accuracies.groupby("seed").size()
+    full = accuracies[accuracies.index.get_level_values("seed").isin(cells.index[cells == cells.max()])]
+    by = [name for name in accuracies.index.names if name != "seed"]
+    seeds = full.groupby(by, dropna=False)[list(full.columns[:1])].transform("size")
+    return full[seeds == seeds.max()]
 
 
 def average_ranks(accuracies: pd.DataFrame) -> pd.Series:
@@ -52,7 +116,11 @@ def kruskal_wallis(frame: pd.DataFrame, by: Sequence[str], between: str, value: 
     """For each combination of `by`, the p-value of the hypothesis that `value` is alike in all groups of `between`.
 
     Groups of one row are left out; NaN where fewer than two remain, 1 where all values are equal.
+
+    Raises:
+        AmbiguousRows: a group has several rows of a seed.
     """
+    one_a_seed(frame, [*by, between])
     numbered = frame.assign(repeat=frame.groupby([*by, between]).cumcount())
     table = numbered.pivot(index=list(by), columns=[between, "repeat"], values=value).sort_index()
     table = table.reindex(columns=pd.MultiIndex.from_product(table.columns.levels))
@@ -68,3 +136,11 @@ def kruskal_wallis(frame: pd.DataFrame, by: Sequence[str], between: str, value: 
             varied = samples[~alike].swapaxes(0, 1)
             p[np.flatnonzero(here)[~alike]] = stats.kruskal(*varied, axis=1, nan_policy="omit").pvalue
     return pd.Series(p, table.index)
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p-values corrected for their number by Holm's step-down procedure (1979); NaN is no test and stays."""
+    ordered = p.dropna().sort_values()
+    factors = np.arange(len(ordered), 0, -1)
+    corrected = pd.Series(np.minimum(1, np.maximum.accumulate(ordered.to_numpy() * factors)), ordered.index)
+    return corrected.reindex(p.index)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.ranking import scopes
-from reports.reproduction import GRADES, graded
-from reports.runtime import pipeline_durations
-from reports.selection import Tables, tables_of
+from reports.exhibits.ranking import scopes
+from reports.exhibits.reproduction import GRADES, graded
+from reports.exhibits.runtime import pipeline_durations
+from reports.results.selection import Tables, tables_of
 from reports.statistics import CELL, average_ranks, by_method, paired_differences
 
 HERE = Path(__file__).parent

@@ -10,6 +10,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
 class Config(BaseModel):
@@ -72,17 +73,36 @@ def labelled(config: Config, first: str, without: str = "") -> str:
 
 
 class DatasetConfig(Config):
-    """A data set of labelled images, already cut into a training and a test part."""
+    """A data set of labelled images, in a part to train on and one to measure on."""
 
     name: str
     """A registered data set (`metaprune list datasets`) or `package.module:function`."""
     root: str | None = None
     """Folder of the files; `digits` needs none, `cifar10` and the like default to `data/`."""
+    label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
+    """Name in results; null is what the Hub's description beside the files says, else the name of their folder, or of
+    the data set. The paper's tables are those of `cifar10`, `cifar100` and `imagenet`."""
+    train: SplitName = "train"
+    """Split of `parquet` and `image-folder` that is trained on: `train.parquet`, `train/`."""
+    test: SplitName | None = None
+    """Split that is measured on, such as `validation`; null is `test`, unless a share of train is held out."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training images, the same of every class, that is measured on in place of a test split; none of it
+    is trained on."""
     size: Positive | None = None
     """Height and width in pixels that images are resized to; null keeps the files' own."""
     resize: Positive | None = None
     """Shorter side in pixels that `parquet` and `image-folder` resize to before they cut the centre of `size` out, such
     as 256 for ImageNet's 224; null is `size`."""
+    channels: Literal[1, 3] | None = None
+    """Channels that the images of `parquet` and `image-folder` are brought to: 1 is grey, 3 is RGB; null takes grey
+    where all images are."""
+    background: Literal["black", "white"] | None = None
+    """What images with transparent pixels are laid on; null refuses them."""
+    image_column: str | None = None
+    """Column of the images in `parquet`; null is the only one."""
+    label_column: str | None = None
+    """Column of the labels in `parquet`, such as `coarse_label`; null is `label`, `labels` or `fine_label`."""
     mean: tuple[float, ...] | None = None
     """Mean a channel of pixels in [0, 1]; null is ImageNet's (its average for grey images)."""
     std: tuple[float, ...] | None = None
@@ -104,6 +124,10 @@ class DatasetConfig(Config):
             raise ValueError(f"resize is {self.resize} and size {self.size}: give a size that is not larger")
         if self.std and min(self.std) <= 0:
             raise ValueError("std must be positive in every channel")
+        if self.test is not None and self.held_out is not None:
+            raise ValueError(f"test is '{self.test}' and held_out {self.held_out:g}: give one of the two")
+        if self.train == (self.test or (None if self.held_out else "test")):
+            raise ValueError(f"train and test are both '{self.train}': name two splits, or give held_out")
         return self
 
 

@@ -166,9 +166,17 @@ class Plugin:
         return parameter is not None and parameter.default is parameter.empty
 
     def __call__(self, *given: Any, **offered: Any) -> Any:
-        """Call the function with what every one is given, with what it asks for of what is offered, and its options."""
+        """Call the function with what every one is given, with what it asks for of what is offered, and its options.
+
+        One of the user's gets copies, and what it does to the process is put back.
+        """
         asked = {name: offered[name] for name in self.asks if name in offered}
-        return self.function(*given, **asked, **self.options)
+        if not self.own:
+            return self.function(*given, **asked, **self.options)
+        from workloads.isolation import isolated  # here, as it loads PyTorch
+
+        seed = offered["generator"].initial_seed() if "generator" in offered else 0
+        return isolated(self.function, self.where, seed)(*given, **asked, **self.options)
 
     @property
     def own_options(self) -> dict[str, inspect.Parameter]:

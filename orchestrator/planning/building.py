@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.planning.applied import AppliedSettings, dotted
 from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
@@ -45,14 +46,15 @@ class _Builder:
         self.plan, self.experiment, self.facts = plan, experiment, facts
         self.model, self.seed = model, seed
         self.of_model = facts.models[model.label]
-        self.data = {**changed(experiment.dataset, "root", "stream"), "fingerprint": facts.fingerprint}
+        self.applied = AppliedSettings(experiment, facts, model)
+        self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
         measuring = changed(experiment.measuring)
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
             "model": model.label,
-            "dataset": experiment.dataset.name.rpartition(":")[2],
+            "dataset": facts.dataset or experiment.dataset.name.rpartition(":")[2],
             "seed": seed,
             "neuron_sparsity": 0.0,
             "final": False,
@@ -61,6 +63,24 @@ class _Builder:
     def code(self, name: str) -> dict[str, str]:
         """The digest of the user's own code under this name, where it is that."""
         return {"code": self.facts.code[name]} if name in self.facts.code else {}
+
+    def add_stage(
+        self,
+        kind: str,
+        parameters: dict[str, Any],
+        inputs: tuple[str, ...],
+        labels: dict[str, Any],
+        cost: float,
+        **more: Any,
+    ) -> str:
+        """Add a stage, its settings and those of its inputs in its labels; its key.
+
+        Args:
+            more: settings that are neither coordinates nor in a section of the experiment that the kind reads.
+        """
+        made_from = [self.plan.stages[key].labels["settings"] for key in inputs]
+        settings = self.applied.text(kind, made_from, {**labels.get("settings", {}), **more})
+        return self.plan.add(kind, parameters, inputs, {**labels, "settings": settings}, cost)
 
     def seconds(self, train_images: float, test_images: float) -> float:
         """Estimated seconds on one core; a training step counts as three forward passes."""
@@ -72,7 +92,8 @@ class _Builder:
         network = changed(self.model, "checkpoint") | self.code(self.model.name)
         if self.of_model.checkpoint:
             parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
-            return self.plan.add("load", parameters, (), labels, self.seconds(0, self.facts.test))
+            digest = {"model.checkpoint": self.of_model.checkpoint}
+            return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
         return self.train({}, 1.0, labels)
 
     def split_models(self, splits: SplitsConfig) -> list[str]:
@@ -98,7 +119,7 @@ class _Builder:
             **subset,
         }
         cost = training.epochs * self.seconds(share * self.facts.train, self.facts.test / training.evaluate_every)
-        return self.plan.add("train", parameters, (), labels, cost)
+        return self.add_stage("train", parameters, (), labels, cost)
 
     def fine_tune(self, key: str, epochs: int, labels: dict[str, Any], final: bool = False) -> str:
         """Add a fine-tuning stage and return its key; with 0 epochs return `key`."""
@@ -109,12 +130,12 @@ class _Builder:
         parameters = {"dataset": self.data, "training": settings, "seed": self.seed}
         labels = {**labels, "stage": "fine-tuned", "final": final}
         cost = epochs * self.seconds(self.facts.train, self.facts.test / config.evaluate_every)
-        return self.plan.add("fine-tune", parameters, (key,), labels, cost)
+        return self.add_stage("fine-tune", parameters, (key,), labels, cost)
 
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
         parameters = {**self.measured, "fusion": changed(fusion), "seed": self.seed}
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
-        return self.plan.add("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
+        return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
 
     def criterion(self, cell: "_Cell") -> dict[str, Any]:
         """A cell's criterion, for a key."""
@@ -133,7 +154,8 @@ class _Builder:
             **changed(cell.scope),
         }
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
-        return self.plan.add("compress", parameters, (key,), labels, self.seconds(0, self.facts.test))
+        own = self.applied.of_choice("criterion", cell.criterion) | self.applied.of_choice("method", cell.method)
+        return self.add_stage("compress", parameters, (key,), labels, self.seconds(0, self.facts.test), **own)
 
     def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
@@ -162,8 +184,12 @@ class _Builder:
 
     def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
         """The cells of a grid, each with the labels of what ends it."""
+        settings: dict[str, Any] = {"pruning.mode": grid.mode}
+        if grid.mode == "fine-tuned":
+            settings["pruning.steps"] = grid.steps
         for cell in _cells(grid, len(self.of_model.widths)):
-            yield cell, {**labels, **cell.labels, "neuron_sparsity": cell.planned_sparsity(cell.sparsity)}
+            planned = cell.planned_sparsity(cell.sparsity)
+            yield cell, {**labels, **cell.labels, "neuron_sparsity": planned, "settings": settings}
 
     def add_from(self, base: str, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune one network, with what training is still due, and compare what comes out."""
@@ -188,19 +214,21 @@ class _Builder:
 
     def add_distances(self, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
         cost = self.seconds(0, 2 * self.facts.test)
-        self.plan.add("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
+        self.add_stage("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
 
     def add_importances(self, key: str, cell: "_Cell", labels: dict[str, Any]) -> None:
         parameters = {"dataset": self.data, "criterion": self.criterion(cell), "group": cell.group, "seed": self.seed}
         coordinates = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
-        self.plan.add("importances", parameters, (key,), {**labels, **coordinates}, self.seconds(1000, 0))
+        own = self.applied.of_choice("criterion", cell.criterion)
+        self.add_stage("importances", parameters, (key,), {**labels, **coordinates}, self.seconds(1000, 0), **own)
 
     def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
         """Measure a plane row by row."""
         images = min(config.samples or self.facts.test, self.facts.test)
         for row in range(config.size):
             parameters = {**self.measured, "landscape": changed(config), "row": row}
-            self.plan.add("landscape", parameters, keys, labels, self.seconds(0, config.size * images))
+            plane = dotted("pruning.landscape", config)
+            self.add_stage("landscape", parameters, keys, labels, self.seconds(0, config.size * images), **plane)
 
     def add_fap(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Fuse the split models, then prune."""

@@ -10,13 +10,16 @@ from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
-from workloads.measuring.evaluation import latency, parameter_count
+from workloads.measuring.evaluation import parameter_count
+from workloads.measuring.latency import latency
 from workloads.messages import first_line
 from workloads.networks import checkpoints
 from workloads.networks.models import build
 from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
+
+ESTIMATE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Facts:
         models: by label.
         code: digests of the modules that define the user's own functions, by name.
         drawing: criteria and methods that draw, be it numbers or images: they depend on the seed.
+        dataset: name of the data set in results; empty is that of its function.
+        notes: sentences on what of the data is left out or read otherwise than it stands.
     """
 
     train: int
@@ -56,6 +61,8 @@ class Facts:
     models: dict[str, ModelFacts]
     code: dict[str, str]
     drawing: frozenset[str] = frozenset()
+    dataset: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def gather(experiment: Experiment) -> Facts:
@@ -81,6 +88,8 @@ def gather(experiment: Experiment) -> Facts:
         models=networks,
         code={plugin.name: code for plugin in plugins if (code := plugin.code) is not None},
         drawing=frozenset(plugin.name for plugin in plugins if plugin.draws),
+        dataset=dataset.label,
+        notes=dataset.notes,
     )
 
 
@@ -131,6 +140,10 @@ def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure
         ValueError: there are none that can be pruned.
     """
     try:
+        checkpoints.ties(model)
+    except ValueError as error:
+        raise ValueError(f"model '{config.name}' cannot be stored: {error}") from error
+    try:
         return trace(model, torch.zeros(1, *dataset.shape))
     except Exception as error:
         raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error
@@ -164,6 +177,6 @@ def forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int =
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return latency(model, shape, images) / 1000 / images
+        return latency(model, shape, images, ESTIMATE_SECONDS).milliseconds / 1000 / images
     finally:
         torch.set_num_threads(threads)

@@ -38,6 +38,12 @@ COORDINATES = [
     field("stage", pa.string(), "baseline, pruned, fused or fine-tuned"),
     field("step", pa.int32(), "number of the pruning step; null outside iterative pruning"),
     field("final", pa.bool_(), "whether the row is the result of a cell, not on the way to one"),
+    field(
+        "settings",
+        pa.string(),
+        "JSON: all settings that the row depends on besides the other columns, those of its inputs included; null in "
+        "runs of older versions",
+    ),
 ]
 PROVENANCE = [
     field("environment", pa.string(), "key of the row in environments"),
@@ -66,13 +72,32 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("macs", pa.int64(), "multiply-accumulate operations of one image"),
             field("accuracy", pa.float64(), "top-1 over all test images", "percent"),
             field("accuracy_top5", pa.float64(), "top-5 over all test images", "percent"),
+            field(
+                "balanced_accuracy",
+                pa.float64(),
+                "top-1 of each class, averaged over the classes; null in rows of version 0.1",
+                "percent",
+            ),
             field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
             field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),
             field(
                 "seconds", pa.float64(), "wall clock of measuring accuracy and loss; measured together, a share", "s"
             ),
-            field("latency_1", pa.float64(), "median time of a forward pass of 1 image, beside other tasks", "ms"),
-            field("latency_64", pa.float64(), "median time of a forward pass of 64 images, beside other tasks", "ms"),
+            *(
+                column
+                for batch, images in ((1, "1 image"), (64, "64 images"))
+                for column in (
+                    field(
+                        f"latency_{batch}",
+                        pa.float64(),
+                        f"median time of a forward pass of {images}; networks of equal layers and widths share it",
+                        "ms",
+                    ),
+                    field(f"latency_{batch}_low", pa.float64(), "lower end of its 95 % interval", "ms"),
+                    field(f"latency_{batch}_high", pa.float64(), "upper end", "ms"),
+                )
+            ),
+            field("latency_others", pa.float64(), "CPU cores kept busy by other work meanwhile; null is unknown", "1"),
             field("device", pa.string(), "GPU, or CPU, that latencies were measured on"),
             *PROVENANCE,
         ]

@@ -145,6 +145,30 @@ class Store:
                 self.files.delete_file(temporary)
             raise
 
+    def write_once(self, content: bytes, *parts: str) -> None:
+        """Write a file unless it is there already; of several writers at a time, the first one's stays.
+
+        An object store cannot refuse a second writer: there, the last one of those who write in the same moment stays.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self.exists(*parts):
+            return
+        if not isinstance(self.files, fs.LocalFileSystem):
+            self.write(content, *parts)
+            return
+        *folder, name = parts
+        temporary = [*folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp"]
+        self.write(content, *temporary)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(self.path(*temporary), self.path(*parts))
+        except OSError:  # a file system without links
+            self.write(content, *parts)
+        finally:
+            self.delete(*temporary)
+
     def read(self, *parts: str) -> bytes:
         """The content of a file; FileNotFoundError where there is none."""
         with self.files.open_input_stream(self.path(*parts)) as stream:

@@ -59,6 +59,7 @@ def trained(task: Task, work: Work, model: nn.Module, description: Description, 
     precision = resolved(work.parameters["training"].get("precision", "auto"), device())
     test = history[-1].test if history else evaluate(model, task.dataset)
     assert test is not None
-    row = evaluation_row(model, description, task.dataset, test, len(history), "float32", work.labels)
+    store = Store(task.context.store)
+    row = evaluation_row(store, model, description, task.dataset, test, len(history), "float32", work.labels)
     epochs: list[dict[str, Any]] = [epoch_row(epoch, precision) | {"final": False} for epoch in history]
     return Made((model, description), {"evaluations": [row], "epochs": epochs})

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orchestrator.storage.store import Store
 from orchestrator.worker.kind import Made
 from orchestrator.worker.rows import evaluation_row
 from orchestrator.worker.task import Task
@@ -28,5 +29,7 @@ def measured(task: Task, work: Work, made: Made, test: Measurement | None = None
         return made
     model, description = made.network
     test = test or evaluate(model, task.dataset, precision=precision(work))
-    row = evaluation_row(model, description, task.dataset, test, 0, precision(work), work.labels)
+    row = evaluation_row(
+        Store(task.context.store), model, description, task.dataset, test, 0, precision(work), work.labels
+    )
     return replace(made, rows={"evaluations": [row]})

@@ -1,29 +1,27 @@
 """The rows about networks: how accurate, how large, how fast, and how far apart."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.worker.environment import environment
+from orchestrator.storage.store import Store
+from orchestrator.worker.latencies import latencies
 from workloads.config import LandscapeConfig
 from workloads.data.samples import Dataset
 from workloads.data.splits import Part
-from workloads.measuring.evaluation import Measurement, evaluate, latency, mac_count, parameter_count
+from workloads.measuring.evaluation import Measurement, evaluate, mac_count, parameter_count
 from workloads.measuring.landscape import Plane
 from workloads.networks.checkpoints import Description
 from workloads.structure.finding import trace
 from workloads.training.snapshots import Epoch
 
-LATENCY_BATCHES = (1, 64)
 CORNERS = ("original", "against", "method")
-
-_LATENCIES: dict[tuple[Any, ...], dict[str, float]] = {}
 
 
 def evaluation_row(
+    store: Store,
     model: nn.Module,
     description: Description,
     dataset: Dataset,
@@ -32,7 +30,7 @@ def evaluation_row(
     precision: str,
     labels: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The columns of `evaluations` that a measured network fills."""
+    """The columns of `evaluations` that a measured network fills; `store` is the run's."""
     parameters = parameter_count(model)
     planned = labels["neuron_sparsity"]
     return {
@@ -45,11 +43,11 @@ def evaluation_row(
         "macs": mac_count(model, dataset.shape),
         "accuracy": test.accuracy,
         "accuracy_top5": test.accuracy_top5,
+        "balanced_accuracy": test.balanced_accuracy,
         "loss": test.loss,
         "precision": precision,
         "seconds": test.seconds,
-        **latencies(model, description, dataset.shape),
-        "device": environment()["gpu"] or environment()["processor"],
+        **latencies(store, model, description, dataset.shape),
     }
 
 
@@ -59,16 +57,6 @@ def neuron_sparsity(model: nn.Module, description: Description, shape: tuple[int
     widths = [group.size for group in trace(model, example).groups]
     pruned = slice(None) if group is None else slice(group, group + 1)
     return 1 - sum(widths[pruned]) / sum(description.widths[pruned])
-
-
-def latencies(model: nn.Module, description: Description, shape: tuple[int, int, int]) -> dict[str, float]:
-    """The columns of measured time; networks of equal layers and widths share one measurement in a process."""
-    widths = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
-    hardware = environment()["gpu"], torch.get_num_threads()
-    key = json.dumps(description.model, sort_keys=True), widths, shape, hardware
-    if key not in _LATENCIES:
-        _LATENCIES[key] = {f"latency_{batch}": latency(model, shape, batch) for batch in LATENCY_BATCHES}
-    return _LATENCIES[key]
 
 
 def epoch_row(epoch: Epoch, precision: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from orchestrator.running.tasks import execute
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
-from reports.provenance import progress
+from reports.results.runs import progress
 from tests.conftest import TINY, end_ray, memory, start_ray
 from workloads.networks import checkpoints
 

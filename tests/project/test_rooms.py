@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up; a room imports itself and what stands before it.
 ROOMS = {
     "workloads": [
-        ("messages", "moved", "own_code"),
+        ("messages", "moved", "own_code", "isolation"),
         ("config", "plugins"),
         ("data",),
         ("structure",),
@@ -29,6 +29,14 @@ ROOMS = {
         ("running",),
         ("export", "cli"),
         ("submit", "__main__"),
+    ],
+    "reports": [
+        ("names",),
+        ("results", "published"),
+        ("statistics",),
+        ("figures", "tables"),
+        ("exhibits",),
+        ("page",),
     ],
 }
 FLOORS = {

@@ -9,8 +9,9 @@ from orchestrator import Experiment
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
 from orchestrator.settings.reading import built_in
-from reports.catalog import PAPER, RESULTS, TOGETHER, View
-from reports.selection import Tables
+from reports.exhibits.catalog import EXHIBITS, PAPER, TOGETHER
+from reports.exhibits.paper import EXPERIMENTS, View
+from reports.results.selection import Tables
 
 NAMED = [1, *range(4, 22)], [*range(2, 7), 19, 20, *range(22, 29)]
 
@@ -23,8 +24,9 @@ def test_every_table_and_figure_has_an_entry() -> None:
     assert set(TOGETHER.values()) <= set(PAPER)
 
 
-def test_results_are_fed_by_built_in_experiments() -> None:
-    assert {result.experiment for result in RESULTS.values()} <= set(built_in())
+def test_exhibits_are_fed_by_built_in_experiments() -> None:
+    assert set(built_in()) == EXPERIMENTS
+    assert {exhibit.experiment for exhibit in EXHIBITS.values()} <= set(built_in())
 
 
 @pytest.mark.parametrize("name", sorted(set(built_in()) - {"quickstart"}))

@@ -104,6 +104,8 @@ def test_distributions_are_compared_over_seeds(tmp_path: Path) -> None:
     report = write_report(tmp_path / "run", tmp_path / "report", only=["distributions", "distributions-figure"])
     assert {"distributions.csv", "distributions-vgg11_bn-w0.0625.png"} <= set(report.files)
     head, *body = (tmp_path / "report" / "distributions.csv").read_text().splitlines()
-    assert head == 'model,criterion,group,sparsity (%),uTuS,"uTuS, deviation",uTiS,"uTiS, deviation",p'
+    assert head == (
+        'model,criterion,group,sparsity (%),uTuS,"uTuS, deviation","uTuS, n",uTiS,"uTiS, deviation","uTiS, n",p'
+    )
     assert all(0 <= float(line.rpartition(",")[2]) <= 1 for line in body)
     assert len(body) == 2

@@ -90,7 +90,7 @@ def test_a_filter_changes_the_tables(page: Path) -> None:
     const before = rows().length;
     select.value = "l1";
     select.dispatchEvent(new Event("change", {{ bubbles: true }}));
-    const values = rows().map((row) => row.cells[4].textContent);
+    const values = rows().map((row) => row.cells[5].textContent);
     const visible = document.querySelectorAll("section:not(#provenance) tbody tr:not([hidden])").length;
     const told = document.getElementById("shown").value.startsWith(`${{visible}} of `);
     document.title = [before, ...values, told].join("|");
@@ -117,7 +117,7 @@ def test_a_method_filter_hides_the_columns_of_others(page: Path) -> None:
 def test_tables_are_sorted_by_value(page: Path) -> None:
     script = f"""{CELLS}
     const button = [...document.querySelectorAll("#cells th button")].find((b) => b.textContent === "accuracy");
-    const ends = () => [rows()[0], rows().at(-1)].map((row) => row.cells[12].textContent);
+    const ends = () => [rows()[0], rows().at(-1)].map((row) => row.cells[13].textContent);
     button.click(); const up = ends();
     button.click(); document.title = [...up, ...ends(), button.parentElement.getAttribute("aria-sort")].join("|");
     """

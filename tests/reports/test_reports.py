@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 
 from orchestrator.storage.schema import SCHEMAS
 from orchestrator.storage.store import Store
-from reports import figures, load, ranking
-from reports.catalog import RESULTS
-from reports.cells import cells_table
+from reports import figures, load
+from reports.exhibits import ranking
+from reports.exhibits.catalog import EXHIBITS
+from reports.exhibits.cells import cells_table
+from reports.exhibits.provenance import environments_table
 from reports.page import headline, write_report
-from reports.provenance import environments_table
-from reports.selection import tables_of
+from reports.results.selection import tables_of
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
 
@@ -105,14 +106,14 @@ def test_several_runs_are_told_apart(run: Path) -> None:
 
 
 def test_the_data_free_table_has_means_deviations_and_the_gain(run: Path) -> None:
-    ((_, table),) = RESULTS["data-free-table"].make(tables_of(run))
+    ((_, table),) = EXHIBITS["data-free-table"].make(tables_of(run))
     assert isinstance(table, Table)
     assert table.head[-3:] == ["conventional", "intra-fusion", "Intra-Fusion gain"]
     assert table.rows == [["net", "whole-data", "l1", "0", "50", "61.00 ± 1.41", "81.00 ± 1.41", "+20.00"]]
 
 
 def test_the_figure_has_a_line_a_method_through_the_means(run: Path) -> None:
-    ((name, figure),) = RESULTS["data-free-figure"].make(tables_of(run))
+    ((name, figure),) = EXHIBITS["data-free-figure"].make(tables_of(run))
     assert name == "data-free-net"
     assert isinstance(figure, Figure)
     (axis,) = figure.axes
@@ -128,12 +129,12 @@ def test_settings_of_grids_have_figures_and_panels_of_their_own(run: Path) -> No
     store.write_rows("evaluations", "more", repaired + whole)
     plan(store, ROWS + repaired + whole)
     tables = tables_of(run)
-    each = dict(RESULTS["data-free-figure"].make(tables))
+    each = dict(EXHIBITS["data-free-figure"].make(tables))
     assert list(each) == ["data-free-net", "data-free-net-repair"]
-    ((_, panels),) = RESULTS["whole-network-figure"].make(tables)
-    ((_, costs),) = RESULTS["accuracy-against-macs"].make(tables)
+    ((_, panels),) = EXHIBITS["whole-network-figure"].make(tables)
+    ((_, costs),) = EXHIBITS["accuracy-against-macs"].make(tables)
     assert [axis.get_title() for axis in panels.figure.axes] == ["net", "net, repair"]
-    assert [axis.get_title() for axis in costs.figure.axes] == ["not fine-tuned", "repair"]
+    assert [axis.get_title() for axis in costs.figure.axes] == ["not fine-tuned", "not fine-tuned, repair"]
     for figure in (*each.values(), panels):
         names = [text.get_text() for text in figure.legends[0].get_texts()]
         assert names == ["conventional", "intra-fusion"]
@@ -160,10 +161,10 @@ def test_pipelines_and_criteria_are_not_mixed(run: Path) -> None:
     store.write_rows("evaluations", "fap", rows)
     plan(store, ROWS + rows)
     tables = tables_of(run)
-    ((_, table),) = RESULTS["data-free-table"].make(tables)
+    ((_, table),) = EXHIBITS["data-free-table"].make(tables)
     assert isinstance(table, Table)
     assert [row[1:2] + row[-1:] for row in table.rows] == [["FaP", "+0.00"], ["whole-data", "+20.00"]]
-    ((_, figure),) = RESULTS["data-free-figure"].make(tables)
+    ((_, figure),) = EXHIBITS["data-free-figure"].make(tables)
     assert isinstance(figure, Figure)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [f"{m} · {p}" for m in ("conventional", "intra-fusion") for p in ("FaP", "whole-data")]
@@ -174,7 +175,7 @@ def test_the_mean_over_groups_keeps_the_deviation_over_seeds(run: Path) -> None:
     store = Store(run)
     store.write_rows("evaluations", "more", rows)
     plan(store, ROWS + rows)
-    ((_, table),) = RESULTS["data-free-mean"].make(tables_of(run))
+    ((_, table),) = EXHIBITS["data-free-mean"].make(tables_of(run))
     assert isinstance(table, Table)
     assert table.rows == [["net", "whole-data", "l1", "50", "65.00 ± 1.41", "85.00 ± 1.41"]]
 
@@ -185,10 +186,10 @@ def test_whole_networks_have_their_own_table_and_figure(run: Path) -> None:
     store.write_rows("evaluations", "whole", rows)
     plan(store, ROWS + rows)
     tables = tables_of(run)
-    ((_, table),) = RESULTS["whole-network-table"].make(tables)
+    ((_, table),) = EXHIBITS["whole-network-table"].make(tables)
     assert isinstance(table, Table)
     assert table.rows == [["net", "whole-data", "l1", "50", "30.00 ± 0.00", "30.00 ± 0.00"]]
-    ((_, figure),) = RESULTS["whole-network-figure"].make(tables)
+    ((_, figure),) = EXHIBITS["whole-network-figure"].make(tables)
     assert isinstance(figure, Figure)
     assert [axis.get_title() for axis in figure.axes] == ["net"]
     assert [sentence.partition(",")[2][:11] for sentence in headline(tables)[:2]] == [" one group ", " all groups"]
@@ -197,7 +198,7 @@ def test_whole_networks_have_their_own_table_and_figure(run: Path) -> None:
 def test_what_lacks_data_is_named_and_not_drawn(run: Path, tmp_path: Path) -> None:
     report = write_report(run, tmp_path / "out")
     drawn = {"models", "models-by-seed", "data-free-figure", "data-free-table", "data-free-mean", "ranks", "cells"}
-    assert {name for names in report.lacking.values() for name in names} == set(RESULTS) - drawn
+    assert {name for names in report.lacking.values() for name in names} == set(EXHIBITS) - drawn
     assert not list((tmp_path / "out").glob("pipelines*"))
     assert "net, one group pruned without fine-tuning, mean over 1 cell: intra-fusion 81.0 %, conventional 61.0 %." in (
         tmp_path / "out" / "README.md"
@@ -213,12 +214,12 @@ def test_a_run_that_has_just_begun_can_be_reported(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     store.write_rows("plan", "plan", [{"cell": "a"}])
     report = write_report(tmp_path / "run", tmp_path / "out")
-    assert {name for names in report.lacking.values() for name in names} == set(RESULTS)
+    assert {name for names in report.lacking.values() for name in names} == set(EXHIBITS)
     assert headline(tables_of(tmp_path / "run")) == []
 
 
 def test_over_seeds() -> None:
-    frame = pd.DataFrame({"m": ["a", "a", "b"], "accuracy": [1.0, 3.0, 5.0]})
+    frame = pd.DataFrame({"m": ["a", "a", "b"], "seed": [0, 1, 0], "accuracy": [1.0, 3.0, 5.0]})
     means = over_seeds(frame, ["m"]).set_index("m")
     assert means.loc["a"].tolist() == [2.0, pytest.approx(2**0.5), 2]
     assert means.loc["b", "std"] != means.loc["b", "std"]
@@ -279,7 +280,7 @@ def test_the_cuts_of_the_training_set_are_drawn(tmp_path: Path) -> None:
         for part, (start, end) in enumerate(spans)
     ]
     store.write_rows("splits", "all", cuts)
-    ((name, figure),) = RESULTS["splits"].make(tables_of(tmp_path))
+    ((name, figure),) = EXHIBITS["splits"].make(tables_of(tmp_path))
     assert name == "splits-unions-4"
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "subset-1"
@@ -355,7 +356,7 @@ def test_different_networks_of_one_name_are_not_taken_for_seeds(run: Path, tmp_p
     other.write_rows("evaluations", "all", rows)
     plan(other, rows)
     tables = tables_of([run, tmp_path / "longer"])
-    ((_, models),) = RESULTS["models"].make(tables)
+    ((_, models),) = EXHIBITS["models"].make(tables)
     assert isinstance(models, Table)
     assert [(row[0], row[-1]) for row in models.rows] == [("net, longer", "95.00"), ("net, run", "90.00")]
 
@@ -389,7 +390,7 @@ def test_a_half_done_seed_does_not_move_the_means(run: Path) -> None:
         for seed in (0, 1, 2)
         if (group, seed) != (1, 2)
     ]
-    each = ranking.compared(pd.DataFrame(rows)).set_index("method")
+    each = ranking.compared(pd.DataFrame(rows).assign(note="")).set_index("method")
     assert each.loc["intra-fusion", ["mean", "n", "cells"]].tolist() == [15.0, 2, 2]
 
 
@@ -397,10 +398,11 @@ def test_many_cells_are_shown_as_means_over_groups() -> None:
     rows = [
         evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, latency_1=1.0) for g in (0, 2)
     ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).assign(note="", training_data=None, split=None, folds=None)
     assert [row[-2] for row in cells_table(frame).rows] == ["0.00", "2.00"]
+    frame = pd.concat([frame, frame.assign(seed=1, accuracy=frame["accuracy"] + 2)])
     many = cells_table(frame, most=1)
-    assert [row[-2] for row in many.rows] == ["1.00 ± 1.41"]
+    assert [row[-2] for row in many.rows] == ["2.00 ± 1.41"], "the deviation is over seeds"
     assert "group" not in many.head
 
 

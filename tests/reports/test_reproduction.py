@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from orchestrator import Experiment
 from orchestrator.storage.store import Store
-from reports import published, reproduction
-from reports.catalog import RESULTS
-from reports.selection import tables_of
+from reports import published
+from reports.exhibits import reproduction
+from reports.exhibits.catalog import EXHIBITS
+from reports.results.selection import tables_of
 from tests.reports.test_reports import evaluation, plan
 from workloads.compression.criteria import CRITERIA
 from workloads.compression.methods import METHODS
@@ -86,7 +87,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_cell_is_printed_beside_the_published(run: Path) -> None:
-    tables = dict(RESULTS["reproduction"].make(tables_of(run)))
+    tables = dict(EXHIBITS["reproduction"].make(tables_of(run)))
     (row,) = tables["reproduction"].rows
     assert row[:6] == ["vgg11_bn", "cifar10", "l1", "no", "1", "60"]
     assert row[6:12] == ["77.81", "70.50", "−7.31", "87.58", "85.50", "−2.08"]
@@ -123,7 +124,7 @@ def test_given_weights_replace_the_settings_of_training() -> None:
 
 
 def test_published_curves_are_drawn_beside_the_measured(run: Path) -> None:
-    figures = dict(RESULTS["data-free-figure"].make(tables_of(run, published=True)))
+    figures = dict(EXHIBITS["data-free-figure"].make(tables_of(run, published=True)))
     figure = figures["data-free-vgg11_bn"]
     assert isinstance(figure, Figure)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -136,7 +137,7 @@ def test_published_curves_are_drawn_beside_the_measured(run: Path) -> None:
 
 def test_the_papers_tables_have_their_own_cells_beside_the_published(run: Path) -> None:
     tables = tables_of(run)
-    found = {name: dict(RESULTS[name].make(tables)) for name in RESULTS if name.startswith("table-")}
+    found = {name: dict(EXHIBITS[name].make(tables)) for name in EXHIBITS if name.startswith("table-")}
     beside = {name: items[f"{name}-published"] for name, items in found.items() if f"{name}-published" in items}
     assert list(beside) == ["table-10"]
     assert [row[6:9] for row in beside["table-10"].rows] == [["77.81", "70.50", "−7.31"]]

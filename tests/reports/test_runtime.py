@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from reports import runtime
-from reports.selection import Tables
+from reports.exhibits import runtime
+from reports.results.selection import Tables
 from reports.statistics import kruskal_wallis
 
 # (cell, kind, inputs, seconds, training_data)
@@ -43,7 +43,7 @@ def timings(**started: float) -> pd.DataFrame:
 def tables(timings: pd.DataFrame) -> Tables:
     """Those of a run of whole-data and FaP with these timings."""
     shared = {"model": "net", "seed": 0, "criterion": "l1", "method": "intra-fusion", "target_sparsity": 0.5}
-    shared |= {"final": True, "stage": "fine-tuned", "group": None}
+    shared |= {"final": True, "stage": "fine-tuned", "group": None, "note": ""}
     ends = pd.DataFrame([
         {**shared, "pipeline": "whole-data", "cell": "end"},
         {**shared, "pipeline": "FaP", "cell": "fused-end"},
@@ -104,6 +104,7 @@ def test_kruskal_wallis_tells_alike_from_different() -> None:
     frame = pd.DataFrame({
         "group": [0] * 6 + [1] * 6 + [2] * 2,
         "between": ["a", "a", "a", "b", "b", "b"] * 2 + ["a", "b"],
+        "seed": [0, 1, 2] * 4 + [0, 0],
         "accuracy": [1.0, 2.0, 3.0, 11.0, 12.0, 13.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0],
     })  # fmt: skip
     p = kruskal_wallis(frame, ["group"], "between")

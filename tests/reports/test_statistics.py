@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports import ranking
+from reports.exhibits import ranking
 from reports.statistics import average_ranks, by_method, kruskal_wallis, paired_differences
 
 
@@ -18,6 +18,7 @@ def rows(accuracies: dict[str, list[list[float]]], **columns: object) -> pd.Data
             "pipeline": "whole-data",
             "criterion": "l1",
             "stage": "pruned",
+            "note": "",
             "group": float(cell),
             "target_sparsity": 0.5,
             "method": method,
@@ -83,7 +84,7 @@ def test_the_verdict_says_what_the_data_supports() -> None:
     )
     assert ranking.sentences(frame) == [
         "net, one group: better is above; worse is below; alike is not surely different from conventional pruning "
-        "(95 % intervals over 3 seeds)."
+        "(95 % intervals over 3 seeds, not corrected for 3 comparisons)."
     ]
     (one_seed,) = ranking.sentences(frame[frame["seed"] == 0])
     assert "no interval" in one_seed
@@ -93,7 +94,7 @@ def test_the_verdict_says_what_the_data_supports() -> None:
 def test_models_and_scopes_are_ranked_apart() -> None:
     two = {"conventional": [[60, 62]], "other": [[70, 70]]}
     frame = pd.concat([rows(two), rows(two, group=None), rows(two, group=None, stage="fine-tuned", model="second")])
-    tables = dict(ranking.tables(frame))
+    tables = dict(ranking.ranked(frame))
     assert [row[:3] for row in tables["ranks"].rows[::2]] == [
         ["net", "one group", "other"],
         ["net", "all groups", "other"],
@@ -101,4 +102,4 @@ def test_models_and_scopes_are_ranked_apart() -> None:
     ]
     assert tables["ranks"].rows[0][3:] == ["1.00", "70.00", "+9.00", "−3.71 to +21.71", "1", "2"]
     assert [row[4] for row in tables["kruskal-wallis"].rows] == ["all", "all", "0"]
-    assert "kruskal-wallis" not in dict(ranking.tables(frame[frame["seed"] == 0]))
+    assert "kruskal-wallis" not in dict(ranking.ranked(frame[frame["seed"] == 0]))

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from workloads.compression.calls import output_moments
 from workloads.compression.clustering import clusters, coordinates, filled
 from workloads.compression.compress import Sources, compress, score
 from workloads.compression.group_sizes import parameters_after, widths
-from workloads.compression.methods import maps
+from workloads.compression.methods import METHODS, maps
 from workloads.compression.pairings import Pairings
-from workloads.compression.repair import output_moments, repaired_layers, with_corrected_variance
+from workloads.compression.repair import repaired_layers, with_corrected_variance
 from workloads.config import CompressionConfig
 from workloads.measuring.evaluation import parameter_count
 from workloads.structure.finding import trace
-from workloads.structure.groups import Maps, apply
+from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
 
@@ -75,6 +76,53 @@ def test_a_weight_sparsity_is_just_reached(
     pruned = compress(network, config, sources)
     removed = 1 - parameter_count(pruned.model) / parameter_count(network.model)
     assert sparsity <= removed < sparsity + 0.05
+
+
+class Biasless(nn.Module):
+    """Convolutions without biases, behind one of which batch-norm is merged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.second, self.last = nn.Conv2d(16, 16, 1, bias=False), nn.Linear(16, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.norm(self.first(x)).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repair": "data"},
+        {"repair": "data-free"},
+        {"method": "folding"},
+        {"method": "reconstruction"},
+        {"method": f"{__name__}:with_offset"},
+        {"group": 1, "sparsity": 0.2, "repair": "data"},
+    ],
+)
+def test_biases_that_the_result_gains_count_for_a_weight_sparsity(
+    sources: Sources, settings: dict, sparsity: float, allocation: str
+) -> None:
+    model = Biasless().eval()
+    config = {"sparsity": sparsity, "sparsity_of": "weights", "allocation": allocation, **settings}
+    pruned = compress(Network.prepared(model, sources.example), CompressionConfig(**config), sources)
+    reached = 1 - parameter_count(pruned.model) / parameter_count(model)
+    one_neuron_of_each = 3 * (9 + 3 + 16 + 1 + 16 + 1 + 10) / parameter_count(model)
+    assert config["sparsity"] <= reached < config["sparsity"] + one_neuron_of_each
+
+
+def with_offset(pairings: Pairings, importance: torch.Tensor, m: int, *, group: Group) -> Maps:
+    selection = torch.eye(pairings.size)[:m]
+    return Maps(selection, selection, offset={layer: torch.ones(m, 1) for layer in group.layers})
+
+
+def test_a_weight_sparsity_of_nothing_removes_nothing(sources: Sources) -> None:
+    base = Network.prepared(Biasless(), sources.example)
+    pruned = compress(base, CompressionConfig(sparsity=0, sparsity_of="weights"), sources)
+    assert parameter_count(pruned.model) == parameter_count(base.model) > base.parameters
 
 
 def test_a_weight_sparsity_of_one_group_and_one_that_cannot_be_reached(network: Network, sources: Sources) -> None:
@@ -138,7 +186,7 @@ def test_repair_works_without_batch_norm(images: torch.Tensor) -> None:
     kept = score(network, 1, {"name": "l1"}, Sources(images[:1]))[1].argsort(descending=True)[:6].sort().values
     reached = output_moments(pruned.model, ["0"], [images])
     for ours, theirs in zip(reached["0"], wanted["0"], strict=True):
-        torch.testing.assert_close(ours, theirs[kept], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours, theirs[:, kept], rtol=1e-3, atol=1e-3)
 
 
 def test_the_variance_of_a_cluster_is_corrected_as_fold_ar_says(vgg: nn.Module) -> None:
@@ -296,3 +344,19 @@ def test_what_looks_at_images_is_refused_without_them(
         compress(network, config, Sources(images[:1]))
     batches, labels = images[:8], torch.arange(8)
     assert compress(network, config, Sources(images[:1], batches=[(batches, labels)], images=[batches]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("repair", ["none", "data-free", "data"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_weights_of_other_precisions_are_compressed(
+    method: str, repair: str, dtype: torch.dtype, images: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    images = images[:8].to(dtype)
+    model = Biasless().eval().to(dtype)
+    config = CompressionConfig(sparsity=0.5, method=method, repair=repair)
+    pruned = compress(Network.prepared(model, images[:1]), config, Sources(images[:1], images=[images])).model
+    assert {tensor.dtype for tensor in pruned.parameters()} == {dtype}
+    assert pruned(images).isfinite().all()
+    assert pruned.second.weight.shape[:2] == (8, 8)

@@ -1,6 +1,7 @@
 import gzip
-import io
+import hashlib
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.workloads.pictures import content, picture, pixels, table, write, write_folder
 from workloads.config import DatasetConfig
 from workloads.data.augmentation import augment, crop, flip, normalise
-from workloads.data.datasets import fingerprint_of, load
+from workloads.data.datasets import load
+from workloads.data.fingerprints import fingerprint_of
 from workloads.data.samples import Dataset, Samples, Source, in_memory
 
 
@@ -20,21 +23,6 @@ from workloads.data.samples import Dataset, Samples, Source, in_memory
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("METAPRUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def pixels(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def test_digits_are_all_there_and_apart() -> None:
@@ -67,12 +55,7 @@ def test_batches_are_normalised_with_the_settings() -> None:
 
 
 def write_parquet(path: Path, images: list[Image.Image], labels: list[int], names: list[str] | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"img": [{"bytes": png(i), "path": "x.png"} for i in images], "label": labels})
-    if names:
-        info = '{"info": {"features": {"label": {"names": ["' + '", "'.join(names) + '"]}}}}'
-        table = table.replace_schema_metadata({"huggingface": info})
-    pq.write_table(table, path)
+    write(path, table([content(image) for image in images], labels, names, image="img"))
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -176,24 +159,175 @@ def test_the_fingerprint_knows_the_middle_of_a_file_and_the_end_of_a_large_one(
     file, content = tmp_path / "file", bytearray(3 << 20)
     marks = set()
     for limit, position in ((1 << 29, 0), (1 << 29, 1), (2 << 20, 2), (2 << 20, 3)):
-        monkeypatch.setattr("workloads.data.datasets.FINGERPRINTED_BYTES", limit)
+        monkeypatch.setattr("workloads.data.fingerprints.FINGERPRINTED_BYTES", limit)
         content[[0, len(content) // 2, -1, 0][position]] ^= 1
         file.write_bytes(content)
         marks.add(fingerprint_of([file], tmp_path))
     assert len(marks) == 4
 
 
-def test_fashion_mnist_from_idx_files(tmp_path: Path) -> None:
-    drawn = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+def write_idx(root: Path, images: np.ndarray, labels: list[int], compressed: bool = True) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
     for prefix in ("train", "t10k"):
-        with gzip.open(tmp_path / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">4i", 2051, 3, 28, 28) + drawn.tobytes())
-        with gzip.open(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">2i", 2049, 3) + bytes([9, 0, 4]))
+        for name, header, values in (
+            (f"{prefix}-images-idx3-ubyte", struct.pack(">4i", 2051, *images.shape), images.tobytes()),
+            (f"{prefix}-labels-idx1-ubyte", struct.pack(">2i", 2049, len(labels)), bytes(labels)),
+        ):
+            if compressed:
+                (root / f"{name}.gz").write_bytes(gzip.compress(header + values))
+            else:
+                (root / name).write_bytes(header + values)
+    return root
+
+
+DRAWN = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("place", ["", "FashionMNIST/raw"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_fashion_mnist_from_idx_files(tmp_path: Path, place: str, compressed: bool) -> None:
+    write_idx(tmp_path / place, DRAWN, [9, 0, 4], compressed)
+    write_idx(tmp_path / "other", 255 - DRAWN, [9, 0, 4])
     dataset = load(DatasetConfig(name="fashion-mnist", root=str(tmp_path)))
-    assert torch.equal(dataset.train.images, torch.from_numpy(drawn).unsqueeze(1))
+    assert torch.equal(dataset.train.images, torch.from_numpy(DRAWN).unsqueeze(1))
     assert dataset.test.labels.tolist() == [9, 0, 4]
     assert dataset.classes[9] == "Ankle boot"
+    (note,) = dataset.notes
+    assert note.endswith("are not fashion-mnist as it was published.")
+    other = load(DatasetConfig(name="fashion-mnist", root=str(tmp_path / "other")))
+    assert torch.equal(other.train.images, 255 - torch.from_numpy(DRAWN).unsqueeze(1)), "known by content, not by name"
+    assert other.fingerprint != dataset.fingerprint
+
+
+def test_mnist_has_the_classes_of_digits_and_results_of_its_own(tmp_path: Path) -> None:
+    write_idx(tmp_path, DRAWN, [9, 0, 4])
+    dataset, fashion = (load(DatasetConfig(name=name, root=str(tmp_path))) for name in ("mnist", "fashion-mnist"))
+    assert dataset.classes == tuple("0123456789")
+    assert dataset.label == "mnist"
+    assert dataset.fingerprint != fashion.fingerprint
+
+
+def test_the_published_fashion_mnist_keeps_the_keys_of_version_0_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx(tmp_path, DRAWN, [9, 0, 4])
+    content_of_all = 2 * (DRAWN.tobytes() + bytes([9, 0, 4]))
+    monkeypatch.setattr("workloads.data.builtin.FASHION_MNIST", hashlib.sha256(content_of_all).hexdigest())
+    dataset = load(DatasetConfig(name="fashion-mnist", root=str(tmp_path)))
+    assert dataset.fingerprint == "fashion-mnist"
+    assert not dataset.notes
+
+
+def test_a_folder_without_the_files_is_refused_whatever_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", unreachable)
+    load(DatasetConfig(name="fashion-mnist", root=str(write_idx(tmp_path / "there", DRAWN, [9, 0, 4]))))
+    with pytest.raises(FileNotFoundError, match=r"is not under dataset.root '.*nothing' and cannot be downloaded"):
+        load(DatasetConfig(name="fashion-mnist", root=str(tmp_path / "nothing")))
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("train-images-idx3-ubyte.gz", lambda whole: whole[:-9], "is damaged or cut off"),
+        ("train-images-idx3-ubyte.gz", lambda whole: b"", "is empty"),
+        ("train-labels-idx1-ubyte.gz", lambda whole: b"version https://git-lfs", "is a Git LFS pointer"),
+        ("t10k-labels-idx1-ubyte.gz", lambda whole: gzip.compress(b"words, not numbers"), "is no IDX file"),
+        ("t10k-labels-idx1-ubyte.gz", lambda whole: gzip.compress(gzip.decompress(whole)[:-1]), "says 3 values and ho"),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            lambda whole: gzip.compress(struct.pack(">2i", 2049, 2) + b"\1\2"),
+            "images-idx3-ubyte.gz' has 3 images, but '.*' 2 labels",
+        ),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            lambda whole: gzip.compress(struct.pack(">2i", 2049, 3) + b"\1\2\13"),
+            "label 2 of '.*t10k-labels-idx1-ubyte.gz' is 11",
+        ),
+    ],
+)
+def test_damaged_idx_files_are_named(tmp_path: Path, name: str, change: Callable[[bytes], bytes], message: str) -> None:
+    file = write_idx(tmp_path, DRAWN, [9, 0, 4]) / name
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        load(DatasetConfig(name="mnist", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["digits", "image-folder", f"{__name__}:grey"])
+def test_a_share_of_the_training_images_is_held_out(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path, ("train",), count=10)
+    config = DatasetConfig(name=name, root=str(tmp_path), held_out=0.25)
+    dataset = load(config)
+    train, test = set(dataset.train_pool.tolist()), set(dataset.test_pool.tolist())
+    assert not train & test
+    assert train | test == set(range(len(dataset.train)))
+    assert len(test) == round(0.25 * len(dataset.train))
+    ((_, labels),) = dataset.batches("test", 1000)
+    counts = labels.bincount() / dataset.train.labels.bincount()
+    assert counts.min() >= 0.2
+    load.cache_clear()
+    assert torch.equal(load(config).test_pool, dataset.test_pool), "the same every time"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"test": "validation", "held_out": 0.1}, "test is 'validation' and held_out 0.1: give one of the two"),
+        ({"test": "train"}, "train and test are both 'train'"),
+        ({"train": "test"}, "train and test are both 'test'"),
+        ({"train": "../elsewhere"}, "String should match pattern"),
+        ({"label": "a/b"}, "String should match pattern"),
+    ],
+)
+def test_splits_that_do_not_fit_together_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DatasetConfig(name="parquet", **settings)
+
+
+def test_too_few_images_to_hold_some_out_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"dataset.held_out is 0.1: of 4 training images that leaves none"):
+        load(DatasetConfig(name=f"{__name__}:grey", held_out=0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("digits", {"stream": True}),
+        ("parquet", {"stream": True}),
+        ("cifar10", {"resize": 40, "size": 32}),
+        ("fashion-mnist", {"channels": 3}),
+        ("image-folder", {"image_column": "img"}),
+        ("digits", {"test": "validation"}),
+    ],
+)
+def test_a_setting_that_a_data_set_does_not_read_is_refused(name: str, settings: dict) -> None:
+    with pytest.raises(
+        ValueError, match=rf"dataset.\w+ is a setting of .*, which '{name}' does not read: leave it out"
+    ):
+        load(DatasetConfig(name=name, **settings))
+
+
+def test_surveys_of_many_images_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path)
+    monkeypatch.setattr("workloads.data.survey.KEPT_FROM", 1)
+    config = DatasetConfig(name="image-folder", root=str(tmp_path))
+    first = load(config)
+    monkeypatch.setattr("workloads.data.survey.survey", lambda *_: pytest.fail("it was made again"))
+    load.cache_clear()
+    again = load(config)
+    assert (again.shape, again.fingerprint, again.notes) == (first.shape, first.fingerprint, first.notes)
+
+
+def test_fingerprints_of_small_sets_are_those_of_version_0_1(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "set" / f"{number}.bin", bytes([number]) * (100 + number))
+    files = sorted((tmp_path / "set").iterdir())
+    assert fingerprint_of(files, tmp_path) == "84888812a32744b1"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from tests.conftest import with_statistics
-from workloads.compression.repair import anchor_batch_norms, match_statistics, output_moments, repaired_layers
+from workloads.compression.calls import output_moments
+from workloads.compression.repair import anchor_batch_norms, match_statistics, repaired_layers
 from workloads.config import FusionConfig, ModelConfig, SplitsConfig, TrainingConfig
 from workloads.data.samples import Dataset
 from workloads.data.splits import samples_of, subsets

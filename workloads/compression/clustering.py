@@ -14,7 +14,8 @@ def coordinates(vectors: Tensor) -> Tensor:
     if d <= n:
         return vectors
     scale, axes = torch.linalg.eigh(vectors @ vectors.T)
-    return axes * scale.clamp(min=0).sqrt()
+    points: Tensor = axes * scale.clamp(min=0).sqrt()
+    return points
 
 
 def clusters(vectors: Tensor, m: int, kind: str = "k-means") -> Tensor:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from workloads.compression.calls import output_moments
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import widths
 from workloads.compression.methods import maps
@@ -14,7 +15,6 @@ from workloads.compression.pairings import Pairings
 from workloads.compression.repair import (
     match_statistics,
     narrowed_statistics,
-    output_moments,
     repaired_layers,
     with_corrected_variance,
 )
@@ -89,7 +89,7 @@ def compress(
         config: what to remove, how to choose it, and what becomes of it.
         sources: images and seeds.
         originals: pairings of each group before any pruning, which sparsity refers to; None: as they are.
-        parameters: of the network before any pruning, for sparsities of weights; likewise.
+        parameters: of the network before any pruning, for sparsities of weights; None: before batch-norm was merged.
         scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
 
     Raises:
@@ -97,7 +97,8 @@ def compress(
             reached, or scores and maps that are no such.
     """
     return _Compression(base, config, sources, scored).run(
-        originals or [group.size for group in base.structure.groups], parameters or parameter_count(base.model)
+        originals or [group.size for group in base.structure.groups],
+        parameters or base.parameters or parameter_count(base.model),
     )
 
 
@@ -112,7 +113,7 @@ class _Compression:
         scored: Callable[[int], tuple[Pairings, Tensor]] | None,
     ):
         self.base, self.config, self.sources = base, config, sources
-        self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
+        self.network = base
         self.scored = scored or (lambda number: score(base, number, config.criterion, sources))
         CRITERION.plugin(config.criterion.name, config.criterion.options)
         asks = METHOD.plugin(config.method.name, config.method.options).asks
@@ -122,40 +123,60 @@ class _Compression:
             self.images = made(sources.images)
         if config.repair == "data" and not self.images:
             raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
-        self.wanted: Statistics = {}
+        self.original: Statistics = {}
         if config.repair == "data":
-            self.wanted = output_moments(base.model, repaired_layers(base.structure), self.images)
+            self.original = output_moments(base.model, repaired_layers(base.structure), self.images)
+        self.wanted = self.original
 
     def run(self, originals: Sequence[int], parameters: int) -> Network:
-        """Bring every group to its size."""
+        """Bring every group to its size.
+
+        Which layers gain a bias from the method or the repair is known afterwards only; if these weigh so much that a
+        sparsity of weights is missed, all is done again with them in the count.
+        """
         config, groups = self.config, self.base.structure.groups
         if len(originals) != len(groups):
             raise ValueError(f"the network has {len(groups)} groups that can be pruned, but once had {len(originals)}")
         numbers = list(range(len(groups))) if config.group is None else [config.group]
         scores = [self.scored(number)[1] for number in numbers] if config.allocation == "global" else None
-        sizes = widths(
-            self.base.model,
-            self.base.structure,
-            numbers,
-            [originals[number] for number in numbers],
-            config.sparsity,
-            of=config.sparsity_of,
-            parameters=parameters,
-            round_to=config.round_to,
-            scores=scores,
-        )
-        if config.order == "input-first":
-            numbers, sizes = numbers[::-1], sizes[::-1]
-        for number, m in zip(numbers, sizes, strict=True):
+        gaining: set[str] = set()
+        while True:
+            sizes = widths(
+                self.base.model,
+                self.base.structure,
+                numbers,
+                [originals[number] for number in numbers],
+                config.sparsity,
+                of=config.sparsity_of,
+                parameters=parameters,
+                gaining=gaining,
+                round_to=config.round_to,
+                scores=scores,
+            )
+            self.narrow_all(numbers, sizes)
+            gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
+            reached = 1 - parameter_count(self.network.model) / parameters
+            if config.sparsity_of == "neurons" or config.sparsity == 0 or reached >= config.sparsity:
+                return self.network
+            if gained <= gaining:
+                raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
+            gaining |= gained
+
+    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int]) -> None:
+        """Bring groups of the base to these sizes, one after the other, and repair the network."""
+        base, groups = self.base, self.base.structure.groups
+        self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
+        self.wanted = self.original
+        order = -1 if self.config.order == "input-first" else 1
+        for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
                 self.narrow(number, m)
         if self.wanted:
             match_statistics(self.network.model, self.wanted, self.images)
-        return self.network
 
     def narrow(self, number: int, m: int) -> None:
         """Bring one group to m pairings."""
-        config, (model, structure, statistics, places) = self.config, self.network
+        config, (model, structure, statistics, places, _) = self.config, self.network
         group = structure.groups[number]
         if config.allocation == "global" or structure is self.base.structure:
             pairings, scores = self.scored(number)
@@ -188,3 +209,8 @@ class _Compression:
             narrowed_statistics(statistics, group, pair),
             {**places, number: pair.places},
         )
+
+
+def without_bias(model: nn.Module) -> list[str]:
+    """Names of the layers that could have a bias and have none."""
+    return [name for name, layer in model.named_modules() if layer._parameters.get("bias", layer) is None]

@@ -1,6 +1,6 @@
 """How wide each group is to become: from a sparsity of neurons or weights to pairings that stay."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from workloads.measuring.evaluation import parameter_count
-from workloads.structure.groups import CONSUMER, THROUGH, Group, Structure
-from workloads.structure.layers import get_layer
+from workloads.structure.groups import THROUGH, Group, Structure
+from workloads.structure.layers import get_layer, made_dim
 
 BISECTIONS = 40
 
@@ -57,6 +57,7 @@ def widths(
     *,
     of: Literal["neurons", "weights"] = "neurons",
     parameters: int = 0,
+    gaining: Collection[str] = (),
     round_to: int = 1,
     scores: Sequence[Tensor] | None = None,
 ) -> list[int]:
@@ -70,6 +71,7 @@ def widths(
         sparsity: share to remove of their pairings, or of the whole network's parameters before any pruning.
         of: what the sparsity is a share of; for weights, the least neuron sparsity that reaches it is found.
         parameters: of the network before any pruning.
+        gaining: layers without a bias that get one when the groups are narrowed.
         round_to: widths become multiples of this, rounded up.
         scores: importance of each group's pairings; given, one threshold holds for all groups together.
 
@@ -83,12 +85,12 @@ def widths(
             return uniform_widths(groups, originals, neuron_sparsity, round_to)
         return global_widths(groups, originals, neuron_sparsity, round_to, scores)
 
-    if of == "neurons":
+    if of == "neurons" or sparsity == 0:
         return at(sparsity)
 
     def removed(neuron_sparsity: float) -> float:
         sizes = dict(zip(numbers, at(neuron_sparsity), strict=True))
-        return 1 - parameters_after(model, structure, sizes) / parameters
+        return 1 - parameters_after(model, structure, sizes, gaining) / parameters
 
     low, high = 0.0, 1.0
     if removed(high) < sparsity:
@@ -104,21 +106,23 @@ def widths(
     return at(high)
 
 
-def parameters_after(model: nn.Module, structure: Structure, sizes: dict[int, int]) -> int:
-    """Parameters that the network will have once some groups have these sizes."""
-    lost: dict[tuple[str, bool], int] = {}
+def parameters_after(
+    model: nn.Module, structure: Structure, sizes: dict[int, int], gaining: Collection[str] = ()
+) -> int:
+    """Parameters that the network will have once some groups have these sizes and some layers gained a bias."""
+    shapes: dict[tuple[str, str], list[int]] = {}
     for number, m in sizes.items():
         group = structure.groups[number]
         for member in group.members:
-            side = member.layer, member.side == CONSUMER
-            lost[side] = lost.get(side, 0) + (group.size - m) * member.index.shape[1]
+            layer = get_layer(model, member.layer)
+            for name, dim in member.tensors(model):
+                if name in layer._parameters:
+                    shape = shapes.setdefault((member.layer, name), list(getattr(layer, name).shape))
+                    shape[dim] -= (group.size - m) * member.index.shape[1]
     total = parameter_count(model)
-    for name in {layer for layer, _ in lost}:
+    for layer_name, name in shapes:
+        total -= getattr(get_layer(model, layer_name), name).numel() - torch.Size(shapes[layer_name, name]).numel()
+    for name in gaining:
         layer = get_layer(model, name)
-        for parameter in layer.parameters(recurse=False):
-            shape = list(parameter.shape)
-            shape[0] -= lost.get((name, False), 0)
-            if len(shape) > 1:
-                shape[1] -= lost.get((name, True), 0)
-            total -= parameter.numel() - torch.Size(shape).numel()
+        total += shapes.get((name, "weight"), list(layer.weight.shape))[made_dim(layer)]
     return total

@@ -21,9 +21,13 @@ class Pairings:
 
     def __init__(self, model: nn.Module, group: Group):
         producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER, THROUGH)]
-        incoming = [rows(layer.weight, 0, member.index) for layer, member in producers]
-        bias = [rows(layer.bias, 0, member.index) for layer, member in producers if layer.bias is not None]
-        outgoing = [rows(get_layer(model, member.layer).weight, 1, member.index) for member in group.on(CONSUMER)]
+        incoming = [rows(layer.weight, member.axis, member.index) for layer, member in producers]
+        bias = [
+            rows(layer.bias, 0, member.index) for layer, member in producers if getattr(layer, "bias", None) is not None
+        ]
+        outgoing = [
+            rows(get_layer(model, member.layer).weight, member.axis, member.index) for member in group.on(CONSUMER)
+        ]
         self.size = group.size
         self.incoming = torch.cat(incoming, 1).detach()
         self.bias = torch.cat(bias, 1).detach() if bias else self.incoming.new_zeros(group.size, 0)
@@ -34,7 +38,8 @@ class Pairings:
     def directions(self) -> Tensor:
         """(n, d_in + d_out): incoming and outgoing weights, without biases, scaled to unit l2 norm."""
         vectors = torch.cat([self.incoming, self.outgoing], 1)
-        return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+        units: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+        return units
 
     def distances(self, p: float) -> Tensor:
         """(n, n) l_p distances between the directions of all pairings, computed once."""

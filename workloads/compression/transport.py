@@ -13,9 +13,10 @@ DISTANCE_ROWS = 64
 def pairwise_distances(vectors: Tensor, p: float = 2.0) -> Tensor:
     """(n, n) l_p distances between the rows of (n, d), without the rounding of a matrix product.
 
-    Every distance is computed once, and is what `torch.cdist` gives for all pairs, which takes twice as long.
+    Every distance is computed once, and is what `torch.cdist` gives for all pairs, which takes twice as long. Those of
+    half-precision vectors are float32.
     """
-    n = len(vectors)
+    n, vectors = len(vectors), full_precision(vectors)
     result = vectors.new_empty(n, n)
     for start in range(0, n, DISTANCE_ROWS):
         stop = start + DISTANCE_ROWS
@@ -23,6 +24,11 @@ def pairwise_distances(vectors: Tensor, p: float = 2.0) -> Tensor:
         result[start:stop, start:] = block
         result[start:, start:stop] = block.T
     return result
+
+
+def full_precision(vectors: Tensor) -> Tensor:
+    """Half-precision numbers as float32, all others as they are."""
+    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
 
 
 def uniform(size: int) -> Tensor:

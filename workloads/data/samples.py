@@ -1,21 +1,16 @@
 """Labelled images: in memory (one copy a node) or streamed from files, as normalised batches."""
 
-import contextlib
 import functools
-import io
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from workloads.data.augmentation import normalise
+from workloads.data.decoding import decode
 
 RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
 
@@ -67,6 +62,7 @@ class StreamedSamples(Samples):
         files: N paths.
         resize: shorter side that they are resized to before the centre is cut out; None is that of `shape`.
         workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
+        background: black or white, which transparent images are laid on.
     """
 
     def __init__(
@@ -76,18 +72,27 @@ class StreamedSamples(Samples):
         files: Sequence[Path],
         resize: int | None = None,
         workers: int | None = None,
+        background: str | None = None,
     ):
         super().__init__(labels, shape, self.decoded)
         self.files = files
         self.resize = resize
         self.workers = workers
+        self.background = background
 
     def decoded(self) -> Tensor:
         """(N, C, H, W) uint8: all images, decoded once more."""
-        return torch.stack([decode(file, self.shape, self.resize) for file in self.files])
+        images = torch.empty(len(self.files), *self.shape, dtype=torch.uint8)
+        for number in range(len(self.files)):
+            images[number] = self.image(number)
+        return images
+
+    def image(self, index: int) -> Tensor:
+        """(C, H, W) uint8: one image, decoded."""
+        return decode(self.files[index], self.shape, self.resize, background=self.background)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return decode(self.files[index], self.shape, self.resize), self.labels[index]
+        return self.image(index), self.labels[index]
 
     def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = [chosen.tolist() for chosen in order.split(size)]
@@ -110,12 +115,16 @@ class Source:
         train, test: the samples.
         classes: names of the labels 0, 1, ….
         fingerprint: changes when the files do; enters the keys of results.
+        notes: sentences on what was left out or read otherwise than it stands, for whoever plans a run.
+        label: name of the data set in results; empty is the name of its function.
     """
 
     train: Samples
     test: Samples
     classes: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    label: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -200,41 +209,3 @@ def resize(images: Tensor, size: int | None) -> Tensor:
         return images
     scale = functools.partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
     return torch.cat([scale(part.float()).round().to(torch.uint8) for part in images.split(1000)])
-
-
-def decode(file: Path | bytes, shape: tuple[int, int, int], shorter: int | None = None) -> Tensor:
-    """A (C, H, W) uint8 image: the shorter side resized to fit, or to so many pixels, then the centre."""
-    channels, height, width = shape
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        image = opened.convert("RGB" if channels == 3 else "L")
-    if image.size != (width, height) or shorter:
-        factor = max(width / image.width, height / image.height)
-        if shorter:
-            factor = shorter / min(image.size)
-        resized = max(width, round(image.width * factor)), max(height, round(image.height * factor))
-        image = image.resize(resized, Image.Resampling.BILINEAR)
-        left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-    return torch.from_numpy(np.array(image).reshape(height, width, channels)).permute(2, 0, 1)
-
-
-def cache_folder() -> Path:
-    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaprune"
-    return Path(os.environ.get("METAPRUNE_CACHE") or default)
-
-
-def memory_mapped(name: str, make: Callable[[], Tensor]) -> Tensor:
-    """The tensor that `make` returns, kept in a file that all processes of a node map into memory."""
-    path = cache_folder() / "images" / f"{name}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, make().numpy())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))

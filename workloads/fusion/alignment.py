@@ -1,16 +1,16 @@
 """Carrying the neurons of one network onto those of another that are alike, group by group."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from workloads.compression.calls import Call, by_channel, run_all
 from workloads.compression.criteria.magnitude import l1
-from workloads.compression.repair import by_channel, with_hooks
 from workloads.compression.transport import exact_plan, proportional, uniform
 from workloads.config import FusionConfig
-from workloads.structure.groups import CONSUMER, NORM, PRODUCER, Group, Maps, Structure, apply
+from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Structure, apply
 from workloads.structure.layers import get_layer, rows
 
 MOST_SWEEPS = 100
@@ -140,8 +140,9 @@ def vectors(model: nn.Module, group: Group, usable: Iterable[bool]) -> Tensor:
         layer = get_layer(model, member.layer)
         if not counts or member.side == NORM:
             continue
-        parts.append(rows(layer.weight.detach(), int(member.side == CONSUMER), member.index))
-        if member.side != CONSUMER and layer.bias is not None:
+        tensor = getattr(layer, member.parameter).detach()
+        parts.append(rows(tensor, member.axis, member.index))
+        if member.side in (PRODUCER, THROUGH) and getattr(layer, "bias", None) is not None:
             parts.append(rows(layer.bias.detach(), 0, member.index))
     return torch.cat(parts, 1).double().cpu()
 
@@ -152,7 +153,8 @@ def activation_costs(
     """For each group, squared l2 distances between the neurons' activations on the same images.
 
     Returns:
-        (n_other, n_anchor) float64 for each group, summed over its producing layers, images and positions.
+        (n_other, n_anchor) float64 for each group, summed over its producing layers, their calls, images and
+        positions.
     """
     sizes = [(b.size, a.size) for a, b in zip(structures[0].groups, structures[1].groups, strict=True)]
     costs = [torch.zeros(size, dtype=torch.float64) for size in sizes]
@@ -162,24 +164,21 @@ def activation_costs(
         )
         for cost, a, b in zip(costs, structures[0].groups, structures[1].groups, strict=True):
             for member_a, member_b in zip(a.on(PRODUCER), b.on(PRODUCER), strict=True):
-                ours, theirs = of_anchor[member_a.layer], of_other[member_b.layer]
-                for slot_a, slot_b in zip(member_a.index.T, member_b.index.T, strict=True):
-                    cost += squared_distances(theirs[:, slot_b], ours[:, slot_a])
+                for ours, theirs in zip(of_anchor[member_a.layer], of_other[member_b.layer], strict=True):
+                    for slot_a, slot_b in zip(member_a.index.T, member_b.index.T, strict=True):
+                        cost += squared_distances(theirs[:, slot_b], ours[:, slot_a])
     return costs
 
 
-def outputs(model: nn.Module, structure: Structure, batch: Tensor) -> dict[str, Tensor]:
-    """The outputs of all layers of groups as (images and positions, channels)."""
-    seen: dict[str, Tensor] = {}
-
-    def recording(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = by_channel(module, output).clone()  # what comes next may work in place
-
-        return hook
-
+def outputs(model: nn.Module, structure: Structure, batch: Tensor) -> dict[str, list[Tensor]]:
+    """The outputs of all layers of groups as (images and positions, channels), one for each time that a layer runs."""
     layers = {layer for group in structure.groups for layer in group.layers}
-    with_hooks(model, {name: recording(name) for name in layers}, [batch])
+    seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+
+    def record(call: Call, layer: nn.Module, output: Tensor) -> None:
+        seen[call.layer].append(by_channel(layer, output).clone())  # what comes next may work in place
+
+    run_all(model, [batch], dict.fromkeys(layers, record))
     return seen
 
 

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from workloads.compression.repair import (
-    anchor_batch_norms,
-    average_statistics,
-    match_statistics,
-    output_moments,
-    repaired_layers,
-)
+from workloads.compression.calls import output_moments
+from workloads.compression.repair import anchor_batch_norms, average_statistics, match_statistics, repaired_layers
 from workloads.config import FusionConfig
 from workloads.fusion.alignment import align
 from workloads.structure.groups import Structure

@@ -1,14 +1,15 @@
-"""Measuring a network: accuracy over all samples, size, multiplications, and time."""
+"""Measuring a network: accuracy over all samples, size, and multiplications."""
 
+import contextlib
 import math
-import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads.data.samples import Dataset
@@ -16,8 +17,6 @@ from workloads.measuring.precision import float32_products, products
 from workloads.measuring.shared_forward import forward_together
 
 BATCH = {"cpu": 100, "cuda": 500}  # images of 32×32; on a CPU, the maps of 100 fit its caches
-LATENCY_RUNS = (3, 20)
-LATENCY_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,15 @@ class Measurement:
         accuracy_top5: percent top-5; equal to 100 where there are at most five classes.
         loss: mean cross entropy.
         seconds: wall clock of the measurement; of several networks measured together, an equal share.
+        balanced_accuracy: percent top-1 of each class, averaged over the classes that have test images; None in
+            measurements of version 0.1.
     """
 
     accuracy: float
     accuracy_top5: float
     loss: float
     seconds: float
+    balanced_accuracy: float | None = None
 
 
 def evaluate(
@@ -65,7 +67,7 @@ def evaluate_together(
     for model in models:
         model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
-    totals = [torch.zeros(3, dtype=torch.float64, device=device) for _ in models]
+    totals = [torch.zeros(3 + len(dataset.classes), dtype=torch.float64, device=device) for _ in models]
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
     batch_size = batch_size or fast_batch(device, dataset.shape)
     with torch.inference_mode(), products(precision, device):
@@ -75,11 +77,16 @@ def evaluate_together(
                 totals, forward(images.contiguous(memory_format=torch.channels_last)), strict=True
             ):
                 total += hits_and_loss(logits, labels)
-    means = (torch.stack(totals) / len(dataset.test_pool)).tolist()  # waits for a GPU
+    sums = torch.stack(totals).cpu()  # waits for a GPU
+    means = (sums[:, :3] / len(dataset.test_pool)).tolist()
+    balanced = class_means(sums[:, 3:], dataset.test.labels[dataset.test_pool]).tolist()
     seconds = (time.perf_counter() - started) / len(models)
     if any(math.isnan(loss) for *_, loss in means):
         raise FloatingPointError("the network's outputs for the test images are not numbers (NaN)")
-    return [Measurement(100 * top1, 100 * top5, loss, seconds) for top1, top5, loss in means]
+    return [
+        Measurement(100 * top1, 100 * top5, loss, seconds, 100 * of_classes)
+        for (top1, top5, loss), of_classes in zip(means, balanced, strict=True)
+    ]
 
 
 def fast_batch(device: torch.device, shape: tuple[int, int, int]) -> int:
@@ -89,11 +96,25 @@ def fast_batch(device: torch.device, shape: tuple[int, int, int]) -> int:
 
 
 def hits_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """(3,) float64: how many labels are the best logit, how many are among the best five, summed loss."""
+    """(3 + classes,) float64 sums: how many labels are the best logit, how many are among the best five, the loss, and
+    how many labels of each class are the best logit."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = best == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
-    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss])
+    of_classes = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
+    of_classes.index_add_(0, labels, hits[:, 0].double())
+    return torch.cat([torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss]), of_classes])
+
+
+def class_means(hits: Tensor, labels: Tensor) -> Tensor:
+    """(M,) the mean over the classes of the share of each class's images that M networks got right.
+
+    Args:
+        hits: (M, classes) how many of each class.
+        labels: (N,) of all images; a class without any does not count.
+    """
+    images = labels.bincount(minlength=hits.shape[1])
+    return (hits[:, images > 0] / images[images > 0]).mean(1)
 
 
 @torch.inference_mode()
@@ -119,36 +140,24 @@ def parameter_count(model: nn.Module) -> int:
 
 @torch.no_grad()
 def mac_count(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulate operations of one image of `shape` (C, H, W): convolutions, linear layers, attention."""
-    device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, *shape, device=device))
+    """Multiply-accumulate operations of one image of `shape` (C, H, W): convolutions, linear layers, attention.
+
+    Both products of attention count, whichever kernel computes them.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
+    with separate_products(), FlopCounterMode(display=False) as counter:
+        model.eval()(image)
     return int(counter.get_total_flops()) // 2
 
 
-def latency(model: nn.Module, shape: tuple[int, int, int], batch: int) -> float:
-    """Milliseconds that a forward pass of `batch` images of `shape` (C, H, W) takes, in evaluation mode and float32.
-
-    The median over as many passes as `LATENCY_SECONDS` allow, within `LATENCY_RUNS`, after one that does not count, on
-    the device of the weights with PyTorch's present number of threads. What else runs there slows it down. The weights
-    are laid out channels-last, in place.
-    """
-    device = next(model.parameters()).device
-    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    model.eval().to(memory_format=torch.channels_last)
-    seconds: list[float] = []
-    fewest, most = LATENCY_RUNS
-    with torch.inference_mode(), float32_products():
-        _forward_seconds(model, images)
-        while len(seconds) < fewest or (len(seconds) < most and sum(seconds) < LATENCY_SECONDS):
-            seconds.append(_forward_seconds(model, images))
-    return 1000 * statistics.median(seconds)
-
-
-def _forward_seconds(model: nn.Module, images: Tensor) -> float:
-    started = time.perf_counter()
-    model(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - started
+@contextlib.contextmanager
+def separate_products() -> Iterator[None]:
+    """Compute attention product by product, as PyTorch's counter knows neither the fused layers nor a CPU's kernel."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from workloads.structure.groups import CONSUMER
-from workloads.structure.layers import WEIGHTED, get_layer, resize
+from workloads.structure.groups import PRODUCER, THROUGH
+from workloads.structure.layers import WEIGHTED, get_layer, made_dim, resize
 from workloads.structure.network import Network
 
 
@@ -28,33 +28,38 @@ def embedded(narrow: Network, wide: Network, places: Mapping[int, Sequence[int]]
         path, _, attribute = name.rpartition(".")
         layer = get_layer(model, path)
         whole = getattr(layer, attribute)
-        whole = value.new_zeros(len(layer.weight)) if whole is None else whole.clone()
+        whole = value.new_zeros(layer.weight.shape[made_dim(layer)]) if whole is None else whole.clone()
         if isinstance(layer, WEIGHTED):
             whole.zero_()
-        rows, *columns = (numbers.get((path, d), torch.arange(size)) for d, size in enumerate(value.shape[:2]))
-        whole[(rows[:, None], *columns) if columns else rows] = value
+        channels = [numbers.get((path, attribute, dim), torch.arange(size)) for dim, size in enumerate(value.shape)]
+        whole[torch.meshgrid(*channels, indexing="ij")] = value
         resize(layer, attribute, whole)
     return model
 
 
 def channel_numbers(
     narrow: Network, wide: Network, places: Mapping[int, Sequence[int]]
-) -> dict[tuple[str, int], Tensor]:
-    """Which channels of `wide` those of `narrow` are, by layer and dimension of its weight (0 outputs, 1 inputs)."""
-    sides: dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+) -> dict[tuple[str, str, int], Tensor]:
+    """Which channels of `wide` those of `narrow` are, by layer, parameter or buffer, and its dimension."""
+    sides: dict[tuple[str, str, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
     for small, large in zip(narrow.structure.groups, wide.structure.groups, strict=True):
         chosen = torch.as_tensor(places.get(large.number, range(large.size)))
         for member, origin in zip(small.members, large.members, strict=True):
             found = member.index.flatten(), origin.index[chosen].flatten(), origin.index.flatten()
-            sides.setdefault((member.layer, int(member.side == CONSUMER)), []).append(found)
+            for parameter, dim in member.tensors(wide.model):
+                sides.setdefault((member.layer, parameter, dim), []).append(found)
+            if member.side in (PRODUCER, THROUGH):  # the narrow network may have a bias where the wide one has none
+                sides.setdefault((member.layer, "bias", 0), sides[member.layer, member.parameter, member.axis])
     numbers = {}
-    for (layer, dim), parts in sides.items():
+    for (layer, parameter, dim), parts in sides.items():
         channels, taken, all_taken = (torch.cat(part) for part in zip(*parts, strict=True))
-        sizes = (get_layer(network.model, layer).weight.shape[dim] for network in (narrow, wide))
+        of_bias = parameter == "bias" and isinstance(get_layer(wide.model, layer), WEIGHTED)
+        name, along = ("weight", made_dim(get_layer(wide.model, layer))) if of_bias else (parameter, dim)
+        sizes = (getattr(get_layer(network.model, layer), name).shape[along] for network in (narrow, wide))
         number = torch.empty(next(sizes), dtype=torch.int64)
         number[channels] = taken
         number[others(channels, len(number))] = others(all_taken, next(sizes))
-        numbers[layer, dim] = number
+        numbers[layer, parameter, dim] = number
     return numbers
 
 

@@ -1,6 +1,7 @@
 """Networks as bytes: safetensors whose header says how to build the network again; never a pickle."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -62,14 +63,23 @@ def load(path: str | Path) -> nn.Module:
 
 
 def dumps(model: nn.Module, description: Description) -> bytes:
-    """The network as safetensors with a checksum in its header."""
+    """The network as safetensors with a checksum in its header; what has several names is stored once.
+
+    Raises:
+        ValueError: tensors overlap in memory without being the same.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tied = ties(model)
+    stored = {name: tensor for name, tensor in state.items() if name not in tied}
+    frozen = sorted(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
     text = json.dumps(asdict(description), sort_keys=True)
-    return safetensors.torch.save(state, {"format": FORMAT, "description": text, "sha256": digest(state, text)})
+    parameters = json.dumps({"tied": tied, "frozen": frozen}, sort_keys=True)
+    header = {"format": FORMAT, "description": text, "parameters": parameters}
+    return safetensors.torch.save(stored, {**header, "sha256": digest(stored, text + parameters)})
 
 
 def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
-    """The network, in evaluation mode, at whatever widths its weights have.
+    """The network, in evaluation mode, at whatever widths its weights have, tied and frozen as it was.
 
     Raises:
         DamagedNetwork: the bytes are not such a network, are damaged or were altered; names `origin`.
@@ -82,17 +92,63 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
             raise ValueError(f"its format is '{header['format']}', not '{FORMAT}'")
         state = safetensors.torch.load(content)
         expected, text = header["sha256"], header["description"]
+        parameters = header.get("parameters", "")
         description = Description(**json.loads(text))
+        known = json.loads(parameters or "{}")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedNetwork(
             f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
         ) from error
-    if expected != digest(state, text):
+    if expected != digest(state, text + parameters):
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+    state |= {name: state[same] for name, same in known.get("tied", {}).items()}
     fit(model, state)
     model.load_state_dict(state)
+    for name, same in known.get("tied", {}).items():
+        tie(model, name, same)
+    for name, parameter in model.named_parameters() if "frozen" in known else ():
+        parameter.requires_grad_(name not in known["frozen"] and parameter.is_floating_point())
     return model.eval(), Description(**{**asdict(description), "widths": tuple(description.widths)})
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """For each further name of a parameter or buffer in the state dict, its first one.
+
+    A name more has a weight that two layers share, and everything in a module that stands in two places.
+
+    Raises:
+        ValueError: tensors overlap in memory without being the same, so that neither can be stored for both.
+    """
+    first: dict[tuple[int, torch.dtype, torch.Size, tuple[int, ...]], str] = {}
+    tied: dict[str, str] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, tensor in model.state_dict().items():
+        if not tensor.numel():
+            continue
+        identity = tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if first.setdefault(identity, name) != name:
+            tied[name] = first[identity]
+            continue
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        spans.append((tensor.data_ptr(), tensor.data_ptr() + extent * tensor.element_size(), name))
+    for (_, end, name), (start, _, other) in itertools.pairwise(sorted(spans)):
+        if start < end:
+            raise ValueError(
+                f"'{name}' and '{other}' lie in the same memory but are not the same tensor, which cannot be stored: "
+                f"let both names stand for one parameter, or give each its own (.clone())"
+            )
+    return tied
+
+
+def tie(model: nn.Module, name: str, same: str) -> None:
+    """Let a name stand for the parameter or buffer that another name stands for."""
+    (path, _, attribute), (other, _, there) = name.rpartition("."), same.rpartition(".")
+    module, source = model.get_submodule(path), model.get_submodule(other)
+    if there in source._parameters:
+        module.register_parameter(attribute, source._parameters[there])
+    else:
+        module.register_buffer(attribute, source._buffers[there])
 
 
 def digest(state: Mapping[str, Tensor], description: str) -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.config import ModelConfig
+from workloads.isolation import process_kept, seed_all
 from workloads.messages import first_line
 from workloads.plugins import MODEL
 
@@ -119,7 +119,7 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
     """A freshly initialised network for images with `channels` channels and `classes` labels.
 
     The model's function gets `num_classes`, and `in_channels` and `width` where it takes them, so that
-    `torchvision.models:resnet50` works as it is. The global random state is left as it was.
+    `torchvision.models:resnet50` works as it is. Whatever it does to the process is put back, random numbers included.
 
     Raises:
         ValueError: an unknown name, or the function refuses its options.
@@ -136,10 +136,10 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
         arguments["width"] = config.width
     elif config.width != 1.0:
         raise ValueError(f"{model.where} has no width argument: remove model.width")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with process_kept():
+        seed_all(seed)
         try:
-            network = model.function(**arguments)
+            network: nn.Module = model.function(**arguments)
         except (Exception, SystemExit) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error

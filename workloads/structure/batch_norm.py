@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.structure.groups import Structure
-from workloads.structure.layers import empty_batch_norm, get_layer, is_empty
+from workloads.structure.layers import along_outputs, empty_batch_norm, get_layer, is_empty, resize
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and deviation of each output channel of a layer over the training data, by the layer's name."""
@@ -28,7 +28,7 @@ def merge_batch_norm(model: nn.Module, structure: Structure) -> Statistics:
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
         bias = torch.zeros_like(norm.running_mean) if layer.bias is None else layer.bias
         bias = (bias - norm.running_mean) * scale + norm.bias
-        layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
-        layer.bias = nn.Parameter(bias)
+        resize(layer, "weight", layer.weight * along_outputs(layer, scale))
+        resize(layer, "bias", bias)
         empty_batch_norm(norm)
     return statistics

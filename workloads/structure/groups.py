@@ -7,15 +7,56 @@ the new consuming ones. `apply` is the only place where a network's layers chang
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from workloads.structure.layers import get_layer, is_empty, moved_up, remap, resize
+from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, remap, resize
 
-PRODUCER, CONSUMER, THROUGH, NORM = "producer", "consumer", "through", "norm"
+Kind = Literal["channels", "hidden", "residual"]
+
+
+class Side(StrEnum):
+    """What a layer does with the channels of a group."""
+
+    PRODUCER = "producer"
+    CONSUMER = "consumer"
+    THROUGH = "through"
+    NORM = "norm"
+    SCALE = "scale"
+    ADDED = "added"
+
+
+PRODUCER, CONSUMER, THROUGH, NORM, SCALE, ADDED = Side
+
+
+class Axis(NamedTuple):
+    """One dimension of a parameter or buffer, whose entries have the labels from `start` on.
+
+    Attributes:
+        layer, parameter: names of the module, and of the parameter or buffer in it.
+        dim: which of its dimensions.
+        start, size: the labels.
+    """
+
+    layer: str
+    parameter: str
+    dim: int
+    start: int
+    size: int
+
+    @property
+    def labels(self) -> Tensor:
+        """(size,) int64."""
+        return torch.arange(self.start, self.start + self.size)
+
+    @property
+    def span(self) -> slice:
+        """Where its labels lie among all."""
+        return slice(self.start, self.start + self.size)
 
 
 @dataclass(frozen=True)
@@ -24,24 +65,59 @@ class Member:
 
     Attributes:
         layer: dotted module name.
-        side: `producer` (its output channels), `consumer` (its input channels), `norm` (the entries of a batch-norm) or
-            `through` (the output channels of a grouped convolution, which reads and makes a pairing at once).
+        side: `producer` (its output channels), `consumer` (its input channels), `norm` (the entries of a batch-norm),
+            `through` (the output channels of a grouped convolution, which reads and makes a pairing at once), or a
+            vector with an entry a channel: `scale` (it multiplies the channels: layer scale, the weight of a layer
+            norm) or `added` (a position embedding, a class token, the bias of a layer norm).
         index: (n, r) int64, the layer's channels that belong to each pairing; r > 1 behind a flatten and where a
             grouped convolution ties channels.
+        parameter: of the layer; a batch-norm's others and a producer's bias follow it.
+        dim: its dimension of channels; None is 1 for a consumer and 0 for all others.
     """
 
     layer: str
     side: str
     index: Tensor
+    parameter: str = "weight"
+    dim: int | None = None
+
+    @property
+    def axis(self) -> int:
+        """The dimension of `parameter` along which the channels lie."""
+        return int(self.side == CONSUMER) if self.dim is None else self.dim
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What it shares with the members of other groups that hold other channels of the same parameter."""
+        return self.layer, "weight" if self.side == NORM else self.parameter, self.axis
+
+    def tensors(self, model: nn.Module) -> Iterator[tuple[str, int]]:
+        """Names of the parameters and buffers that hold its channels, and the dimension along which they do."""
+        layer = get_layer(model, self.layer)
+        if self.side == NORM:
+            names = ("weight", "bias", "running_mean", "running_var")
+            yield from ((name, 0) for name in names if getattr(layer, name) is not None)
+            return
+        yield self.parameter, self.axis
+        if self.side in (PRODUCER, THROUGH) and getattr(layer, "bias", None) is not None:
+            yield "bias", 0
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are pruned in unison; number 0 is the last one before the network's output."""
+    """Layers that are pruned in unison; number 0 is the last one before the network's output.
+
+    Attributes:
+        number: its place among the groups that are pruned.
+        size: pairings.
+        members: the sides of layers that hold them, in the order in which they run.
+        kind: `channels`; `hidden`, units between linear layers; or `residual`, channels over which a norm is taken.
+    """
 
     number: int
     size: int
     members: tuple[Member, ...]
+    kind: Kind = "channels"
 
     def on(self, *sides: str) -> Iterator[Member]:
         """The members with one of these sides."""
@@ -53,6 +129,18 @@ class Group:
         return tuple(member.layer for member in self.on(PRODUCER, THROUGH))
 
 
+class LayerSize(NamedTuple):
+    """How large a layer is.
+
+    Attributes:
+        shape: of its weight.
+        positions: places of its output, at each of which every weight is multiplied once.
+    """
+
+    shape: tuple[int, ...]
+    positions: int
+
+
 @dataclass(frozen=True)
 class Structure:
     """What `trace` finds in a network.
@@ -61,21 +149,28 @@ class Structure:
         groups: in the paper's order, from the output backwards.
         normalised: (layer, batch-norm) names where an affine batch-norm with statistics alone reads the layer's output.
         kept: (layer, reason) for each group that cannot be pruned and stays as it is.
+        opaque: layers whose module returns something else than what its weights made, such as an activation of it.
+        sizes: of the layers with weights, by name.
     """
 
     groups: tuple[Group, ...]
     normalised: tuple[tuple[str, str], ...]
     kept: tuple[tuple[str, str], ...] = ()
+    opaque: frozenset[str] = frozenset()
+    sizes: Mapping[str, LayerSize] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        from workloads.structure.showing import shown
+
+        return shown(self)
 
     def narrowed(self, number: int, m: int) -> "Structure":
         """The structure after `apply` brought a group to m pairings: channels behind the dropped ones move up."""
         narrow = self.groups[number]
-        dropped: dict[tuple[str, bool], Tensor] = {
-            (member.layer, member.side == CONSUMER): member.index[m:].flatten() for member in narrow.members
-        }
+        dropped = {member.place: member.index[m:].flatten() for member in narrow.members}
 
         def moved(member: Member, group: Group) -> Member:
-            gone = dropped.get((member.layer, member.side == CONSUMER))
+            gone = dropped.get(member.place)
             index = member.index[:m] if group is narrow else member.index
             return member if gone is None else replace(member, index=moved_up(index, gone))
 
@@ -83,9 +178,17 @@ class Structure:
             replace(
                 group, size=m if group is narrow else group.size, members=tuple(moved(x, group) for x in group.members)
             )
+            if any(member.place in dropped for member in group.members)
+            else group
             for group in self.groups
         )
-        return replace(self, groups=groups)
+        sizes = {
+            layer: size._replace(
+                shape=tuple(n - len(dropped.get((layer, "weight", dim), ())) for dim, n in enumerate(size.shape))
+            )
+            for layer, size in self.sizes.items()
+        }
+        return replace(self, groups=groups, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -139,11 +242,20 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
         if member.side == CONSUMER:
             if member.layer in maps.shift:
                 shift_inputs(layer, member, maps.shift[member.layer].to(layer.weight))
-            resize(layer, "weight", remap(layer.weight, 1, member.index, maps.for_consumer(member.layer)))
+            narrow(layer, member, maps.for_consumer(member.layer))
         elif member.side == NORM:
             narrow_batch_norm(layer, member, maps)
+        elif member.side == SCALE:
+            narrow(layer, member, maps.shares)
+        elif member.side == ADDED:
+            narrow(layer, member, maps.P)
         else:
             narrow_outputs(layer, member, maps)
+
+
+def narrow(layer: Any, member: Member, matrix: Tensor) -> None:
+    """Multiply the channels of one parameter or buffer by a map."""
+    resize(layer, member.parameter, remap(getattr(layer, member.parameter), member.axis, member.index, matrix))
 
 
 def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
@@ -152,15 +264,17 @@ def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
     m = len(matrix)
     dropped = member.index[m:].flatten()
     slots = moved_up(member.index[:m], dropped).flatten()
-    weight, bias = remap(layer.weight, 0, member.index, matrix), layer.bias
+    weight, bias = remap(layer.weight, member.axis, member.index, matrix), getattr(layer, "bias", None)
     if bias is not None:
         bias = remap(bias, 0, member.index, matrix)
     if member.layer in maps.gain:
-        gain = torch.ones(len(weight)).index_copy(0, slots, maps.gain[member.layer].flatten().cpu()).to(weight)
-        weight = weight * gain.view(-1, *[1] * (weight.ndim - 1))
+        gain = torch.ones(weight.shape[member.axis])
+        gain = gain.index_copy(0, slots, maps.gain[member.layer].flatten().cpu()).to(weight)
+        weight = weight * along_outputs(layer, gain)
         bias = None if bias is None else bias * gain
     if member.layer in maps.offset:
-        offset = torch.zeros(len(weight)).index_copy(0, slots, maps.offset[member.layer].flatten().cpu()).to(weight)
+        offset = torch.zeros(weight.shape[member.axis])
+        offset = offset.index_copy(0, slots, maps.offset[member.layer].flatten().cpu()).to(weight)
         bias = offset if bias is None else bias + offset
     resize(layer, "weight", weight)
     if bias is not None:
@@ -170,6 +284,7 @@ def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
 def shift_inputs(layer: Any, member: Member, shift: Tensor) -> None:
     """Put into a consumer's bias what a constant added to its n inputs does (exactly, but for a padded border)."""
     gains = layer.weight.flatten(2).sum(2) if layer.weight.ndim > 2 else layer.weight
+    gains = gains if member.axis == 1 else gains.T
     constant = gains[:, member.index.flatten()] @ shift.repeat_interleave(member.index.shape[1])
     resize(layer, "bias", constant if layer.bias is None else layer.bias + constant)
 

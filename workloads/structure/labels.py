@@ -1,83 +1,65 @@
-"""Label tensors: for every value of an activation, which channel it belongs to, or -1."""
+"""Labels: for every value of a tensor, the number of the channel that it belongs to, or -1 for none.
 
+Label tensors are stored compactly: they have the dimensions of the tensor that they describe, but size 1 along every
+dimension along which the labels stay the same. The activation of a convolution, (B, 64, H, W), has labels of shape
+(1, 64, 1, 1).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-
-class Partition:
-    """Disjoint sets of the numbers 0, 1, …."""
-
-    def __init__(self) -> None:
-        self.parents: list[int] = []
-
-    def extend(self, size: int) -> None:
-        """Make the numbers below `size` known, each in a set of its own."""
-        self.parents.extend(range(len(self.parents), size))
-
-    def find(self, number: int) -> int:
-        """The least number of a set."""
-        while self.parents[number] != number:
-            self.parents[number] = self.parents[self.parents[number]]
-            number = self.parents[number]
-        return number
-
-    def join(self, a: int, b: int) -> None:
-        """Unite two sets."""
-        a, b = self.find(a), self.find(b)
-        self.parents[max(a, b)] = min(a, b)
+NONE = -1
 
 
-def is_vector(made: Tensor, labels: Tensor) -> bool:
-    """Whether an activation kept its shape and has one dimension to speak of, so that new strides move nothing."""
-    return made.shape == labels.shape and sum(size > 1 for size in made.shape) <= 1
-
-
-def folded(labels: Tensor) -> Tensor:
-    """The same labels, stored once where they stay the same along a dimension."""
+def compact(labels: Tensor) -> Tensor:
+    """The same labels with size 1 along each dimension along which they do not change."""
     for dim, size in enumerate(labels.shape):
-        if size > 1 and labels.stride(dim) != 0:
+        if size > 1:
             first = labels.narrow(dim, 0, 1)
-            if bool((labels == first).all()):
-                labels = first.expand(labels.shape)
+            if labels.stride(dim) == 0 or bool((labels == first).all()):
+                labels = first
     return labels
 
 
-def essential(labels: Tensor) -> Tensor:
-    """The labels without the dimensions along which they are stored once, which keep size 1."""
-    for dim in range(labels.ndim):
-        if labels.stride(dim) == 0 and labels.shape[dim] > 1:
-            labels = labels.narrow(dim, 0, 1)
-    return labels
+def dims_of(labels: Tensor) -> set[int]:
+    """The dimensions along which labels change, counted from the last one, -1."""
+    return {dim - labels.ndim for dim, size in enumerate(labels.shape) if size > 1}
 
 
-def distinct(labels: Tensor) -> list[int]:
-    """The labels that occur."""
-    return essential(labels).unique().tolist()
+def along(numbers: Tensor, ndim: int, dim: int) -> Tensor:
+    """Labels for a tensor of `ndim` dimensions that are `numbers` along one and the same along all others."""
+    shape = [1] * ndim
+    shape[dim] = len(numbers)
+    return numbers.view(shape)
 
 
-def common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two label tensors of one shape, reduced to where either varies."""
-    for dim in range(a.ndim):
-        if a.stride(dim) == 0 and b.stride(dim) == 0 and a.shape[dim] > 1:
-            a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
-    return a, b
+def resized(labels: Tensor, shape: Sequence[int]) -> bool:
+    """Whether the labels also describe a tensor of this shape: it has the same size wherever they change."""
+    return labels.ndim == len(shape) and all(
+        size == 1 or size == new for size, new in zip(labels.shape, shape, strict=True)
+    )
 
 
-def varies(labels: Tensor, dim: int) -> bool:
-    """Whether labels change along a dimension."""
-    parts = essential(labels)
-    return parts.shape[dim] > 1 and not bool((parts == parts.narrow(dim, 0, 1)).all())
+def pairs(one: Tensor, other: Tensor) -> Tensor:
+    """(k, 2) the different pairs of labels that stand at the same places of two tensors that broadcast together."""
+    one, other = torch.broadcast_tensors(one, other)
+    found: Tensor = torch.stack([one.flatten(), other.flatten()], 1).unique(dim=0)
+    return found
 
 
-def along(labels: Tensor, dim: int) -> Tensor | None:
-    """(channels,) labels along one dimension; None where they change along another."""
-    parts = essential(labels.movedim(dim, 0)).unsqueeze(-1).flatten(1)
-    if not bool((parts == parts[:, :1]).all()):
-        return None
-    return parts[:, 0].expand(labels.shape[dim]).clone()
+def components(size: int, edges: Iterable[Tensor]) -> numpy.ndarray:
+    """(size,) for each of the numbers 0, 1, …, which set it is in once the numbers of every edge (k, 2) are united."""
+    joined = torch.cat([torch.empty(0, 2, dtype=torch.int64), *edges]).numpy()
+    graph = coo_array((numpy.ones(len(joined), dtype=bool), (joined[:, 0], joined[:, 1])), shape=(size, size))
+    found: numpy.ndarray = connected_components(graph, directed=False)[1]
+    return found
 
 
-def spread(channels: Tensor, tensor: Tensor, dim: int) -> Tensor:
-    """Labels of the tensor's shape that differ along `dim` alone."""
-    shape = [1] * tensor.ndim
-    shape[dim] = len(channels)
-    return channels.view(shape).expand(tensor.shape)
+def chain(numbers: Tensor) -> Tensor:
+    """Edges (k − 1, 2) that unite all of the numbers."""
+    return torch.stack([numbers[:-1], numbers[1:]], 1)

@@ -5,18 +5,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def get_layer(model: nn.Module, name: str) -> Any:
     """A layer by its dotted name."""
     return model.get_submodule(name)
+
+
+def made_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's weight along which its output channels lie."""
+    return int(isinstance(layer, (*TRANSPOSED, nn.Embedding)))
+
+
+def along_outputs(layer: Any, vector: Tensor) -> Tensor:
+    """A vector with an entry an output channel, in a shape that broadcasts with the layer's weight."""
+    return vector.view([-1 if dim == made_dim(layer) else 1 for dim in range(layer.weight.ndim)])
 
 
 def rows(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -38,26 +45,65 @@ def remap(tensor: Tensor, dim: int, index: Tensor, matrix: Tensor) -> Tensor:
     source = tensor.movedim(dim, 0)
     kept, dropped = index[: len(matrix)].flatten(), index[len(matrix) :].flatten()
     result = source.clone()
-    result[kept] = (matrix.to(tensor) @ rows(tensor, dim, index)).reshape(len(kept), *source.shape[1:])
+    chosen = selected(matrix)
+    if chosen is None:
+        result[kept] = (matrix.to(tensor) @ rows(tensor, dim, index)).reshape(len(kept), *source.shape[1:])
+    else:
+        result[kept] = source[index[chosen].flatten()]
     stays = torch.ones(len(source), dtype=torch.bool)
     stays[dropped] = False
     return result[stays].movedim(0, dim).contiguous()
 
 
+def selected(matrix: Tensor) -> Tensor | None:
+    """(m,) the one entry of each row that is 1 where all others are 0: no product is needed then. None otherwise."""
+    if int(matrix.count_nonzero()) != len(matrix):
+        return None
+    rows, columns = matrix.nonzero(as_tuple=True)
+    if not torch.equal(rows, torch.arange(len(matrix), device=rows.device)) or bool((matrix[rows, columns] != 1).any()):
+        return None
+    return columns.cpu()
+
+
 def resize(layer: Any, name: str, tensor: Tensor) -> None:
-    """Set a parameter or buffer and the layer's recorded sizes from the tensor's shape."""
+    """Set a parameter or buffer and the layer's recorded sizes from the tensor's shape.
+
+    A frozen parameter stays frozen; a bias that the layer gains is frozen if its weight is.
+    """
+    old = getattr(layer, name)
     if name in layer._parameters:
-        layer.register_parameter(name, nn.Parameter(tensor))
+        known = old if old is not None else layer._parameters.get("weight")
+        layer.register_parameter(name, nn.Parameter(tensor, requires_grad=known is None or known.requires_grad))
     else:
-        layer.register_buffer(name, tensor)
-    if name == "weight" and isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = tensor.shape
-    elif name == "weight" and isinstance(layer, CONVOLUTIONS):
-        if layer.groups > 1:
-            layer.groups = layer.groups * len(tensor) // layer.out_channels
-        layer.out_channels, layer.in_channels = len(tensor), tensor.shape[1] * layer.groups
+        layer.register_buffer(name, tensor, persistent=name not in layer._non_persistent_buffers_set)
+    if name == "weight":
+        follow_weight(layer, old, tensor)
     elif isinstance(layer, BATCH_NORMS):
         layer.num_features = len(tensor)
+
+
+def follow_weight(layer: Any, old: Tensor, new: Tensor) -> None:
+    """Bring what a layer records of its size, which its `forward` may read, to that of its new weight."""
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = new.shape
+    elif isinstance(layer, CONVOLUTIONS):
+        transposed = isinstance(layer, TRANSPOSED)
+        if layer.groups > 1:
+            layer.groups = layer.groups * len(new) // len(old)
+        sizes = len(new), new.shape[1] * layer.groups
+        layer.out_channels, layer.in_channels = sizes[::-1] if transposed else sizes
+    elif isinstance(layer, BATCH_NORMS):
+        layer.num_features = len(new)
+    elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        layer.normalized_shape = type(layer.normalized_shape)(new.shape)
+    elif isinstance(layer, nn.GroupNorm):
+        if layer.num_groups > 1:
+            layer.num_groups = layer.num_groups * len(new) // len(old)
+        layer.num_channels = len(new)
+    elif isinstance(layer, nn.Embedding):
+        layer.num_embeddings, layer.embedding_dim = new.shape
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(new)
 
 
 @torch.no_grad()

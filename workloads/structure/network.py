@@ -20,12 +20,14 @@ class Network(NamedTuple):
         structure: its groups.
         statistics: of its layers' outputs, as far as batch-norms knew them.
         places: by number of a narrowed group, the (m,) pairings whose places its pairings have taken.
+        parameters: how many the network had before batch-norm was merged, which can add biases; None if not known.
     """
 
     model: nn.Module
     structure: Structure
     statistics: Statistics
     places: Mapping[int, Tensor] = MappingProxyType({})
+    parameters: int | None = None
 
     @classmethod
     def prepared(cls, model: nn.Module, example: Tensor) -> "Network":
@@ -36,5 +38,6 @@ class Network(NamedTuple):
             example: (1, C, H, W), on the device of the network.
         """
         model = copy.deepcopy(model).eval()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
         structure = trace(model, example)
-        return cls(model, structure, merge_batch_norm(model, structure))
+        return cls(model, structure, merge_batch_norm(model, structure), parameters=parameters)

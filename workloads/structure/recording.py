@@ -1,49 +1,58 @@
-"""Following channels through one forward pass of a network.
+"""Recording what happens to channels in one forward pass of a network.
 
-Every activation carries labels of its own shape that say which channel a value belongs to. What moves values moves
-their labels; what combines two activations value by value ties their labels; a layer with weights reads some and makes
-new ones. Whatever else touches an activation fixes its channels, so that a network is pruned only where it is
-understood.
+Every dimension of every weight, bias and buffer is an `Axis`, whose entries have labels. PyTorch reports each operation
+that the network runs; the table in `rules` says what the operation does to labels. A rule tells the recording
+
+- that two labels are of one channel (`tie`), or must be removed together (`pair`),
+- that an axis makes channels, reads them, scales them … (`use`),
+- that channels have to stay as they are, and why (`fix`).
+
+Nothing else is known about a network: neither its classes nor its names.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH
-from workloads.structure.labels import Partition, along, common, distinct, folded, is_vector, spread, varies
-from workloads.structure.layers import BATCH_NORMS, WEIGHTED, get_layer
+from workloads.structure.groups import Axis, Side
+from workloads.structure.labels import NONE, along, pairs
+from workloads.structure.layers import get_layer
 
-SAME = {"clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "native_dropout"}
-REORDERING = {"cat", "stack", "permute", "transpose", "t", "squeeze", "unsqueeze", "roll", "flip"}
-RESHAPING = {"view", "_unsafe_view", "_reshape_alias", "reshape", "expand"}
-CUTTING = {"slice", "select", "split", "split_with_sizes", "unbind", "chunk", "narrow", "pixel_shuffle", "repeat"}
-VALUEWISE = {
-    "_prelu_kernel",
-    "add",
-    "copy",
-    "div",
-    "gelu",
-    "hardswish",
-    "masked_fill",
-    "mish",
-    "mul",
-    "sub",
-    "threshold",
-}
-REDUCING = {"mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod"}
-POOLING = ("pool", "upsample", "pad")
+Labels = tuple[Tensor, ...]
+"""What a tensor carries: for each independent division of its values into channels, a label tensor (see `labels`)."""
+OUTPUT = "is the network's output"
+
+
+class Source(NamedTuple):
+    """A parameter or buffer, or a view of one.
+
+    Attributes:
+        layer, parameter: names of the module and of its parameter or buffer.
+        dims: for each dimension of the view, which one of the parameter it is; None where it is none.
+    """
+
+    layer: str
+    parameter: str
+    dims: tuple[int | None, ...]
+
+
+class Use(NamedTuple):
+    """What an axis does with the channels that its labels belong to."""
+
+    axis: Axis
+    side: Side
 
 
 @dataclass
-class Output:
-    """The output of a layer's only call and how often it was read; a batch-norm that alone reads it can be merged."""
+class Made:
+    """The output of one call of a layer: which one, how often it was read, and the batch-norm that read it first."""
 
     layer: str
     readers: int = 0
@@ -51,30 +60,76 @@ class Output:
 
 
 @dataclass
-class Call:
-    """What a layer read or made: the label of each channel, -1 for channels that are not followed."""
+class Operation:
+    """One operation that the network ran, as rules see it.
 
-    layer: str
-    side: str
-    channels: Tensor
+    Attributes:
+        name: PyTorch's name, such as `convolution`; in-place operations end in `_`.
+        args, kwargs: what it was called with.
+        results: the tensors that it returned.
+    """
+
+    function: Any
+    name: str
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    results: list[Tensor]
+
+    def argument(self, position: int, default: Any = None) -> Any:
+        """A positional argument; `default` where it was left out."""
+        return self.args[position] if len(self.args) > position else default
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that it was called with."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+
+def mixes(recording: "Recording", operation: Operation) -> list[Labels]:
+    """The rule for what is not understood: channels stay as they are, and the results carry nothing."""
+    for labels in recording.carried_by_all(operation):
+        recording.fix(labels, f"{recording.place} mixes its channels ({operation.name})")
+    return [()] * len(operation.results)
 
 
 @dataclass(eq=False)
-class Flow(TorchDispatchMode):
-    """Follows the labels of channels through a forward pass."""
+class Recording(TorchDispatchMode):
+    """Follows labels through a forward pass, and keeps what it learns about them.
+
+    Attributes:
+        model: the network.
+        follow: gives the results of an operation their labels (see `rules`).
+        axes: all axes that took part, in the order of their labels.
+        uses: what they do, in the order in which it happened.
+        ties: (k, 2) labels of one and the same channel.
+        pairings: (k, 2) labels of channels that can only be removed together.
+        fixed: labels that stay, with the reason, or `OUTPUT`.
+        averaged: labels of channels over which a norm or a mean is taken.
+        made: the outputs of layers, in the order in which they were made.
+        calls: how often each layer and batch-norm ran.
+        work: multiplications that each weight of a layer takes part in.
+        unfollowed: layers whose weights are not followed, with the reason.
+        opaque: layers whose module returns something else than what its weights made, such as an activation of it.
+        linear: axes that make channels of a product of matrices.
+        divisions: (parts, k) labels of channels that the network divides into parts, such as to shuffle them.
+    """
 
     model: nn.Module
-    labels: Any = field(default_factory=WeakTensorKeyDictionary)
-    outputs: Any = field(default_factory=WeakTensorKeyDictionary)
-    made: list[Output] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    made_by: dict[str, Tensor] = field(default_factory=dict)
-    owners: list[int] = field(default_factory=list)
-    channels: Partition = field(default_factory=Partition)
-    pairings: Partition = field(default_factory=Partition)
-    layers: Partition = field(default_factory=Partition)
-    fixed: dict[int, str] = field(default_factory=dict)
-    grouped: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    follow: Callable[["Recording", Operation], None]
+    axes: list[Axis] = field(default_factory=list)
+    uses: dict[Use, None] = field(default_factory=dict)
+    ties: list[Tensor] = field(default_factory=list)
+    pairings: list[Tensor] = field(default_factory=list)
+    fixed: list[tuple[Tensor, str]] = field(default_factory=list)
+    averaged: list[Tensor] = field(default_factory=list)
+    grouped: list[tuple[str, Tensor]] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
+    unfollowed: dict[str, str] = field(default_factory=dict)
+    opaque: set[str] = field(default_factory=set)
+    linear: set[Axis] = field(default_factory=set)
+    divisions: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -82,260 +137,186 @@ class Flow(TorchDispatchMode):
         return False
 
     def __post_init__(self) -> None:
-        super().__init__()
-        self.paused = False
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.size = 0
         self.stack: list[str] = []
-        self.called: dict[str, int] = {}
-        owners: dict[Tensor, list[str]] = {}
+        self.used: set[Axis] = set()
+        self.numbers: dict[tuple[str, str, int], Axis] = {}
+        self.labels: Any = WeakTensorKeyDictionary()
+        self.sources: Any = WeakTensorKeyDictionary()
+        self.outputs: Any = WeakTensorKeyDictionary()
+        self.origins: Any = WeakTensorKeyDictionary()
+        self.owners: dict[Tensor, list[tuple[str, str]]] = {}
+        self.scripted: set[str] = set()
         for name, module in self.model.named_modules():
-            if is_known(module):
-                for tensor in (*module.parameters(), *module.buffers()):
-                    owners.setdefault(tensor, []).append(name)
-        self.weights = owners
-        self.misused = {name: "shares its weight" for names in owners.values() if len(names) > 1 for name in names}
+            for parameter, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self.owners.setdefault(tensor, []).append((name, parameter))
+            if isinstance(module, torch.jit.ScriptModule):
+                self.scripted.add(name)
+        self.shared = {layer for names in self.owners.values() if len(names) > 1 for layer, _ in names}
+
+    # Running
 
     def run(self, example: Tensor) -> Any:
-        """The network's output for the example, whose flow is then known."""
-        handles = []
-        try:
+        """Run the network on the example while recording; return its output."""
+        with contextlib.ExitStack() as stack:
             for name, module in self.model.named_modules():
-                if not isinstance(module, torch.jit.ScriptModule):
-                    handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-                    handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True, prepend=True))
-            with torch.no_grad(), self:
-                output = self.model(example.clone())
-        finally:
-            for handle in handles:
-                handle.remove()
-        for name, read, _ in self.grouped:
-            self.check_order(name, read)
-        if not isinstance(output, Tensor):
-            raise ValueError(f"the network returns {type(output).__name__}, not a tensor of logits")
-        if output in self.outputs:
-            self.outputs[output].readers += 1
-        if output in self.labels:
-            self.fix([self.labels[output]], "")
-        return output
+                if name not in self.scripted:
+                    entering, leaving = self._hooks(name)
+                    stack.callback(module.register_forward_pre_hook(entering).remove)
+                    stack.callback(module.register_forward_hook(leaving, prepend=True).remove)
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self)
+            return self.model(example.clone())
 
-    def _entering(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _hooks(self, name: str) -> tuple[Any, Any]:
+        def entering(module: nn.Module, inputs: Any) -> None:
             self.stack.append(name)
-            if is_known(module):
-                self.paused = True
 
-        return hook
-
-    def _leaving(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            if is_known(module):
-                source = args[0] if args else kwargs["input"]
-                self.called[name] = self.called.get(name, 0) + 1
-                self.layer(name, module, source, output)
-                self.paused = False
+        def leaving(module: nn.Module, inputs: Any, output: Any) -> None:
             self.stack.pop()
+            if name in self.calls and not (isinstance(output, Tensor) and self.origins.get(output) == name):
+                self.opaque.add(name)
 
-        return hook
+        return entering, leaving
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if not self.paused:
-            self.follow(func, args, kwargs, result)
-        return result
-
-    # What layers do
-
-    def layer(self, name: str, module: Any, source: Tensor, output: Tensor) -> None:
-        """A layer with weights, or a batch-norm, read `source` and made `output`."""
-        if source in self.outputs:
-            self.outputs[source].readers += 1
-        dim = -1 if isinstance(module, nn.Linear) else 1
-        channels = torch.full((source.shape[dim],), -1)
-        if source in self.labels:
-            found = along(self.labels[source], dim)
-            if found is None:
-                self.fix([self.labels[source]], f"layer '{name}' reads channels that differ from place to place")
-            else:
-                channels = found
-        if isinstance(module, BATCH_NORMS):
-            self.read(name, NORM, channels)
-            self.labels[output] = spread(channels, output, dim)
-            made = self.outputs.get(source)
-            if (
-                made
-                and module.affine
-                and module.track_running_stats
-                and torch.equal(channels, self.made_by[made.layer])
-            ):
-                made.norm = name
-            return
-        if name not in self.made_by:
-            start = len(self.owners)
-            self.owners += [len(self.layers.parents)] * output.shape[dim]
-            self.layers.extend(len(self.layers.parents) + 1)
-            self.channels.extend(len(self.owners))
-            self.pairings.extend(len(self.owners))
-            self.made_by[name] = torch.arange(start, len(self.owners))
-            self.calls.append(
-                Call(name, PRODUCER if getattr(module, "groups", 1) == 1 else THROUGH, self.made_by[name])
-            )
-        self.labels[output] = spread(self.made_by[name], output, dim)
-        self.made.append(Output(name))
-        self.outputs[output] = self.made[-1]
-        if getattr(module, "groups", 1) > 1:
-            self.through(name, channels.view(module.groups, -1), self.made_by[name].view(module.groups, -1))
-        else:
-            self.read(name, CONSUMER, channels)
-
-    def read(self, name: str, side: str, channels: Tensor) -> None:
-        """A layer reads these channels; where it is called again, those of both calls go together."""
-        for call in self.calls:
-            if (call.layer, call.side) == (name, side):
-                self.tie(call.channels, channels)
-                break
-        self.calls.append(Call(name, side, channels))
-
-    def through(self, name: str, read: Tensor, made: Tensor) -> None:
-        """A grouped convolution ties all channels that each of its groups reads and makes."""
-        self.grouped.append((name, read, made))
-        if bool((read < 0).any()):
-            self.fix([read, made], f"the groups of layer '{name}' read channels that are not followed")
-        for row in torch.cat([read, made], 1).tolist():
-            followed = [channel for channel in row if channel >= 0]
-            for channel in followed[1:]:
-                self.pairings.join(followed[0], channel)
-                self.layers.join(self.owners[followed[0]], self.owners[channel])
-
-    def check_order(self, name: str, read: Tensor) -> None:
-        """Fix what a grouped convolution reads in another order than it was made in."""
-        roots = torch.tensor(
-            [[self.channels.find(label) if label >= 0 else -1 for label in row] for row in read.tolist()]
-        )
-        if bool((roots.diff(dim=1) <= 0).any()):
-            self.fix([read], f"the groups of layer '{name}' read channels out of order")
-
-    # What operations do
-
-    def follow(self, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
-        """An operation outside the known layers made `result`."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        for tensor in tensors:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        operation = Operation(func, func.overloadpacket.__name__, args, kwargs or {}, made)
+        for tensor in operation.tensors:
             if tensor in self.outputs:
                 self.outputs[tensor].readers += 1
-            for layer in self.weights.get(tensor, []):
-                self.misused[layer] = "has a weight that is used elsewhere"
-        labelled = [self.labels[tensor] for tensor in tensors if tensor in self.labels]
-        if not labelled:
-            return
-        name = func.overloadpacket.__name__
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not made or "out" in kwargs:
-            self.fix(labelled, f"{self.place()} takes values out of it ({name})")
-            return
-        if name in SAME or (name == "as_strided_" and is_vector(made[0], labelled[0])):
-            labels: Sequence[Tensor | None] = [labelled[0]] * len(made)
-        elif name in REORDERING | RESHAPING | CUTTING:
-            labels = self.moved(func, name, args, kwargs, made)
-        elif torch.Tag.pointwise in func.tags or name.rstrip("_") in VALUEWISE:
-            labels = [self.combined(tensors, made[0].shape)] * len(made)
-        elif name in REDUCING and len(made) == 1:
-            labels = [self.reduced(labelled[0], args, made[0])]
-        elif any(part in name for part in POOLING) and is_spatial(name, args, labelled[0]):
-            labels = [self.pooled(labelled[0], tensor) for tensor in made]
-        else:
-            labels = [None] * len(made)
-        if any(label is None for label in labels):
-            self.fix(labelled, f"{self.place()} mixes its channels ({name})")
-        for tensor, label in zip(made, labels, strict=True):
-            self.labels[tensor] = torch.full((), -1).expand(tensor.shape) if label is None else label
+        self.follow(self, operation)
+        return result
 
+    @property
     def place(self) -> str:
         """The module that is running, for messages."""
         if not self.stack or not self.stack[-1]:
             return "the network's forward"
         return f"layer '{self.stack[-1]}' ({type(get_layer(self.model, self.stack[-1])).__name__})"
 
-    def moved(self, func: Any, name: str, args: tuple, kwargs: dict, made: list[Tensor]) -> list[Tensor]:
-        """Labels after an operation that moves values without changing them."""
+    # What is known of tensors
 
-        def shadow(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return self.labels.get(leaf, torch.full((), -1).expand(leaf.shape))
+    def source(self, tensor: Tensor) -> Source | None:
+        """The parameter or buffer that a tensor is, or is a view of.
 
-        if name in RESHAPING - {"expand"}:
-            moved = [shadow(args[0]).reshape(made[0].shape)]
-        else:
-            moved = [leaf for leaf in tree_leaves(func(*tree_map(shadow, args), **kwargs)) if isinstance(leaf, Tensor)]
-        return [folded(labels) for labels in moved]
-
-    def combined(self, tensors: list[Tensor], shape: torch.Size) -> Tensor | None:
-        """Labels after an operation value by value: those of its operands are tied."""
-        labelled = [self.labels[tensor] for tensor in tensors if tensor in self.labels]
-        changing = {dim for labels in labelled for dim in range(-labels.ndim, 0) if varies(labels, dim)}
-        tied: list[Tensor] = []
-        for labels in labelled:
-            if any(dim < -labels.ndim or labels.shape[dim] == 1 < shape[dim] for dim in changing):
-                self.fix([labels], f"{self.place()} spreads it over other channels")
-            else:
-                tied.append(labels.expand(shape))
-        for tensor in tensors:
-            if tensor not in self.labels and any(-dim <= tensor.ndim and tensor.shape[dim] > 1 for dim in changing):
-                self.fix(labelled, f"{self.place()} combines it with a tensor of fixed size")
-        for other in tied[1:]:
-            self.tie(tied[0], other)
-        return tied[0] if tied else None
-
-    def tie(self, one: Tensor, other: Tensor) -> None:
-        """Make the channels at equal places of two activations depend on each other."""
-        pairs = torch.stack([part.flatten() for part in common(one, other)]).unique(dim=1).T.tolist()
-        for a, b in pairs:
-            if a >= 0 and b >= 0:
-                self.channels.join(a, b)
-                self.pairings.join(a, b)
-                self.layers.join(self.owners[a], self.owners[b])
-            elif a != b:
-                self.fix([torch.tensor([max(a, b)])], f"{self.place()} combines it with what cannot be pruned")
-
-    def reduced(self, labels: Tensor, args: tuple, made: Tensor) -> Tensor | None:
-        """Labels after a reduction over dimensions along which channels stay the same."""
-        dims = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else None
-        if not dims:
+        Of one that two modules share, that of the module which is running.
+        """
+        if tensor in self.sources:
+            found: Source = self.sources[tensor]
+            return found
+        names = self.owners.get(tensor)
+        if names is None:
             return None
-        if any(varies(labels, dim) for dim in dims):
+        running = self.stack[-1] if self.stack else ""
+        layer, parameter = next((name for name in names if name[0] == running), names[0])
+        return Source(layer, parameter, tuple(range(tensor.ndim)))
+
+    def axis(self, source: Source, dim: int) -> Axis | None:
+        """The axis that a dimension of a view of a parameter is."""
+        number = source.dims[dim]
+        if number is None:
             return None
-        for dim in dims:
-            labels = labels.narrow(dim, 0, 1)
-        return labels.reshape(made.shape)
+        key = source.layer, source.parameter, number
+        if key not in self.numbers:
+            parameter = getattr(get_layer(self.model, source.layer), source.parameter)
+            self.numbers[key] = Axis(*key, self.size, parameter.shape[number])
+            self.axes.append(self.numbers[key])
+            self.size += parameter.shape[number]
+        return self.numbers[key]
 
-    def pooled(self, labels: Tensor, made: Tensor) -> Tensor | None:
-        """Labels after an operation on the positions of each channel."""
-        channels = along(labels, 1) if labels.ndim > 2 else None
-        return None if channels is None or made.shape[:2] != labels.shape[:2] else spread(channels, made, 1)
+    def carried(self, tensor: Tensor) -> Labels:
+        """The labels of a tensor: of an activation those that it was given, of a parameter those of its axes."""
+        if tensor in self.labels:
+            found: Labels = self.labels[tensor]
+            return found
+        source = self.source(tensor)
+        if source is None:
+            return ()
+        axes = [(dim, self.axis(source, dim)) for dim, size in enumerate(tensor.shape) if size > 1 or tensor.ndim == 1]
+        return tuple(along(axis.labels, tensor.ndim, dim) for dim, axis in axes if axis is not None)
 
-    def fix(self, labels: Iterable[Tensor], reason: str) -> None:
-        """Keep these channels as they are; the first reason is told."""
-        for tensor in labels:
-            for label in distinct(tensor):
-                if label >= 0:
-                    owner = self.owners[label]
-                    self.fixed[owner] = self.fixed.get(owner) or reason
+    def carried_by_all(self, operation: Operation) -> Labels:
+        """What all tensors of an operation carry."""
+        return tuple(labels for tensor in operation.tensors for labels in self.carried(tensor))
 
+    def is_running(self, name: str, kinds: tuple[type, ...]) -> bool:
+        """Whether a module of these kinds is the one that runs."""
+        return bool(self.stack) and self.stack[-1] == name and isinstance(get_layer(self.model, name), kinds)
 
-def is_known(module: nn.Module) -> bool:
-    """Whether a module computes what its class promises on weights of its own: a convolution, linear or batch-norm."""
-    methods = ("forward", "_conv_forward")
-    plain = any(
-        isinstance(module, kind)
-        and all(getattr(type(module), method, None) is getattr(kind, method, None) for method in methods)
-        for kind in (*WEIGHTED, *BATCH_NORMS)
-    )
-    return plain and not set(methods) & vars(module).keys() and {"weight", "bias"} <= module._parameters.keys()
+    # What rules tell
 
+    def tie(self, one: Tensor, other: Tensor, reason: str) -> None:
+        """Labels at equal places of two tensors are of one channel; what meets no channel stays, for the reason."""
+        found = pairs(one, other)
+        unmatched = found[(found.min(1).values == NONE) & (found.max(1).values != NONE)]
+        if len(unmatched):
+            self.fix(unmatched.max(1).values, reason)
+        self.ties.append(found[found.min(1).values != NONE])
 
-def is_spatial(name: str, args: tuple, labels: Tensor) -> bool:
-    """Whether an operation on positions leaves the channels, dimension 1, alone."""
-    positions = labels.ndim - 2
-    if name == "constant_pad_nd":
-        return len(args[1]) // 2 <= positions
-    return f"{positions}d" in name and "unpool" not in name
+    def pair(self, labels: Tensor) -> None:
+        """The channels of each row of labels (rows, k) are removed together."""
+        edges = torch.stack([labels[:, :-1].flatten(), labels[:, 1:].flatten()], 1)
+        self.pairings.append(edges[edges.min(1).values != NONE])
+
+    def use(self, axis: Axis, side: Side) -> None:
+        """An axis does something with channels."""
+        self.uses.setdefault(Use(axis, side))
+        self.used.add(axis)
+
+    def use_as_vector(self, tensor: Tensor, side: Side) -> None:
+        """A parameter, if the tensor comes from one, meets activations value by value; what it does first counts."""
+        for labels in self.carried(tensor):
+            for axis in self.axes_of(labels):
+                if axis not in self.used:
+                    self.use(axis, side)
+
+    def axes_of(self, labels: Tensor) -> list[Axis]:
+        """The axes whose labels occur."""
+        starts = torch.tensor([axis.start for axis in self.axes])
+        numbers = torch.bucketize(labels[labels != NONE], starts, right=True).unique() - 1
+        return [self.axes[number] for number in numbers.tolist()]
+
+    def fix(self, labels: Tensor, reason: str) -> None:
+        """Channels stay as they are."""
+        labels = labels.flatten().unique()
+        self.fixed.append((labels[labels != NONE], reason))
+
+    def average(self, labels: Tensor) -> None:
+        """A norm or a mean is taken over these channels."""
+        self.averaged.append(labels.flatten().unique())
+
+    def layer_made(self, layer: str, output: Tensor, positions: int) -> None:
+        """A layer with weights made an output."""
+        self.calls[layer] = self.calls.get(layer, 0) + 1
+        self.work[layer] = self.work.get(layer, 0) + positions
+        self.made.append(Made(layer))
+        self.outputs[output] = self.made[-1]
+        self.origins[output] = layer
+
+    def unusable(self, source: Source | None) -> str | None:
+        """Why a weight cannot get another size; None where it can."""
+        running = self.stack[-1] if self.stack else ""
+        if source is None:
+            return f"{self.place} computes its weight from other tensors"
+        name = f"layer '{source.layer}'"
+        if source.layer in self.scripted:
+            return f"{name} is compiled by TorchScript"
+        if source.layer in self.shared:
+            return f"{name} shares its weight"
+        if source.layer != running and not any(running == scripted for scripted in self.scripted):
+            return f"{name} has a weight that is used elsewhere"
+        if source.parameter != "weight":
+            return f"{name} keeps its weight under another name ({source.parameter})"
+        return None
+
+    def batch_norms(self) -> Iterator[tuple[str, str]]:
+        """Layers with the batch-norms that alone read their outputs, so that they can be merged into them."""
+        for output in self.made:
+            if output.norm is None or output.readers != 1:
+                continue
+            if self.calls[output.layer] == self.calls[output.norm] == 1:
+                yield output.layer, output.norm

@@ -1,75 +1,211 @@
-"""Trying groups out: removing neurons must be the same as ignoring them."""
+"""Trying groups out on numbers: removing neurons must be the same as ignoring them, and their order must not matter."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from workloads.messages import message
 from workloads.structure.groups import CONSUMER, Group, Maps, Structure, apply
-from workloads.structure.layers import get_layer
+from workloads.structure.layers import get_layer, resize
+
+MOST_NOISE = 1000
+"""By how many times what rounding changes the logits may differ."""
+LEAST_TOLERANCE = 1000
+"""The same for networks in which rounding changes nothing, in units of the number format's precision."""
 
 
-def fitting(
-    model: nn.Module, found: Sequence[tuple[str, Group]], example: Tensor
-) -> tuple[list[Group], list[tuple[str, str]]]:
-    """The groups that the network can do without, alone and together; and the others with the reason."""
-    groups = [group for _, group in found]
-    if not groups or misfit(model, groups, example) is None:
-        return groups, []
+@contextlib.contextmanager
+def running_eagerly() -> Iterator[None]:
+    """Run networks operation by operation, with a random state of their own."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class Candidate(NamedTuple):
+    """A group to be tried out.
+
+    Attributes:
+        name: of its last layer.
+        group: whose number is not known yet.
+        coarser: the same with several of its pairings made one, to be tried if the group does not fit.
+    """
+
+    name: str
+    group: Group
+    coarser: Group | None = None
+
+
+def fitting(model: nn.Module, found: Sequence[Candidate], example: Tensor) -> tuple[list[Group], list[tuple[str, str]]]:
+    """The groups that the network can do without, alone and together; and the others with the reason.
+
+    All are tried at once. Where that fails, each half of them is, and so on, together with those that have passed.
+    """
+    trial = Trial(model, example)
     good: list[Group] = []
-    refused = []
-    for name, group in found:
-        candidate = replace(group, number=len(good))
-        reason = misfit(model, [*good, candidate], example)
+    refused: list[tuple[str, str]] = []
+
+    def sort(part: Sequence[Candidate]) -> None:
+        numbered = [replace(each.group, number=len(good) + number) for number, each in enumerate(part)]
+        reason = trial.misfit([*good, *numbered]) if part else None
         if reason is None:
-            good.append(candidate)
+            good.extend(numbered)
+        elif len(part) == 1 and part[0].coarser is not None:
+            sort([Candidate(part[0].name, part[0].coarser)])
+        elif len(part) == 1:
+            refused.append((part[0].name, reason))
         else:
-            refused.append((name, reason))
+            sort(part[: len(part) // 2])
+            sort(part[len(part) // 2 :])
+
+    sort(found)
     return good, refused
 
 
-@torch.no_grad()
-def misfit(model: nn.Module, groups: Sequence[Group], example: Tensor) -> str | None:
-    """Why removing pairings of all groups is not the same as ignoring them; None where it is.
+class Trial:
+    """A network to try groups out on, in double precision if it runs in that."""
 
-    Tried without the first pairing of each group, and without a random half, so that an odd number stays.
-    """
-    for trial in range(2):
-        generator = torch.Generator().manual_seed(trial)
-        ignoring = copy.deepcopy(model).double()
-        for parameter in ignoring.parameters():
+    def __init__(self, model: nn.Module, example: Tensor):
+        self.generator = torch.Generator().manual_seed(0)
+        try:
+            self.take(model, example, torch.float64)
+        except Exception:
+            self.take(model, example, next((p.dtype for p in model.parameters()), torch.float32))
+
+    @torch.no_grad()
+    def take(self, model: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
+        """Copy the network, and measure what it gives for images of noise and how much rounding changes of that."""
+        self.model = copy.deepcopy(model).to(dtype)
+        for parameter in self.model.parameters():
             if not parameter.any():  # as in a fresh classifier, behind which nothing would show
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 10)
-        removing = copy.deepcopy(ignoring)
-        structure = Structure(tuple(groups), ())
+                parameter.copy_(torch.randn(parameter.shape, generator=self.generator) / 10)
+        self.images = self.noise_like(example, dtype)
+        with Formats() as formats:
+            self.expected = self.run(self.model)
+        precision = max(torch.finfo(dtype).eps for dtype in formats.seen)
+        rounded = linked_copy(self.model)
+        for module in rounded.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                noise = torch.randn(parameter.shape, generator=self.generator).to(parameter)
+                setattr(module, name, nn.Parameter(parameter * (1 + precision * noise)))
+        noise = (self.run(rounded) - self.expected).abs().max()
+        self.tolerance = MOST_NOISE * noise + LEAST_TOLERANCE * precision * self.expected.abs().max()
+
+    def noise_like(self, example: Tensor, dtype: torch.dtype) -> Tensor:
+        """Images of noise; for whole numbers, some that occur."""
+        if not example.is_floating_point():
+            most = int(example.max()) + 1
+            return torch.randint(0, most, example.shape, generator=self.generator).to(example)
+        return torch.randn(example.shape, generator=self.generator).to(example.device, dtype)
+
+    def run(self, model: nn.Module) -> Tensor:
+        """The logits; of layers that draw, always for the same draws."""
+        torch.default_generator.manual_seed(0)
+        logits: Tensor = model(self.images.clone())
+        return logits
+
+    @torch.no_grad()
+    def misfit(self, groups: Sequence[Group]) -> str | None:
+        """Why the network cannot do without pairings of these groups; None where it can.
+
+        Tried with all pairings of each group in another order, which must change nothing; without one of them, and
+        without a random half of them, what stays in another order again, which must be the same as not reading them.
+        """
+        permuted = linked_copy(self.model)
         for group in groups:
-            if group.size == 1:
-                continue
-            stay = torch.arange(1, group.size) if trial == 0 else odd_half(group.size, generator)
-            selection = torch.eye(group.size)[stay]
-            for member in group.on(CONSUMER):
-                gone = member.index[selection.sum(0) == 0].flatten()
-                get_layer(ignoring, member.layer).weight[:, gone] = 0
-            apply(removing, structure.groups[group.number], Maps(selection, selection))
-            structure = structure.narrowed(group.number, len(stay))
-        images = torch.randn(example.shape, generator=generator).to(example.device).double()
+            order = torch.eye(group.size)[torch.randperm(group.size, generator=self.generator)]
+            apply(permuted, group, Maps(order, order))
+        reason = self.difference(permuted, self.expected, "its channels in another order")
+        for few in (False, True):
+            if reason is not None:
+                return reason
+            ignoring, removing = linked_copy(self.model), linked_copy(self.model)
+            structure = Structure(tuple(groups), ())
+            for group in groups:
+                stay = some_of(group, few, self.generator)
+                if len(stay) < group.size:
+                    ignore(ignoring, group, stay)
+                    selection = torch.eye(group.size)[stay]
+                    apply(removing, structure.groups[group.number], Maps(selection, selection))
+                    structure = structure.narrowed(group.number, len(stay))
+            reason = self.difference(removing, self.run(ignoring), "some of its channels removed")
+        return reason
+
+    def difference(self, model: nn.Module, expected: Tensor, how: str) -> str | None:
+        """Why a network's logits are not the expected ones; None where they are, but for rounding."""
         try:
-            expected = ignoring(images.clone())
+            logits = self.run(model)
         except Exception as error:
-            return f"the network does not run in double precision ({message(error)})"
-        try:
-            logits = removing(images)
-        except Exception as error:
-            return f"the network does not run without some of its channels ({message(error)})"
-        if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= 1e-9 * expected.abs().max()):
-            return "the network gives other outputs without its channels than when they are not read"
-    return None
+            return f"the network does not run with {how} ({message(error)})"
+        if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= self.tolerance):
+            return f"the network gives other outputs with {how}"
+        return None
 
 
-def odd_half(size: int, generator: torch.Generator) -> Tensor:
-    """About half of the numbers below `size`, in order, an odd number of them."""
-    count = max(1, size // 2 - 1 + size // 2 % 2)
-    return torch.randperm(size, generator=generator)[:count].sort().values
+class Formats(TorchDispatchMode):
+    """Collects the number formats of what a network computes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[torch.dtype] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves(result)
+        self.seen.update(leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
+        return result
+
+
+def linked_copy(model: nn.Module) -> nn.Module:
+    """A copy of a network with the same parameters and buffers, for changes that replace them by others."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def ignore(model: nn.Module, group: Group, stay: Tensor) -> None:
+    """Let no layer read the pairings of a group that do not stay.
+
+    A norm over all channels would still see them. There they become copies of those that stay, each of which gets
+    equally many: the mean and the variance over all are then those over what stays.
+    """
+    gone = torch.ones(group.size, dtype=torch.bool)
+    gone[stay] = False
+    if group.kind == "residual":
+        copied = torch.empty(group.size, dtype=torch.int64)
+        copied[stay] = stay
+        copied[gone] = stay.repeat(group.size // len(stay) - 1)
+        read = torch.eye(group.size)
+        read[gone] = 0
+        apply(model, group, Maps(torch.eye(group.size)[copied], read))
+        return
+    for member in group.on(CONSUMER):
+        layer = get_layer(model, member.layer)
+        weight = getattr(layer, member.parameter)
+        unread = member.index[gone].flatten().to(weight.device)
+        resize(layer, member.parameter, weight.index_fill(member.axis, unread, 0))
+
+
+def some_of(group: Group, few: bool, generator: torch.Generator) -> Tensor:
+    """Some pairings of a group, in random order: all but one, or about half of them, but an odd number.
+
+    Where a norm is taken over them, the largest part that the whole is a multiple of.
+    """
+    size = group.size
+    count = max(1, size // 2 - 1 + size // 2 % 2) if few else max(1, size - 1)
+    if group.kind == "residual":
+        count = size // next((number for number in range(2, size) if size % number == 0), 1)
+    return torch.randperm(size, generator=generator)[:count]

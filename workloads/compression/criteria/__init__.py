@@ -4,10 +4,12 @@ A criterion is a function of `(model, group)`. It asks for more by naming it: `b
 training batches, the same for all; `generator`, a seeded `torch.Generator`; `example`, an image (1, C, H, W) of which
 the shape and device matter only; `statistics`, by layer the mean and deviation (one entry an output channel) that its
 batch-norm gave its output over the training data before it was merged. The generator is on the CPU, all else on the
-device of the network; scores may be on any. Gradients that a criterion leaves in the network are cleared.
+device of the network; scores may be on any. All parameters take gradients while a criterion runs, frozen ones too;
+gradients that it leaves in the network are cleared. A user's own criterion gets copies (`plugins.Plugin`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,12 +80,11 @@ def importance(
         "example": example,
         "statistics": statistics,
     }
-    model.zero_grad(set_to_none=True)
-    found = criterion(model, group, **{name: value for name, value in offered.items() if value is not None})
+    with taking_gradients(model):
+        found = criterion(model, group, **{name: value for name, value in offered.items() if value is not None})
     if not isinstance(found, Tensor):
         raise ValueError(f"criterion '{name}' gave {type(found).__name__}: it has to return a tensor of scores")
     scores = found.detach().float().cpu()
-    model.eval().zero_grad(set_to_none=True)
     if scores.shape != (group.size,):
         shape = tuple(scores.shape)
         raise ValueError(
@@ -92,3 +93,18 @@ def importance(
     if not bool(scores.isfinite().all()):
         raise ValueError(f"criterion '{name}' gave scores for group {group.number} that are not finite")
     return scores
+
+
+@contextmanager
+def taking_gradients(model: nn.Module) -> Iterator[None]:
+    """All parameters take gradients in the block, and are frozen and without gradients as before once it ends."""
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    model.zero_grad(set_to_none=True)
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        model.eval().zero_grad(set_to_none=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)

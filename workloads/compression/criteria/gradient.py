@@ -2,15 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workloads.compression.calls import Call, ImageBatch, image_batches, per_image, run_tapped
 from workloads.compression.criteria.magnitude import relative
-from workloads.compression.criteria.taps import run_tapped
-from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group
+from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
 from workloads.structure.layers import BATCH_NORMS, get_layer, rows
 
 
@@ -54,7 +53,7 @@ def first_order(model: nn.Module, group: Group, values: Iterable[Tensor]) -> Ten
             for weight, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True):
                 gradients[weight] += gradient
     scores = [
-        rows((layer.weight * gradients[layer.weight]).detach().abs(), int(member.side == CONSUMER), member.index).sum(1)
+        rows((layer.weight * gradients[layer.weight]).detach().abs(), member.axis, member.index).sum(1)
         for layer, member in layers
     ]
     return relative(torch.stack(scores).mean(0))
@@ -63,26 +62,30 @@ def first_order(model: nn.Module, group: Group, values: Iterable[Tensor]) -> Ten
 def hessian(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Second-order estimate ½·E[(Σ a·∂L/∂a)²] of what removal costs (Theis et al. 2018; Liu et al. 2021).
 
-    The sum is over a pairing's outputs a in all producing layers and positions, before squaring; it is the derivative
-    of a sample's cross entropy L by a gate on the pairing. Its mean square over the samples is the Fisher information,
-    which stands for the second derivative. Constants vanish when the scores are divided by their mean.
+    The sum is over a pairing's outputs a in all producing layers, their calls and positions, before squaring; it is the
+    derivative of an image's cross entropy L by a gate on the pairing. Its mean square over the images is the Fisher
+    information, which stands for the second derivative. Constants vanish when the scores are divided by their mean.
     """
-    producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER)]
-    total = torch.zeros(group.size, dtype=torch.float64, device=producers[0][0].weight.device)
-    for images, labels in batches:
-        gates = [layer.weight.new_ones(len(images), len(layer.weight), requires_grad=True) for layer, _ in producers]
-        taps = {member.layer: partial(gated, gate) for gate, (_, member) in zip(gates, producers, strict=True)}
-        with torch.enable_grad():
-            loss = F.cross_entropy(run_tapped(model, images, taps), labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, gates)
-        slopes = [g.double()[:, member.index].sum(2) for g, (_, member) in zip(gradients, producers, strict=True)]
-        total += torch.stack(slopes).sum(0).square().sum(0)
+    members = list(group.on(PRODUCER))
+    total = torch.zeros(group.size, dtype=torch.float64, device=get_layer(model, members[0].layer).weight.device)
+    for batch in image_batches(model, [member.layer for member in members], batches):
+        total += gate_slopes(model, members, batch).square().sum(0)
     return relative(total)
 
 
-def gated(gate: Tensor, layer: nn.Module, output: Tensor) -> Tensor:
-    """A layer's output times a gate (samples, channels); several rows may belong to a sample, next to each other."""
-    gate = gate.repeat_interleave(len(output) // len(gate), 0)
-    between = [1] * (output.ndim - 2)
-    shape = (len(gate), *between, -1) if isinstance(layer, nn.Linear) else (len(gate), -1, *between)
-    return output * gate.view(shape)
+def gate_slopes(model: nn.Module, members: Sequence[Member], batch: ImageBatch) -> Tensor:
+    """(images, n) float64 derivatives of each image's cross entropy by a gate on each pairing."""
+    gates: dict[str, Tensor] = {}
+    for member in members:
+        weight = get_layer(model, member.layer).weight
+        gates[member.layer] = weight.new_ones(len(batch.images), weight.shape[member.axis]).requires_grad_(True)
+
+    def gate(call: Call, layer: nn.Module, output: Tensor) -> Tensor:
+        return output * per_image(gates[call.layer], layer, output, batch.rows_of(call))
+
+    with torch.enable_grad():
+        logits = run_tapped(model, batch.images, outputs=dict.fromkeys(gates, gate))
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+    gradients = torch.autograd.grad(loss, list(gates.values()))
+    slopes = [g.double()[:, member.index].sum(2) for g, member in zip(gradients, members, strict=True)]
+    return torch.stack(slopes).sum(0)

@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from workloads.compression.calls import Call, ImageBatch, by_image, image_batches, run_tapped
 from workloads.compression.criteria.magnitude import relative
-from workloads.compression.criteria.taps import run_tapped
-from workloads.compression.repair import by_channel
 from workloads.structure.groups import PRODUCER, Group
-from workloads.structure.layers import get_layer
 
 STEP = 0.5
 NODES = torch.arange(math.log(1e-12), math.log(1e3), STEP, dtype=torch.float64).exp()
@@ -22,24 +19,22 @@ def chip(model: nn.Module, group: Group, *, batches: Sequence[tuple[Tensor, Tens
     """Channel independence (Sui et al. 2021): what a channel adds to its feature map's nuclear norm.
 
     For each image and each producing layer, the nuclear norm of the output as (channels, positions) minus that with
-    the channel set to zero; mean over images, then over layers.
+    the channel set to zero; mean over images and the layer's calls, then over layers.
     """
-    producers = [(get_layer(model, member.layer), member) for member in group.on(PRODUCER)]
-    totals = [layer.weight.new_zeros(len(layer.weight), dtype=torch.float64) for layer, _ in producers]
+    members = list(group.on(PRODUCER))
+    totals: dict[str, Tensor] = {}
+    calls: dict[str, int] = {}
     with torch.no_grad():
-        for images, _ in batches:
-            taps = {
-                member.layer: partial(add_independence, total, len(images))
-                for total, (_, member) in zip(totals, producers, strict=True)
-            }
-            run_tapped(model, images, taps)
-    scores = [total[member.index].sum(1) for total, (_, member) in zip(totals, producers, strict=True)]
+        for batch in image_batches(model, [member.layer for member in members], batches):
+
+            def add(call: Call, layer: nn.Module, output: Tensor, batch: ImageBatch = batch) -> None:
+                maps = by_image(layer, output, len(batch.images), batch.rows_of(call)).mT
+                totals[call.layer] = totals.get(call.layer, 0) + independence(maps).sum(0)
+                calls[call.layer] = max(calls.get(call.layer, 0), call.number + 1)
+
+            run_tapped(model, batch.images, outputs={member.layer: add for member in members})
+    scores = [totals[member.layer][member.index].sum(1) / calls[member.layer] for member in members]
     return relative(torch.stack(scores).mean(0))
-
-
-def add_independence(total: Tensor, samples: int, layer: nn.Module, output: Tensor) -> None:
-    """Add to `total` (c,) the independence of a layer's output channels, summed over the samples."""
-    total += independence(by_channel(layer, output).unflatten(0, (samples, -1)).mT).sum(0)
 
 
 def independence(maps: Tensor) -> Tensor:
@@ -75,4 +70,5 @@ def _independence(maps: Tensor) -> Tensor:
     lost = torch.minimum(lost, lengths / (lengths + nodes.square())).clamp(max=1 - eps)
     # Beyond the last node −log p(s) is |a|²/s², so that the rule's further terms are a geometric series.
     tail = lost[..., -1] * nodes[-1] / math.expm1(STEP)
-    return ((-(-lost).log1p() * nodes).sum(2) + tail) * scale.squeeze(2) * STEP / math.pi
+    scores: Tensor = ((-(-lost).log1p() * nodes).sum(2) + tail) * scale.squeeze(2) * STEP / math.pi
+    return scores

@@ -19,7 +19,7 @@ def by_layer(
     """`score` of each layer's weights, given as (n, d): a row of a producer or of a depthwise layer, a column of a
     consumer."""
     return [
-        score(rows(get_layer(model, member.layer).weight.detach(), int(member.side == CONSUMER), member.index))
+        score(rows(get_layer(model, member.layer).weight.detach(), member.axis, member.index))
         for member in group.on(*sides)
     ]
 

@@ -4,7 +4,7 @@ A method is a function of `(pairings, importance, m)` that returns `Maps`; its o
 It may ask for `generator`, a seeded `torch.Generator`; for `model` and `group`, the network as it is; for `statistics`
 of its layers' outputs, as `groups.merge_batch_norm` gives them; for `original`, the pair of network and group before
 any group was compressed; and for `images`, unlabelled training batches. Importance and generator are on the CPU, all
-else on the device of the network; maps may be on any.
+else on the device of the network; maps may be on any. A user's own method gets copies (`plugins.Plugin`).
 """
 
 from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ from workloads.compression.clustering import clusters, membership
 from workloads.compression.methods.selecting import most_important
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import with_corrected_variance
-from workloads.compression.transport import exact_plan, proportional, uniform
+from workloads.compression.transport import exact_plan, full_precision, proportional, uniform
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import Group, Maps
 
@@ -130,8 +130,9 @@ def plan_onto_targets(
         cost, mass = pairings.distances(p)[:, kept], importance[kept]
     else:
         members = membership(clusters(pairings.directions, m, target), m)
-        centroids = nn.functional.normalize(members.to(pairings.directions) @ pairings.directions, dim=1)
-        cost, mass = torch.cdist(pairings.directions, centroids, p=p), members @ importance
+        directions = full_precision(pairings.directions)
+        centroids = nn.functional.normalize(members.to(directions) @ directions, dim=1)
+        cost, mass = torch.cdist(directions, centroids, p=p), members @ importance
     return exact_plan(marginal(source_marginal, importance), marginal(target_marginal, mass), cost)
 
 

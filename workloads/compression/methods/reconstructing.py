@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from workloads.compression.calls import Call, by_channel, run_tapped
 from workloads.compression.methods.fusing import folding, fusion_preserving, intra_fusion
 from workloads.compression.methods.selecting import conventional
 from workloads.compression.pairings import Pairings
-from workloads.compression.repair import by_channel
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import CONSUMER, Group, Maps, Member, apply
-from workloads.structure.layers import get_layer, moved_up
+from workloads.structure.layers import get_layer, moved_up, resize
 
 PRODUCING = {"conventional": conventional, "intra-fusion": intra_fusion, "fusion-preserving": fusion_preserving}
 
@@ -100,35 +100,33 @@ class Moments:
 
 @torch.inference_mode()
 def inputs_of(model: nn.Module, member: Member, batch: Tensor) -> Tensor:
-    """What a consumer reads of a group, as (images and positions, pairings)."""
+    """What a consumer reads of a group, as (images and positions, pairings), all of its calls one after the other."""
     seen: list[Tensor] = []
-    layer = get_layer(model, member.layer)
-    handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(by_channel(module, inputs[0])))
-    try:
-        model.eval()(batch)
-    finally:
-        handle.remove()
-    channels = torch.cat(seen)[:, member.index.flatten()]
+
+    def record(call: Call, layer: nn.Module, tensor: Tensor) -> None:
+        seen.append(by_channel(layer, tensor)[:, member.index.flatten()])
+
+    run_tapped(model, batch, inputs={member.layer: record})
+    channels = torch.cat(seen)
     return channels.reshape(len(channels), *member.index.shape).movedim(2, 1).reshape(-1, len(member.index))
 
 
+@torch.inference_mode()
 def running_order(model: nn.Module, layers: Sequence[str], batch: Tensor) -> list[str]:
     """The layers in the order in which they first run."""
-    order: list[str] = []
-    handles = [
-        get_layer(model, name).register_forward_pre_hook(lambda module, inputs, name=name: order.append(name))
-        for name in layers
-    ]
-    try:
-        with torch.inference_mode():
-            model.eval()(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(dict.fromkeys(order))
+    order: dict[str, None] = {}
+
+    def record(call: Call, layer: nn.Module, tensor: Tensor) -> None:
+        order[call.layer] = None
+
+    run_tapped(model, batch, inputs=dict.fromkeys(layers, record))
+    return list(order)
 
 
 def put_back(model: nn.Module, source: nn.Module, name: str) -> None:
-    """Replace a layer by a copy of that of another network."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, copy.deepcopy(source.get_submodule(name)))
+    """Give a layer, which may have several names, the weights and widths of that of another network."""
+    layer, original = get_layer(model, name), get_layer(source, name)
+    for attribute, tensor in (*original.named_parameters(recurse=False), *original.named_buffers(recurse=False)):
+        resize(layer, attribute, tensor.detach().clone())
+    if original.bias is None:
+        layer.bias = None

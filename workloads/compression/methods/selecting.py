@@ -43,5 +43,5 @@ def neuron_merging(pairings: Pairings, importance: Tensor, m: int, *, threshold:
     merged[kept] = False
     (others,) = merged.nonzero(as_tuple=True)
     merging = selection.clone()
-    merging[survivor[others], others] = norms[others] / norms[kept][survivor[others]]
+    merging[survivor[others], others] = (norms[others] / norms[kept][survivor[others]]).to(merging)
     return Maps(selection, merging)

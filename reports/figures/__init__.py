@@ -1,0 +1,24 @@
+"""The style of all figures, and the panels, curves and legends that they are made of."""
+
+from reports.figures.layout import TEXT_WIDTH, colourbar, curve, label, legend, pages, panels, repetitions, save
+from reports.figures.style import PUBLISHED, STYLE, Look, stem, style
+from reports.figures.text import FONT_SIZE, fonts_of
+
+__all__ = [
+    "FONT_SIZE",
+    "PUBLISHED",
+    "STYLE",
+    "TEXT_WIDTH",
+    "Look",
+    "colourbar",
+    "curve",
+    "fonts_of",
+    "label",
+    "legend",
+    "pages",
+    "panels",
+    "repetitions",
+    "save",
+    "stem",
+    "style",
+]

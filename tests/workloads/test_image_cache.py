@@ -1,0 +1,66 @@
+"""Files of decoded images are whole, or made again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from workloads.data import cache
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METAPRUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "images"
+
+
+IMAGES = torch.arange(4 * 3 * 8 * 8).reshape(4, 3, 8, 8).to(torch.uint8)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeroed", "seal", "foreign", "folder of one byte"])
+def test_a_damaged_file_is_made_again(folder: Path, damage: str) -> None:
+    made: list[int] = []
+
+    def make() -> torch.Tensor:
+        made.append(1)
+        return IMAGES
+
+    assert torch.equal(cache.memory_mapped("set", make), IMAGES)
+    file = folder / "set.npy"
+    assert torch.equal(cache.memory_mapped("set", make), IMAGES)
+    assert len(made) == 1, "a whole file is used as it is"
+    whole = file.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "zeroed": whole[:300] + bytes(100) + whole[400:],
+        "seal": whole[:-4] + b"\1\1\1\1" + b"",
+        "foreign": b"\x93NUMPY" + whole[6:-20],
+        "folder of one byte": b"x",
+    }[damage]
+    file.write_bytes(damaged)
+    assert torch.equal(cache.memory_mapped("set", make), IMAGES)
+    assert len(made) == (1 if damage == "seal" else 2), "a time that is another is no damage: the checksum fits"
+    assert file.read_bytes()[:-12] == whole[:-12]
+
+
+def test_a_large_file_is_compared_with_its_checksum_where_its_time_has_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "CHECKED_BYTES", 100)
+    checked: list[int] = []
+    checksum = cache._checksum
+    cache.memory_mapped("set", lambda: IMAGES)
+    monkeypatch.setattr(cache, "_checksum", lambda file, length: (checked.append(length), checksum(file, length))[1])
+    cache.memory_mapped("set", lambda: IMAGES)
+    assert not checked
+    file = folder / "set.npy"
+    file.write_bytes(file.read_bytes()[:300] + bytes(100) + file.read_bytes()[400:])
+    assert torch.equal(cache.memory_mapped("set", lambda: IMAGES), IMAGES)
+    assert checked
+
+
+def test_images_stay_in_memory_where_they_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("METAPRUNE_CACHE", str(tmp_path / "file"))
+    assert torch.equal(cache.memory_mapped("set", lambda: IMAGES), IMAGES)

@@ -1,0 +1,106 @@
+"""Rules for operations that combine values: one by one, or along some dimensions."""
+
+from collections.abc import Sequence
+
+import torch
+
+from workloads.structure.groups import ADDED, SCALE
+from workloads.structure.labels import compact, dims_of
+from workloads.structure.recording import Labels, Operation, Recording, mixes
+
+AVERAGES = {"mean", "var", "std", "var_mean", "amax", "amin"}
+"""Reductions that stay the same where every value is there twice."""
+ADDING = {"add", "sub", "rsub"}
+Operand = tuple[Sequence[int], Labels]
+"""The shape of a tensor and what it carries, to be combined with others that broadcast with it."""
+
+
+def pointwise(recording: Recording, operation: Operation) -> list[Labels]:
+    """Values are combined place by place."""
+    side = ADDED if operation.name.rstrip("_") in ADDING else SCALE
+    for tensor in operation.tensors:
+        recording.use_as_vector(tensor, side)
+    operands = [(tensor.shape, recording.carried(tensor)) for tensor in operation.tensors]
+    return [combined(recording, operands)] * len(operation.results)
+
+
+def combined(recording: Recording, operands: Sequence[Operand]) -> Labels:
+    """Tie what meets at equal places; what changes along other dimensions is carried side by side.
+
+    Channels stay where they meet a tensor of their size that carries nothing there.
+    """
+    everywhere = {dim for _, carried in operands for labels in carried for dim in dims_of(labels)}
+    results: list[torch.Tensor] = []
+    for number, (_, carried) in enumerate(operands):
+        for labels in carried:
+            dims = dims_of(labels)
+            if everywhere and not dims:
+                recording.fix(labels, f"{recording.place} spreads it over other channels")
+                continue
+            for shape, others in (*operands[:number], *operands[number + 1 :]):
+                met = any(dims & dims_of(other) for other in others)
+                if not met and any(-dim <= len(shape) and shape[dim] > 1 for dim in dims):
+                    recording.fix(labels, f"{recording.place} combines it with a tensor of fixed size")
+            place = next((k for k, known in enumerate(results) if dims & dims_of(known) or not dims), None)
+            if place is None:
+                results.append(labels)
+                continue
+            recording.tie(results[place], labels, f"{recording.place} combines it with what cannot be pruned")
+            if len(dims) > len(dims_of(results[place])):
+                results[place] = labels
+    ndim = max(len(shape) for shape, _ in operands)
+    return tuple(labels.reshape([1] * (ndim - labels.ndim) + list(labels.shape)) for labels in results)
+
+
+def gated(recording: Recording, operation: Operation) -> list[Labels]:
+    """One half of the channels times a function of the other half."""
+    source, dim = operation.tensors[0], operation.argument(1, -1)
+    halves = []
+    for labels in recording.carried(source):
+        one, other = labels.expand(source.shape).chunk(2, dim)
+        halves.append(one)
+        recording.tie(one, other, f"{recording.place} combines it with what cannot be pruned")
+    return [tuple(compact(one) for one in halves)]
+
+
+def reduced(recording: Recording, operation: Operation) -> list[Labels]:
+    """Many values become one. What stays the same along the dimensions that go is carried on."""
+    source, name = operation.tensors[0], operation.name
+    given = operation.argument(2 if name in ("linalg_vector_norm", "norm") else 1, operation.kwargs.get("dim"))
+    given = [given] if isinstance(given, int) else given or range(source.ndim)
+    dims = {dim - source.ndim if dim >= 0 else dim for dim in given}
+    kept = []
+    for labels in recording.carried(source):
+        if not dims_of(labels) & dims:
+            rest = [size for dim, size in enumerate(labels.shape) if dim - labels.ndim not in dims]
+            kept.append(labels if operation.results[0].ndim == source.ndim else labels.reshape(rest))
+        elif name in AVERAGES:
+            recording.average(labels)
+        else:
+            recording.fix(labels, f"{recording.place} mixes its channels ({name})")
+    return [tuple(kept)] * len(operation.results)
+
+
+def along_dimension(recording: Recording, operation: Operation) -> list[Labels]:
+    """Values along one dimension depend on each other, such as in a softmax."""
+    source, dim = operation.tensors[0], operation.argument(1, operation.kwargs.get("dim", -1))
+    dims = {dim - source.ndim if dim >= 0 else dim}
+    return [unmixed(recording, operation, recording.carried(source), dims)] * len(operation.results)
+
+
+def pooled(recording: Recording, operation: Operation) -> list[Labels]:
+    """Values along the last one, two or three dimensions depend on each other; their number may change."""
+    count = next(int(letter) for letter in operation.name if letter.isdigit())
+    if operation.results[0].ndim != operation.tensors[0].ndim:
+        return mixes(recording, operation)
+    positions = {-dim for dim in range(1, count + 1)}
+    carried = recording.carried(operation.tensors[0])
+    return [unmixed(recording, operation, carried, positions)] * len(operation.results)
+
+
+def unmixed(recording: Recording, operation: Operation, carried: Labels, dims: set[int]) -> Labels:
+    """What stays the same along dimensions whose values depend on each other; the rest has to stay as it is."""
+    for labels in carried:
+        if dims_of(labels) & dims:
+            recording.fix(labels, f"{recording.place} mixes its channels ({operation.name})")
+    return tuple(labels for labels in carried if not dims_of(labels) & dims)
