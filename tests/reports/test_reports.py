@@ -254,7 +254,7 @@ def test_words_that_all_rows_share_stand_in_the_caption_of_latex() -> None:
     rows = [["net", "l1", method, "1"] for method in ("conventional", "folding")]
     text = Table("c.", ["model", "criterion", "method", "accuracy"], rows, 3).latex("means")
     assert r"\caption{c. For all rows: model net, criterion l1.}\label{tab:means}" in text
-    assert r"\begin{tabular}{lr}" in text
+    assert r"\begin{tabular}{@{}lr@{}}" in text
     assert "conventional & 1" in text
     assert r"\begin{table*}" in Table("c.", list("abcdefg"), [list("1234567")]).latex()
 
