@@ -57,11 +57,8 @@ def neuron_sparsity(
     """The share of pairings that were removed from the pruned group, or from all of some kinds."""
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
     chosen = kinds.split(", ") if kinds else DEFAULT_KINDS
-    found = [
-        each
-        for each in trace(model, example).groups
-        if (each.number == group if group is not None else each.kind in chosen)
-    ]
+    groups = trace(model, example).groups
+    found = [each for each in groups if each.kind in chosen] if group is None else [groups[group]]
     left = sum(each.size for each in found)
     before = sum((description.widths[each.number : each.number + 1] or (each.size,))[0] for each in found)
     return 1 - left / before

@@ -125,9 +125,8 @@ class _Compression:
             raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
         self.original: Statistics = {}
         if config.repair == "data":
-            self.original = output_moments(
-                base.model, repaired_layers(base.structure.of_kinds(config.kinds)), self.images
-            )
+            layers = repaired_layers(base.structure.of_kinds(config.kinds))
+            self.original = output_moments(base.model, layers, self.images)
         self.wanted = self.original
 
     def run(self, originals: Sequence[int], parameters: int) -> Network:

@@ -31,8 +31,8 @@ def embedded(narrow: Network, wide: Network, places: Mapping[int, Sequence[int]]
         whole = value.new_zeros(layer.weight.shape[made_dim(layer)]) if whole is None else whole.clone()
         if isinstance(layer, WEIGHTED):
             whole.zero_()
-        places = [numbers.get((path, attribute, dim), torch.arange(size)) for dim, size in enumerate(value.shape)]
-        whole[torch.meshgrid(*places, indexing="ij")] = value
+        channels = [numbers.get((path, attribute, dim), torch.arange(size)) for dim, size in enumerate(value.shape)]
+        whole[torch.meshgrid(*channels, indexing="ij")] = value
         resize(layer, attribute, whole)
     return model
 

@@ -138,7 +138,8 @@ class Findings:
         """(labels,) the least rank in the set of each label."""
         least = numpy.full(self.recording.size, self.recording.size)
         numpy.minimum.at(least, sets, self.rank)
-        return least[sets]
+        found: numpy.ndarray = least[sets]
+        return found
 
     @cached_property
     def channels(self) -> numpy.ndarray:

@@ -48,7 +48,8 @@ def resized(labels: Tensor, shape: Sequence[int]) -> bool:
 def pairs(one: Tensor, other: Tensor) -> Tensor:
     """(k, 2) the different pairs of labels that stand at the same places of two tensors that broadcast together."""
     one, other = torch.broadcast_tensors(one, other)
-    return torch.stack([one.flatten(), other.flatten()], 1).unique(dim=0)
+    found: Tensor = torch.stack([one.flatten(), other.flatten()], 1).unique(dim=0)
+    return found
 
 
 def components(size: int, edges: Iterable[Tensor]) -> numpy.ndarray:

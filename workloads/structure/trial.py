@@ -157,7 +157,7 @@ class Formats(TorchDispatchMode):
     """Collects the number formats of what a network computes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[torch.dtype] = set()
 
     @classmethod
