@@ -210,6 +210,23 @@ def plan(
     show_plan(planned, facts)
 
 
+@app.command()
+def groups(
+    experiment: ExperimentArgument,
+    settings: SetOption = [],  # noqa: B006
+) -> None:
+    """Show the groups of each network: number, kind, size, what makes and reads them; and what stays, and why."""
+    with refusing_bad_input():
+        from orchestrator.planning.facts import structures
+        from orchestrator.settings.experiment import Experiment
+        from orchestrator.settings.reading import make_importable
+
+        loaded = Experiment.load(experiment, settings)
+        make_importable(experiment)
+        for label, structure in structures(loaded):
+            console.print(f"{label}\n{structure}\n", markup=False)
+
+
 def show_notes(facts: "Facts") -> None:
     """Print what of the data is left out or read otherwise than it stands."""
     for note in facts.notes:

@@ -1,7 +1,6 @@
 """Settings, small networks and the local Ray that several test modules share."""
 
 import gc
-import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import ray
 import torch
 
 from orchestrator import Experiment
-from orchestrator.running.connection import token_of_its_own
+from orchestrator.running.connection import keep_token_out_of_home
 from workloads.config import DatasetConfig, ModelConfig
 from workloads.data.datasets import load
 from workloads.data.samples import Dataset
@@ -41,15 +40,8 @@ def start_ray() -> None:
     """Start a Ray of two CPUs in this process, with the present environment, in place of one that runs."""
     end_ray()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with token_of_its_own():
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+    keep_token_out_of_home()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 
 
 def end_ray() -> None:

@@ -241,9 +241,21 @@ class FusionConfig(Config):
         return labelled(self, "alignment")
 
 
+Kind = Literal["channels", "hidden", "residual"]
+KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual")
+DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden")
+
+
+def _kinds(value: Any) -> Any:
+    return KINDS if value == "all" else [value] if isinstance(value, str) else value
+
+
 class ScopeConfig(Config):
     """What a sparsity refers to, and how it is spread over the network."""
 
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
+    """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
+    channels, over which a norm is taken; or `all` of them."""
     sparsity_of: Literal["neurons", "weights"] = "neurons"
     """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
     allocation: Literal["uniform", "global"] = "uniform"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.planning.applied import AppliedSettings, dotted
-from orchestrator.planning.facts import Facts
+from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import (
@@ -187,7 +187,7 @@ class _Builder:
         settings: dict[str, Any] = {"pruning.mode": grid.mode}
         if grid.mode == "fine-tuned":
             settings["pruning.steps"] = grid.steps
-        for cell in _cells(grid, len(self.of_model.widths)):
+        for cell in _cells(grid, self.of_model):
             planned = cell.planned_sparsity(cell.sparsity)
             yield cell, {**labels, **cell.labels, "neuron_sparsity": planned, "settings": settings}
 
@@ -262,6 +262,8 @@ class _Cell:
     method: ChoiceConfig
     repair: Repair
     scope: ScopeConfig
+    kind: str | None
+    """Of a single group."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -271,7 +273,8 @@ class _Cell:
             "criterion": self.criterion.label,
             "method": self.method.label,
             "repair": self.repair,
-            **self.scope.model_dump(),
+            **self.scope.model_dump(exclude={"kinds"}),
+            "kinds": self.kind or ", ".join(self.scope.kinds),
         }
 
     @property
@@ -281,15 +284,20 @@ class _Cell:
 
     def planned_sparsity(self, sparsity: float) -> float | None:
         """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
-        return sparsity if self.scope == ScopeConfig(order=self.scope.order) else None
+        plain = ScopeConfig(order=self.scope.order, kinds=self.scope.kinds)
+        return sparsity if self.scope == plain else None
 
 
-def _cells(grid: PruningConfig, groups: int) -> Iterator[_Cell]:
-    scopes: dict[str, Iterable[int | None]] = {"each": range(groups), "all": [None]}
+def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
+    scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
     numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
-    scope = ScopeConfig(**{name: getattr(grid, name) for name in ScopeConfig.model_fields})
+    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
+    if grid.groups != "all":
+        del settings["kinds"]  # what a single group is made of does not depend on what others are asked for
+    scope = ScopeConfig(**settings)
     for group in numbers:
+        kind = None if group is None else network.kind(group)
         for criterion in grid.criteria:
             for method, repair in itertools.product(grid.methods, grid.repair):
                 for sparsity in grid.sparsities:
-                    yield _Cell(group, sparsity, criterion, method, repair, scope)
+                    yield _Cell(group, sparsity, criterion, method, repair, scope, kind)

@@ -1,5 +1,6 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,7 @@ class ModelFacts:
         checkpoint: digest of the checkpoint file, or None.
         seconds_per_image: of a forward pass on one core of this machine, for estimates.
         kept: (layer, reason) for each group that cannot be pruned.
+        kinds: of the groups.
     """
 
     widths: tuple[int, ...]
@@ -39,6 +41,15 @@ class ModelFacts:
     checkpoint: str | None
     seconds_per_image: float
     kept: tuple[tuple[str, str], ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    def numbers(self, kinds: Collection[str]) -> list[int]:
+        """The groups of some kinds; all of them where kinds are not known."""
+        return [number for number in range(len(self.widths)) if not self.kinds or self.kinds[number] in kinds]
+
+    def kind(self, number: int) -> str:
+        """The kind of a group."""
+        return self.kinds[number] if self.kinds else "channels"
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ def gather(experiment: Experiment) -> Facts:
         structure = traced(config, model, dataset)
         networks[config.label] = facts_of(config, model, structure, dataset)
         for grid in experiment.pruning:
-            check_groups(grid, config.label, len(structure.groups))
+            check_groups(grid, config.label, networks[config.label])
         try_out(experiment, config, model, structure, dataset)
     return Facts(
         train=len(dataset.train_pool),
@@ -91,6 +102,18 @@ def gather(experiment: Experiment) -> Facts:
         dataset=dataset.label,
         notes=dataset.notes,
     )
+
+
+def structures(experiment: Experiment) -> Iterator[tuple[str, Structure]]:
+    """The groups of each network of an experiment, with its label.
+
+    Raises:
+        ValueError: a network cannot be built, or has none.
+    """
+    dataset = datasets.load(experiment.dataset)
+    for config in experiment.models:
+        model = built(config, dataset)
+        yield config.label, traced(config, model, dataset)
 
 
 def all_plugins(experiment: Experiment) -> list[Plugin]:
@@ -157,18 +180,25 @@ def facts_of(config: ModelConfig, model: nn.Module, structure: Structure, datase
         checkpoint=checkpoints.file_digest(config.checkpoint) if config.checkpoint else None,
         seconds_per_image=forward_seconds(model, dataset.shape),
         kept=structure.kept,
+        kinds=tuple(group.kind for group in structure.groups),
     )
 
 
-def check_groups(grid: PruningConfig, label: str, count: int) -> None:
-    """Refuse a grid that names groups that a network does not have.
+def check_groups(grid: PruningConfig, label: str, network: ModelFacts) -> None:
+    """Refuse a grid that names groups, or kinds of groups, that a network does not have.
 
     Raises:
-        ValueError: names the group and what there is.
+        ValueError: names them and what there is.
     """
+    count = len(network.widths)
     if isinstance(grid.groups, tuple) and max(grid.groups) >= count:
         raise ValueError(
             f"pruning.groups names group {max(grid.groups)}, but model '{label}' has groups 0 to {count - 1}"
+        )
+    if not network.numbers(grid.kinds):
+        raise ValueError(
+            f"pruning.kinds is {', '.join(grid.kinds)}, but the groups of model '{label}' are of kind "
+            f"{', '.join(sorted(set(network.kinds)))}"
         )
 
 

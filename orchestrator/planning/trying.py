@@ -109,8 +109,11 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
 
     A method does not see which criterion ranked the neurons, so their pairs are not all tried.
     """
-    numbers = range(len(network.structure.groups)) if isinstance(grid.groups, str) else grid.groups
-    groups = [network.structure.groups[number] for number in numbers if network.structure.groups[number].size > 1]
+    if isinstance(grid.groups, str):
+        groups = [group for group in network.structure.groups if group.kind in grid.kinds]
+    else:
+        groups = [network.structure.groups[number] for number in grid.groups]
+    groups = [group for group in groups if group.size > 1]
     if not groups:
         return
     group = min(groups, key=lambda group: group.size)

@@ -31,9 +31,9 @@ def make(task: Task, work: Work) -> Made:
             memory[shared] = score(base, number, config.criterion, sources)
         return memory[shared]  # type: ignore[no-any-return]
 
-    pruned = compress(
-        base, config, sources, originals=description.widths, parameters=description.parameters, scored=scored
-    )
+    widths = [group.size for group in base.structure.groups]
+    widths[: len(description.widths)] = description.widths  # older networks do not know groups of later kinds
+    pruned = compress(base, config, sources, originals=widths, parameters=description.parameters, scored=scored)
     places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
     return Made((pruned.model, replace(description, places=places)))
 
@@ -44,4 +44,4 @@ def shares_task(stage: StageLike) -> Hashable:
     return stage.inputs, stage.parameters.get("group"), criterion
 
 
-KIND = Kind(code_version=3, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task)
+KIND = Kind(code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task)

@@ -28,6 +28,12 @@ COORDINATES = [
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
     field("against", pa.string(), "method that a landscape compares with; null elsewhere"),
     field("group", pa.int32(), "pruned group, 0 nearest to the output; null is all groups, or none yet"),
+    field(
+        "kinds",
+        pa.string(),
+        "kind of the pruned group (channels, hidden, residual), or those of all that are pruned; null before "
+        "compression and in runs of older versions",
+    ),
     field("neuron_sparsity", pa.float64(), "share of pairings to remove so far: of n, int(n·(1 − s)) stay", "1"),
     field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),
     field("sparsity_of", pa.string(), "what target_sparsity is a share of: neurons or weights"),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from orchestrator.storage.store import Store
 from orchestrator.worker.latencies import latencies
-from workloads.config import LandscapeConfig
+from workloads.config import DEFAULT_KINDS, LandscapeConfig
 from workloads.data.samples import Dataset
 from workloads.data.splits import Part
 from workloads.measuring.evaluation import Measurement, evaluate, mac_count, parameter_count
@@ -35,7 +35,7 @@ def evaluation_row(
     planned = labels["neuron_sparsity"]
     return {
         "epoch": epoch,
-        "neuron_sparsity": neuron_sparsity(model, description, dataset.shape, labels["group"])
+        "neuron_sparsity": neuron_sparsity(model, description, dataset.shape, labels["group"], labels.get("kinds"))
         if planned is None
         else planned,
         "weight_sparsity": 1 - parameters / description.parameters,
@@ -51,12 +51,17 @@ def evaluation_row(
     }
 
 
-def neuron_sparsity(model: nn.Module, description: Description, shape: tuple[int, ...], group: int | None) -> float:
-    """The share of pairings that were removed from the pruned group, or from all."""
+def neuron_sparsity(
+    model: nn.Module, description: Description, shape: tuple[int, ...], group: int | None, kinds: str | None
+) -> float:
+    """The share of pairings that were removed from the pruned group, or from all of some kinds."""
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
-    widths = [group.size for group in trace(model, example).groups]
-    pruned = slice(None) if group is None else slice(group, group + 1)
-    return 1 - sum(widths[pruned]) / sum(description.widths[pruned])
+    chosen = kinds.split(", ") if kinds else DEFAULT_KINDS
+    groups = trace(model, example).groups
+    found = [each for each in groups if each.kind in chosen] if group is None else [groups[group]]
+    left = sum(each.size for each in found)
+    before = sum((description.widths[each.number : each.number + 1] or (each.size,))[0] for each in found)
+    return 1 - left / before
 
 
 def epoch_row(epoch: Epoch, precision: str) -> dict[str, Any]:

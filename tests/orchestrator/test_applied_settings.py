@@ -12,6 +12,7 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.schema import COORDINATES
 from workloads.config import (
+    Config,
     DatasetConfig,
     FineTuningConfig,
     LandscapeConfig,
@@ -146,7 +147,7 @@ def test_grids_of_one_experiment_are_told_apart() -> None:
 
 
 def test_every_setting_is_tried() -> None:
-    sections = {
+    sections: dict[str, type[Config]] = {
         "dataset": DatasetConfig,
         "model": ModelConfig,
         "training": TrainingConfig,

@@ -142,7 +142,6 @@ def spread(net: Net, x: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "a norm over channels": (lambda net, x: F.layer_norm(x, x.shape[1:]), 8, "is of kind residual"),
     "softmax over channels": (lambda net, x: x.softmax(1), 8, "mixes its channels (_softmax)"),
     "a running sum": (lambda net, x: x.cumsum(1), 8, "mixes its channels (cumsum)"),
     "a mean over channels": (lambda net, x: x.mean(1, keepdim=True), 1, "no layer reads its channels one by one"),

@@ -125,7 +125,8 @@ class _Compression:
             raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
         self.original: Statistics = {}
         if config.repair == "data":
-            self.original = output_moments(base.model, repaired_layers(base.structure), self.images)
+            layers = repaired_layers(base.structure.of_kinds(config.kinds))
+            self.original = output_moments(base.model, layers, self.images)
         self.wanted = self.original
 
     def run(self, originals: Sequence[int], parameters: int) -> Network:
@@ -137,7 +138,14 @@ class _Compression:
         config, groups = self.config, self.base.structure.groups
         if len(originals) != len(groups):
             raise ValueError(f"the network has {len(groups)} groups that can be pruned, but once had {len(originals)}")
-        numbers = list(range(len(groups))) if config.group is None else [config.group]
+        numbers = [group.number for group in groups if group.kind in config.kinds]
+        if config.group is not None:
+            numbers = [config.group]
+        if not numbers:
+            found = ", ".join(sorted({group.kind for group in groups}))
+            raise ValueError(
+                f"the network has no group of kind {' or '.join(config.kinds)}, but of kind {found}: set kinds"
+            )
         scores = [self.scored(number)[1] for number in numbers] if config.allocation == "global" else None
         gaining: set[str] = set()
         while True:

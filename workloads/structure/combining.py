@@ -37,10 +37,11 @@ def combined(recording: Recording, operands: Sequence[Operand]) -> Labels:
             if everywhere and not dims:
                 recording.fix(labels, f"{recording.place} spreads it over other channels")
                 continue
-            for shape, others in (*operands[:number], *operands[number + 1 :]):
-                met = any(dims & dims_of(other) for other in others)
-                if not met and any(-dim <= len(shape) and shape[dim] > 1 for dim in dims):
-                    recording.fix(labels, f"{recording.place} combines it with a tensor of fixed size")
+            others = [*operands[:number], *operands[number + 1 :]]
+            if any(meets_fixed_size(dims, other) for other in others):
+                recording.fix(labels, f"{recording.place} combines it with a tensor of fixed size")
+                if not recording.are_made(labels):
+                    continue  # such as the windows of a mask: nothing that is made can depend on them
             place = next((k for k, known in enumerate(results) if dims & dims_of(known) or not dims), None)
             if place is None:
                 results.append(labels)
@@ -50,6 +51,14 @@ def combined(recording: Recording, operands: Sequence[Operand]) -> Labels:
                 results[place] = labels
     ndim = max(len(shape) for shape, _ in operands)
     return tuple(labels.reshape([1] * (ndim - labels.ndim) + list(labels.shape)) for labels in results)
+
+
+def meets_fixed_size(dims: set[int], operand: Operand) -> bool:
+    """Whether a tensor extends along dimensions along which it carries nothing."""
+    shape, carried = operand
+    return not any(dims & dims_of(labels) for labels in carried) and any(
+        -dim <= len(shape) and shape[dim] > 1 for dim in dims
+    )
 
 
 def gated(recording: Recording, operation: Operation) -> list[Labels]:

@@ -1,7 +1,7 @@
 """Finding the groups of a network: the channels that belong together, and those that must stay as they are."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,24 +10,22 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from workloads.config import DEFAULT_KINDS, Kind
 from workloads.structure.groups import (
     CONSUMER,
     PRODUCER,
     THROUGH,
     Group,
-    Kind,
     LayerSize,
     Member,
     Structure,
 )
 from workloads.structure.labels import NONE, chain, components
 from workloads.structure.layers import get_layer
+from workloads.structure.logits import logits_of
 from workloads.structure.recording import OUTPUT, Recording, Use
 from workloads.structure.rules import follow
 from workloads.structure.trial import Candidate, fitting, running_eagerly
-
-KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual")
-DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden")
 
 
 class Prunable(NamedTuple):
@@ -50,28 +48,29 @@ class IsOutput(NamedTuple):
 Verdict = Prunable | Kept | IsOutput
 
 
-def trace(model: nn.Module, example: Tensor, kinds: Collection[Kind] = DEFAULT_KINDS) -> Structure:
+def trace(model: nn.Module, example: Tensor) -> Structure:
     """Find the groups of a network by running it once on `example` (1, C, H, W), and try them out.
 
-    Groups come in the paper's order: from the last layer backwards, the classifier left out. Groups that cannot be
-    pruned are kept as they are and named in `Structure.kept`, as are those of other kinds.
+    Groups come in the paper's order: from the last layer backwards, the classifier left out; those of kinds that are
+    not pruned by default come after all others. Groups that cannot be pruned are kept as they are and named in
+    `Structure.kept`.
 
     Raises:
-        ValueError: the network does not return a tensor, or none of its groups can be pruned.
+        ValueError: the network does not return logits, or none of its groups can be pruned.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("the network is compiled by TorchScript: give the module that it was made from")
     example = example.detach().as_subclass(Tensor)
     recording = Recording(model.eval(), follow)
     with running_eagerly():
-        output = recording.run(example)
-        if not isinstance(output, Tensor):
-            raise ValueError(f"the network returns {type(output).__name__}, not a tensor of logits")
+        output = logits_of(recording.run(example))
         if output in recording.outputs:
             recording.outputs[output].readers += 1
         for labels in recording.carried(output):
             recording.fix(labels, OUTPUT)
-        candidates, kept = judged(model, Findings(recording), kinds)
+        candidates, kept = judged(model, Findings(recording))
         groups, refused = fitting(model, candidates, example)
-    kept = [(name, reason) for name, reason in (*kept, *refused)]
+    kept += refused
     if not groups:
         reasons = "; ".join(f"'{name}': {reason}" for name, reason in kept[:3])
         raise ValueError(f"none of its layers can be pruned{f' ({reasons})' if reasons else ''}")
@@ -83,9 +82,7 @@ def trace(model: nn.Module, example: Tensor, kinds: Collection[Kind] = DEFAULT_K
     return Structure(tuple(groups), normalised, tuple(kept), frozenset(recording.opaque), sizes)
 
 
-def judged(
-    model: nn.Module, findings: "Findings", kinds: Collection[Kind]
-) -> tuple[list[Candidate], list[tuple[str, str]]]:
+def judged(model: nn.Module, findings: "Findings") -> tuple[list[Candidate], list[tuple[str, str]]]:
     """Groups that may be prunable and those that are kept, with the names of their last layers."""
     candidates: list[Candidate] = []
     kept: list[tuple[str, str]] = []
@@ -98,12 +95,11 @@ def judged(
                 continue
             covered.add(group)
             verdict = findings.verdict(group)
-            if isinstance(verdict, Prunable) and verdict.kind not in kinds:
-                verdict = Kept(f"is of kind {verdict.kind}, which pruning.kinds does not name")
             if isinstance(verdict, Prunable):
                 candidates.append(Candidate(name, grouped(verdict), findings.coarser(group)))
             elif isinstance(verdict, Kept):
                 kept.append((name, verdict.reason))
+    candidates.sort(key=lambda candidate: candidate.group.kind not in DEFAULT_KINDS)
     return candidates, kept
 
 

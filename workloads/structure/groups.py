@@ -5,18 +5,17 @@ the new consuming ones. `apply` is the only place where a network's layers chang
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from workloads.config import Kind
 from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, remap, resize
-
-Kind = Literal["channels", "hidden", "residual"]
 
 
 class Side(StrEnum):
@@ -146,7 +145,7 @@ class Structure:
     """What `trace` finds in a network.
 
     Attributes:
-        groups: in the paper's order, from the output backwards.
+        groups: in the paper's order, from the output backwards; those of kinds that are not pruned by default follow.
         normalised: (layer, batch-norm) names where an affine batch-norm with statistics alone reads the layer's output.
         kept: (layer, reason) for each group that cannot be pruned and stays as it is.
         opaque: layers whose module returns something else than what its weights made, such as an activation of it.
@@ -158,6 +157,10 @@ class Structure:
     kept: tuple[tuple[str, str], ...] = ()
     opaque: frozenset[str] = frozenset()
     sizes: Mapping[str, LayerSize] = field(default_factory=dict)
+
+    def of_kinds(self, kinds: Collection[str]) -> "Structure":
+        """With the groups of some kinds alone."""
+        return replace(self, groups=tuple(group for group in self.groups if group.kind in kinds))
 
     def __str__(self) -> str:
         from workloads.structure.showing import shown

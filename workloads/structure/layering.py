@@ -63,9 +63,8 @@ def read_by(recording: Recording, axis: Axis, read: Sequence[Tensor], ndim: int,
         recording.fix(axis.labels, f"layer '{axis.layer}' also reads what cannot be pruned")
     for labels in read:
         found = pairs(labels, along(axis.labels, ndim, dim))
-        owners = torch.bucketize(
-            found[:, 0].contiguous(), torch.tensor([each.start for each in recording.axes]), right=True
-        )
+        starts = torch.tensor([each.start for each in recording.axes])
+        owners = torch.bucketize(found[:, 0].contiguous(), starts, right=True)
         if len(torch.stack([found[:, 1], owners]).unique(dim=1).T) < len(found):
             recording.fix(labels, f"layer '{axis.layer}' reads channels that differ from place to place")
         else:
@@ -141,7 +140,7 @@ def multiplied(
         for labels in recording.carried(tensor):
             dims = dims_of(labels)
             if inner in dims:
-                recording.fix(labels, f"{recording.place} multiplies two activations along it ({operation.name})")
+                recording.fix(labels, f"{recording.place} multiplies two activations along it, as attention does")
             elif len(dims) > 1:
                 recording.fix(labels, f"{recording.place} divides it into heads ({operation.name})")
             else:

@@ -9,6 +9,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+NORMS = (nn.modules.batchnorm._NormBase,)  # those over an image's positions too
 
 
 def get_layer(model: nn.Module, name: str) -> Any:
@@ -78,7 +79,7 @@ def resize(layer: Any, name: str, tensor: Tensor) -> None:
         layer.register_buffer(name, tensor, persistent=name not in layer._non_persistent_buffers_set)
     if name == "weight":
         follow_weight(layer, old, tensor)
-    elif isinstance(layer, BATCH_NORMS):
+    elif isinstance(layer, NORMS):
         layer.num_features = len(tensor)
 
 
@@ -92,7 +93,7 @@ def follow_weight(layer: Any, old: Tensor, new: Tensor) -> None:
             layer.groups = layer.groups * len(new) // len(old)
         sizes = len(new), new.shape[1] * layer.groups
         layer.out_channels, layer.in_channels = sizes[::-1] if transposed else sizes
-    elif isinstance(layer, BATCH_NORMS):
+    elif isinstance(layer, NORMS):
         layer.num_features = len(new)
     elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
         layer.normalized_shape = type(layer.normalized_shape)(new.shape)

@@ -127,11 +127,7 @@ def padded(recording: Recording, operation: Operation) -> list[Labels]:
     source, amounts = operation.tensors[0], operation.args[1]
     results = []
     for labels in recording.carried(source):
-        if any(
-            amounts[2 * (-dim - 1)] or amounts[2 * (-dim - 1) + 1]
-            for dim in dims_of(labels)
-            if -2 * dim <= len(amounts)
-        ):
+        if any(any(amounts[-2 * dim - 2 : -2 * dim]) for dim in dims_of(labels)):
             labels = compact(torch.constant_pad_nd(labels.expand(source.shape), amounts, NONE))
         results.append(labels)
     return [tuple(results)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from workloads.structure.batch_norm import Statistics, merge_batch_norm
 from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
+from workloads.structure.logits import returning_logits, unwrapped
 
 
 class Network(NamedTuple):
@@ -34,10 +35,13 @@ class Network(NamedTuple):
         """A copy of the network with batch-norm merged, and its groups.
 
         Args:
-            model: any network that `tracing.trace` takes.
+            model: any network that `trace` takes, compiled or not; of what it returns, the copy returns the logits.
             example: (1, C, H, W), on the device of the network.
+
+        Raises:
+            ValueError: see `trace`.
         """
-        model = copy.deepcopy(model).eval()
+        model = returning_logits(copy.deepcopy(unwrapped(model))).eval()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         structure = trace(model, example)
         return cls(model, structure, merge_batch_norm(model, structure), parameters=parameters)

@@ -141,6 +141,7 @@ class Recording(TorchDispatchMode):
         self.size = 0
         self.stack: list[str] = []
         self.used: set[Axis] = set()
+        self.makers: set[Axis] = set()
         self.numbers: dict[tuple[str, str, int], Axis] = {}
         self.labels: Any = WeakTensorKeyDictionary()
         self.sources: Any = WeakTensorKeyDictionary()
@@ -249,6 +250,10 @@ class Recording(TorchDispatchMode):
 
     # What rules tell
 
+    def are_made(self, labels: Tensor) -> bool:
+        """Whether some of the labels are of what a layer makes."""
+        return any(axis in self.makers for axis in self.axes_of(labels))
+
     def tie(self, one: Tensor, other: Tensor, reason: str) -> None:
         """Labels at equal places of two tensors are of one channel; what meets no channel stays, for the reason."""
         found = pairs(one, other)
@@ -266,12 +271,18 @@ class Recording(TorchDispatchMode):
         """An axis does something with channels."""
         self.uses.setdefault(Use(axis, side))
         self.used.add(axis)
+        if side in (Side.PRODUCER, Side.THROUGH):
+            self.makers.add(axis)
 
     def use_as_vector(self, tensor: Tensor, side: Side) -> None:
-        """A parameter, if the tensor comes from one, meets activations value by value; what it does first counts."""
+        """A parameter, if the tensor comes from one, meets activations value by value; what it does first counts.
+
+        The bias of a layer with weights belongs to its outputs, also where PyTorch adds it by itself.
+        """
         for labels in self.carried(tensor):
             for axis in self.axes_of(labels):
-                if axis not in self.used:
+                own_bias = axis.parameter == "bias" and axis.layer in self.calls
+                if axis not in self.used and not own_bias:
                     self.use(axis, side)
 
     def axes_of(self, labels: Tensor) -> list[Axis]:

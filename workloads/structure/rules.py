@@ -21,6 +21,13 @@ def spatial(*names: str) -> list[str]:
     return [f"{name.replace('#', str(count))}" for name in names for count in (1, 2, 3)]
 
 
+def attends(recording: Recording, operation: Operation) -> list[Labels]:
+    """Heads of attention stay as they are."""
+    for labels in recording.carried_by_all(operation):
+        recording.fix(labels, f"{recording.place} divides it into heads of attention")
+    return [()] * len(operation.results)
+
+
 RULES: dict[str, Rule] = {
     # Values stay where they are.
     **dict.fromkeys(
@@ -61,6 +68,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"], layering.batch_norm),
     **dict.fromkeys(["native_layer_norm", "_fused_rms_norm"], layering.layer_norm),
     "native_group_norm": layering.group_norm,
+    # Activations are multiplied with each other.
+    **dict.fromkeys(["_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"], attends),
+    **dict.fromkeys(["_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"], attends),
 }
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from workloads.messages import message
 from workloads.structure.groups import CONSUMER, Group, Maps, Structure, apply
 from workloads.structure.layers import get_layer, resize
+from workloads.structure.logits import logits_of
 
 MOST_NOISE = 1000
 """By how many times what rounding changes the logits may differ."""
@@ -112,8 +113,7 @@ class Trial:
     def run(self, model: nn.Module) -> Tensor:
         """The logits; of layers that draw, always for the same draws."""
         torch.default_generator.manual_seed(0)
-        logits: Tensor = model(self.images.clone())
-        return logits
+        return logits_of(model(self.images.clone()))
 
     @torch.no_grad()
     def misfit(self, groups: Sequence[Group]) -> str | None:

@@ -1,0 +1,373 @@
+"""What channel tracing follows: every kind of layer and wrapper, in networks that use them as people do."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torchvision.ops import FrozenBatchNorm2d
+
+from workloads.compression.compress import Sources, compress
+from workloads.config import KINDS, CompressionConfig
+from workloads.structure.finding import trace
+from workloads.structure.groups import CONSUMER, Maps, apply
+from workloads.structure.layers import get_layer
+from workloads.structure.network import Network
+
+IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: normalises and applies an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps).relu()
+
+
+class SamePadding(nn.Conv2d):
+    """As timm's Conv2dSame: pads, then convolves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class ConvAct(nn.Conv2d):
+    """A convolution whose module returns an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Cast(nn.Linear):
+    """As timm's Linear: casts its parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class LayerScale(nn.Module):
+    """ConvNeXt's: a factor a channel."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class SqueezeExcite(nn.Module):
+    """A gate a channel, from all of them."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Over the channels of an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class ResponseNorm(nn.Module):
+    """ConvNeXt V2's global response norm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(channels)), nn.Parameter(torch.rand(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.norm(p=2, dim=(2, 3), keepdim=True)
+        size = size / (size.mean(1, keepdim=True) + 1e-6)
+        return x + torch.addcmul(self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1), x * size)
+
+
+def net(*middle: nn.Module, made: int = 16) -> nn.Module:
+    """Two convolutions with something between them, and a classifier."""
+    torch.manual_seed(0)
+    tail = [nn.Conv2d(made, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)]
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), *middle, nn.ReLU(), *tail)
+    for module in model.modules():
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)) and module.running_var is not None:
+            module.running_var.uniform_(0.5, 1.5)
+            module.running_mean.normal_()
+    return model.eval()
+
+
+EXACT: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "batch-norm with an activation": (lambda: net(NormAct(16)), 16),
+    "synchronised batch-norm": (lambda: net(nn.SyncBatchNorm(16)), 16),
+    "frozen batch-norm": (lambda: net(FrozenBatchNorm2d(16)), 16),
+    "convolution with padding": (lambda: net(SamePadding(16, 16, 3)), 16),
+    "convolution with an activation": (lambda: net(ConvAct(16, 16, 3)), 16),
+    "linear layer with a cast": (lambda: nn.Sequential(*net()[:-1], Cast(12, 8), nn.ReLU(), nn.Linear(8, 5)), 16),
+    "layer scale": (lambda: net(LayerScale(16)), 16),
+    "squeeze-and-excite": (lambda: net(SqueezeExcite(16)), 16),
+    "depthwise convolution": (lambda: net(nn.Conv2d(16, 16, 3, groups=16)), 16),
+    "transposed convolution": (lambda: net(nn.ConvTranspose2d(16, 16, 3)), 16),
+    "group norm": (lambda: net(nn.GroupNorm(8, 16)), 8),
+    "instance norm": (lambda: net(nn.InstanceNorm2d(16, affine=True)), 16),
+    "instance norm with statistics": (lambda: net(nn.InstanceNorm2d(16, affine=True, track_running_stats=True)), 16),
+    "PReLU": (lambda: net(nn.PReLU(16)), 16),
+    "channel shuffle": (lambda: net(nn.ChannelShuffle(2)), 8),
+    "bilinear upsampling": (lambda: net(nn.Upsample(scale_factor=2, mode="bilinear")), 16),
+}
+
+
+@pytest.mark.parametrize("case", EXACT)
+@torch.no_grad()
+def test_layers_are_followed_and_removing_channels_is_not_reading_them(case: str) -> None:
+    build, size = EXACT[case]
+    model = build().eval()
+    network = Network.prepared(model, IMAGES[:1])
+    group = next(group for group in network.structure.groups if "0" in group.layers)
+    assert network.structure.kept == ()
+    assert group.size == size
+    torch.testing.assert_close(network.model(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
+    stay = torch.randperm(size, generator=torch.Generator().manual_seed(1))[: size // 2 + 1]
+    gone = [number for number in range(size) if number not in stay]
+    ignoring = copy.deepcopy(network.model)
+    for member in group.on(CONSUMER):
+        get_layer(ignoring, member.layer).weight.index_fill_(member.axis, member.index[gone].flatten(), 0)
+    selection = torch.eye(size)[stay]
+    removing = copy.deepcopy(network.model)
+    apply(removing, group, Maps(selection, selection))
+    torch.testing.assert_close(removing(IMAGES), ignoring(IMAGES), rtol=1e-4, atol=1e-5)
+    removing.train()(IMAGES).sum()
+
+
+@torch.no_grad()
+def test_a_module_that_returns_an_activation_is_not_repaired_as_if_it_were_linear() -> None:
+    structure = trace(net(ConvAct(16, 16, 3)), IMAGES[:1])
+    assert structure.opaque == {"1"}
+
+
+NORMED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "layer norm over channels": (lambda: net(LayerNorm2d(16)), "normalized_shape"),
+    "group norm over all channels": (lambda: net(nn.GroupNorm(1, 16)), "num_channels"),
+    "global response norm": (lambda: net(ResponseNorm(16)), ""),
+}
+
+
+@pytest.mark.parametrize("case", NORMED)
+@torch.no_grad()
+def test_channels_with_a_norm_over_them_are_pruned_only_where_they_are_asked_for(case: str) -> None:
+    build, attribute = NORMED[case]
+    network = Network.prepared(build(), IMAGES[:1])
+    assert [group.kind for group in network.structure.groups] == ["channels", "residual"]
+    by_default = compress(network, CompressionConfig(sparsity=0.5), Sources(IMAGES[:1]))
+    assert [group.size for group in by_default.structure.groups] == [6, 16]
+    pruned = compress(network, CompressionConfig(sparsity=0.5, kinds="all"), Sources(IMAGES[:1]))
+    assert [group.size for group in pruned.structure.groups] == [6, 8]
+    assert pruned.model(IMAGES).isfinite().all()
+    if attribute:
+        assert getattr(pruned.model[1], attribute) in (8, (8,))
+
+
+def test_a_network_without_groups_of_the_chosen_kinds_is_refused_with_a_sentence() -> None:
+    network = Network.prepared(net(), IMAGES[:1])
+    with pytest.raises(ValueError, match="no group of kind residual, but of kind channels: set kinds"):
+        compress(network, CompressionConfig(sparsity=0.5, kinds="residual"), Sources(IMAGES[:1]))
+
+
+class Tokens(nn.Module):
+    """A small vision transformer with a class token, register tokens and learned positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.cls = nn.Parameter(torch.randn(1, 1, 16))
+        self.registers = nn.Parameter(torch.randn(1, 2, 16))
+        self.positions = nn.Parameter(torch.randn(1, 12, 16))
+        self.block = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, norm_first=True)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = [part.expand(len(x), -1, -1) for part in (self.cls, self.registers)]
+        return self.head(self.norm(self.block(torch.cat([*tokens, x], 1) + self.positions)[:, 0]))
+
+
+def test_tokens_and_positions_belong_to_the_residual_stream_or_it_is_kept_with_a_reason() -> None:
+    structure = trace(Tokens(), IMAGES[:1])
+    assert structure.groups[0].kind == "hidden"
+    assert structure.groups[0].layers == ("block.linear1",)
+    for group in structure.groups[1:]:
+        assert {"cls", "registers", "positions"} <= {member.parameter for member in group.members}
+
+
+class Words(nn.Module):
+    """Reads numbers of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.mix, self.head = nn.Embedding(20, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.words(x)).relu().mean(1))
+
+
+@torch.no_grad()
+def test_whole_numbers_as_inputs_and_embeddings() -> None:
+    words = torch.arange(20).view(2, 10)
+    model = Words().eval()
+    structure = trace(model, words[:1])
+    assert [group.layers for group in structure.groups] == [("mix",), ("words",)]
+    selection = torch.eye(8)[:3]
+    apply(model, structure.groups[1], Maps(selection, selection))
+    assert model.words.embedding_dim == 3
+    assert model(words).shape == (2, 3)
+
+
+class Casting(nn.Module):
+    """Casts its input to a fixed format."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.body, self.dtype = net().to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.to(self.dtype) / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cast_to_a_fixed_format_does_not_keep_channels_from_being_pruned(dtype: torch.dtype) -> None:
+    structure = trace(Casting(dtype), IMAGES[:1].to(dtype))
+    assert [group.size for group in structure.groups] == [12, 16]
+
+
+class Special(nn.Module):
+    """Treats some channels by their place."""
+
+    def __init__(self, channels: int, mix: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 6, 1), nn.Linear(6, 5)
+        self.mix = mix
+        with torch.no_grad():  # the special channel is not an important one
+            self.first.weight[-1] /= 10
+            self.second.weight[:, -1] /= 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.mix(self.first(x))).relu().mean((2, 3)))
+
+
+def last_is_a_gate(y: Tensor) -> Tensor:
+    return torch.cat([y[:, :-1].relu(), 3 * y[:, -1:]], 1)
+
+
+def leading_eighth_is_shifted(y: Tensor) -> Tensor:
+    return torch.cat([y[:, : y.shape[1] // 8].roll(1, 2), y[:, y.shape[1] // 8 :]], 1)
+
+
+def unequal_parts(y: Tensor) -> Tensor:
+    return torch.cat([y[:, : y.shape[1] // 4].relu(), y[:, y.shape[1] // 4 :].tanh()], 1)
+
+
+@pytest.mark.parametrize("width", [16, 32, 48, 64, 100, 128, 256])
+@pytest.mark.parametrize("mix", [last_is_a_gate, leading_eighth_is_shifted, unequal_parts])
+def test_channels_that_are_singled_out_by_their_place_stay(mix: Callable[[Tensor], Tensor], width: int) -> None:
+    structure = trace(Special(width, mix), IMAGES[:1])
+    assert [group.layers for group in structure.groups] == [("second",)]
+    assert structure.kept[0][0] == "first"
+
+
+class Attention(nn.Module):
+    """Softmax over positions, channel by channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).softmax(-1).view(x.shape)
+
+
+def test_a_softmax_over_positions_leaves_channels_alone() -> None:
+    assert trace(net(Attention()), IMAGES[:1]).kept == ()
+
+
+def test_layers_whose_weights_cannot_be_followed_are_named() -> None:
+    parametrized = net()
+    parametrizations.weight_norm(parametrized[0])
+    ((name, reason),) = trace(parametrized, IMAGES[:1]).kept
+    assert (name, reason) == ("0", "layer '0' (ParametrizedConv2d) computes its weight from other tensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_scripted_networks_and_parts_are_named() -> None:
+    part = net()
+    part[0] = torch.jit.script(part[0])
+    assert trace(part, IMAGES[:1]).kept == (("0", "layer '0' is compiled by TorchScript"),)
+    with pytest.raises(ValueError, match="compiled by TorchScript: give the module that it was made from"):
+        trace(torch.jit.script(net()), IMAGES[:1])
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_networks_are_those_inside(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    network = Network.prepared(wrap(net()), IMAGES[:1])
+    assert type(network.model) is nn.Sequential
+    assert [group.layers for group in network.structure.groups] == [("2",), ("0",)]
+
+
+class Tagged(Tensor):
+    """A subclass of tensors, as data sets of torchvision give them."""
+
+
+def test_an_example_of_a_subclass_of_tensor_loses_no_groups() -> None:
+    assert len(trace(net(), IMAGES[:1].as_subclass(Tagged)).groups) == 2
+
+
+class Output(dict):
+    """As Hugging Face's ModelOutput."""
+
+    @property
+    def logits(self) -> Tensor:
+        return self["logits"]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda y: {"out": y}, lambda y: Output(logits=y), lambda y: (y, y.sum()), lambda y: [y]]
+)
+def test_logits_are_found_in_what_networks_return(wrap: Callable[[Tensor], object]) -> None:
+    class Wrapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x: Tensor) -> object:
+            return wrap(self.body(x))
+
+    network = Network.prepared(Wrapping(), IMAGES[:1])
+    assert len(network.structure.groups) == 2
+    torch.testing.assert_close(network.model(IMAGES), net()(IMAGES))
+    assert isinstance(copy.deepcopy(network.model)(IMAGES), Tensor)
+
+
+def test_a_structure_prints_its_groups_and_what_is_kept() -> None:
+    model = net(nn.Conv2d(16, 16, 1), nn.Softmax(1))
+    text = str(trace(model, IMAGES[:1]))
+    header, first, second, _, count, kept = text.splitlines()
+    assert header.split() == ["group", "kind", "size", "weights", "MACs", "made", "by", "read", "by"]
+    assert first.split() == ["0", "channels", "12", "72.2%", first.split()[4], "4", "8"]
+    assert second.split()[:3] == ["1", "channels", "16"]
+    assert count == "1 stay as they are:"
+    assert kept == "  1: layer '2' (Softmax) mixes its channels (_softmax)"
+
+
+def test_shares_say_what_would_go_with_a_group() -> None:
+    structure = trace(net(), IMAGES[:1])
+    weights = 3 * 16 * 9 + 16 * 12 * 9 + 12 * 5
+    macs = 3 * 16 * 9 * 100 + 16 * 12 * 9 * 64 + 12 * 5
+    line = str(structure).splitlines()[1].split()
+    assert line[3] == f"{(16 * 12 * 9 + 12 * 5) / weights:.1%}"
+    assert line[4] == f"{(16 * 12 * 9 * 64 + 12 * 5) / macs:.1%}"
+
+
+def test_the_kinds_are_what_settings_may_name() -> None:
+    assert CompressionConfig(sparsity=0.5, kinds="all").kinds == KINDS
+    assert CompressionConfig(sparsity=0.5, kinds="hidden").kinds == ("hidden",)
