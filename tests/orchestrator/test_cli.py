@@ -89,7 +89,7 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_path: Path, quick) -> None:
-    (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "runs/tiny/results/plan").mkdir(parents=True)
     (tmp_path / "runs/tiny/report").write_text("in the way")
     ended = quick("run", "tiny.yaml", "--set", "pruning.groups=[0]")
     assert ended.returncode == 1
