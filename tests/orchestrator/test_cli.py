@@ -89,21 +89,30 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_path: Path, quick) -> None:
-    (tmp_path / "runs/tiny/results/plan").mkdir(parents=True)
+    assert quick("run", "tiny.yaml", "--set", "pruning.groups=[0]", "pruning.sparsities=[0.3]").returncode == 0
+    shutil.rmtree(tmp_path / "runs/tiny/report")
     (tmp_path / "runs/tiny/report").write_text("in the way")
     ended = quick("run", "tiny.yaml", "--set", "pruning.groups=[0]")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("metaprune: the report cannot be written: ")
-    assert "5 stages done" in ended.stdout
+    assert "2 stages done, 3 were there before" in ended.stdout
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path, quick) -> None:
-    result = quick("run", "tiny.yaml", "--set", "resources.train.cpus=100000")
+def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path) -> None:
+    """With a Ray of its own, on this machine alone: a cluster that runs already may grow."""
+    result = metaprune("run", "tiny.yaml", "--set", "resources.train.cpus=100000", folder=tmp_path)
     assert result.returncode == 2
     assert "'resources.train.cpus' is 100000, but this machine has" in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
+    result = metaprune("run", "quickstart", "--address", "127.0.0.1:1", folder=tmp_path)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("metaprune: no Ray cluster answers at 127.0.0.1:1, which --address names")
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -140,7 +149,6 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
         (["run", "quickstart", "--set", "pruning.methods=[{name: intra-fusion, q: 1}]"], "has no option 'q'"),
         (["run", "quickstart", "--set", "pruning.groups=[99]"], "names group 99, but model"),
         (["run", "quickstart", "--set", "pruning.pipelines=[whole-data]", "model.checkpoint=a"], "'a' does not exist"),
-        (["run", "quickstart", "--address", "127.0.0.1:1"], "no Ray cluster answers at --address 127.0.0.1:1"),
         (["run", "quickstart", "--out", "floppy://a"], "storage 'floppy://a' cannot be used"),
         (["plan", "quickstart", "--set", "sed=1"], "unknown key 'sed'"),
         (["report", "nowhere"], "'nowhere' is not a run"),
