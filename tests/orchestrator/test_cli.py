@@ -246,7 +246,7 @@ def test_the_version_is_shown(quick) -> None:
 def test_groups_shows_what_each_network_can_lose(quick, experiment: Path) -> None:
     shown = quick("groups", str(experiment))
     assert shown.returncode == 0, shown.stderr
-    name, header, first, *_ = shown.stdout.splitlines()
+    _, header, first, *_ = shown.stdout.splitlines()
     assert header.split() == ["group", "kind", "size", "weights", "MACs", "made", "by", "read", "by"]
     assert first.split()[:2] == ["0", "channels"]
     assert quick("groups", str(experiment), "--set", "model.name=nothing").returncode == 2
