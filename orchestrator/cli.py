@@ -1,4 +1,4 @@
-"""The command line: metaprune run | plan | status | report | export | list. A thin layer on the Python API."""
+"""The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
 
 import contextlib
 import os

@@ -52,6 +52,13 @@ OTHERS = {
         "dataset.augmentation": [],
         "dataset.train_samples": 100,
         "dataset.test_samples": 100,
+        "dataset.train": "training",
+        "dataset.test": "validation",
+        "dataset.held_out": 0.1,
+        "dataset.channels": 1,
+        "dataset.image_column": "picture",
+        "dataset.label_column": "fine_label",
+        "dataset.background": "white",
     },
     **{"model.name": "other:net", "model.width": 0.9999999, "model.options": {"a": 1}},
     **{
@@ -77,7 +84,7 @@ OTHERS = {
     "pruning.landscape.margin": 0.5,
     "pruning.landscape.samples": 9,
 }
-IN_NO_KEY = {"dataset.root", "dataset.stream", "model.checkpoint"}
+IN_NO_KEY = {"dataset.root", "dataset.stream", "dataset.label", "model.checkpoint", "model.label"}
 
 
 def planned(settings: dict[str, Any], **facts: Any) -> Plan:

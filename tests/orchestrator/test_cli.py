@@ -245,3 +245,12 @@ def test_a_folder_of_the_users_is_not_overwritten(quick, experiment: Path, tmp_p
 def test_the_version_is_shown(quick) -> None:
     ended = quick("--version")
     assert (ended.returncode, ended.stdout) == (0, f"metaprune {importlib.metadata.version('metaprune')}\n")
+
+
+def test_groups_shows_what_each_network_can_lose(quick, experiment: Path) -> None:
+    shown = quick("groups", str(experiment))
+    assert shown.returncode == 0, shown.stderr
+    _, header, first, *_ = shown.stdout.splitlines()
+    assert header.split() == ["group", "kind", "size", "weights", "MACs", "made", "by", "read", "by"]
+    assert first.split()[:2] == ["0", "channels"]
+    assert quick("groups", str(experiment), "--set", "model.name=nothing").returncode == 2

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.running.driver import missing, write_plan
 from orchestrator.storage.store import Store
+from tests.conftest import TINY
 
 FACTS = Facts(
     train=100,
@@ -49,6 +51,30 @@ def test_scope_and_repair_make_cells_of_their_own_and_defaults_none() -> None:
         (cell,) = (stage for stage in other.stages.values() if stage.kind == "compress")
         assert cell.labels | setting == cell.labels
     assert planned(pruning={**grid, "repair": ["none", "data-free", "data"]}).cells == 3
+
+
+def test_kinds_choose_groups_and_a_single_group_does_not_depend_on_them() -> None:
+    experiment = Experiment.model_validate({**TINY, "pruning": {"sparsities": [0.5], "methods": ["conventional"]}})
+    (label,) = (model.label for model in experiment.models)
+
+    def cells(**grid: Any) -> dict[str, dict[str, Any]]:
+        changed = Experiment.model_validate(
+            {**TINY, "pruning": {"sparsities": [0.5], "methods": ["conventional"], **grid}}
+        )
+        facts = replace(
+            FACTS, models={label: ModelFacts((8, 4, 6), 99, None, 0.1, kinds=("channels", "hidden", "residual"))}
+        )
+        stages = make_plan(changed, facts).stages
+        return {key: dict(stage.labels) for key, stage in stages.items() if stage.kind == "compress"}
+
+    by_default, all_kinds = cells(), cells(kinds="all")
+    assert [labels["group"] for labels in by_default.values()] == [0, 1]
+    assert [labels["kinds"] for labels in all_kinds.values()] == ["channels", "hidden", "residual"]
+    assert by_default.keys() < all_kinds.keys()
+    (together,), (of_all,) = cells(groups="all"), cells(groups="all", kinds="all")
+    assert together != of_all
+    assert cells(groups="all", kinds="all")[of_all]["kinds"] == "channels, hidden, residual"
+    assert cells(groups="all", kinds=["channels", "hidden"]).keys() == {together}
 
 
 def test_neuron_sparsity_is_planned_only_where_it_is_asked_for() -> None:

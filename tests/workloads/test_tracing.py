@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from workloads.compression.compress import Sources, compress
 from workloads.config import KINDS, CompressionConfig
+from workloads.networks.checkpoints import fit
 from workloads.structure.finding import trace
 from workloads.structure.groups import CONSUMER, Maps, apply
 from workloads.structure.layers import get_layer
@@ -371,3 +372,32 @@ def test_shares_say_what_would_go_with_a_group() -> None:
 def test_the_kinds_are_what_settings_may_name() -> None:
     assert CompressionConfig(sparsity=0.5, kinds="all").kinds == KINDS
     assert CompressionConfig(sparsity=0.5, kinds="hidden").kinds == ("hidden",)
+
+
+@pytest.mark.parametrize("case", [*EXACT, *NORMED])
+@torch.no_grad()
+def test_a_narrowed_network_is_built_again_from_its_weights_alone(case: str) -> None:
+    build = {**EXACT, **NORMED}[case][0]
+    network = Network.prepared(build().eval(), IMAGES[:1])
+    pruned = compress(network, CompressionConfig(sparsity=0.5, kinds="all"), Sources(IMAGES[:1])).model
+    again = build().eval()
+    fit(again, pruned.state_dict())
+    again.load_state_dict(pruned.state_dict())
+    torch.testing.assert_close(again(IMAGES), pruned(IMAGES))
+
+
+class WithoutBias(nn.Conv2d):
+    """A convolution that does not look at its bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight)
+
+
+@torch.no_grad()
+def test_a_batch_norm_is_not_merged_into_a_layer_that_would_not_use_its_bias() -> None:
+    model = net(
+        WithoutBias(16, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+    )
+    network = Network.prepared(model, IMAGES[:1])
+    assert network.structure.normalised == (("4", "5"),)
+    torch.testing.assert_close(network.model(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)

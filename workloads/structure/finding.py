@@ -25,7 +25,7 @@ from workloads.structure.layers import get_layer
 from workloads.structure.logits import logits_of
 from workloads.structure.recording import OUTPUT, Recording, Use
 from workloads.structure.rules import follow
-from workloads.structure.trial import Candidate, fitting, running_eagerly
+from workloads.structure.trial import Candidate, Trial, fitting, running_eagerly
 
 
 class Prunable(NamedTuple):
@@ -69,7 +69,9 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
         for labels in recording.carried(output):
             recording.fix(labels, OUTPUT)
         candidates, kept = judged(model, Findings(recording))
-        groups, refused = fitting(model, candidates, example)
+        trial = Trial(model, example)
+        groups, refused = fitting(trial, candidates)
+        normalised = trial.mergeable(tuple(recording.batch_norms()))
     kept += refused
     if not groups:
         reasons = "; ".join(f"'{name}': {reason}" for name, reason in kept[:3])
@@ -78,7 +80,6 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
         layer: LayerSize(tuple(get_layer(model, layer).weight.shape), positions)
         for layer, positions in recording.work.items()
     }
-    normalised = tuple(recording.batch_norms())
     return Structure(tuple(groups), normalised, tuple(kept), frozenset(recording.opaque), sizes)
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from workloads.config import Kind
-from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, remap, resize
+from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, remap, resize, selected
 
 
 class Side(StrEnum):
@@ -218,6 +218,8 @@ class Maps:
         Where a layer reads a pairing and makes the same one (a grouped convolution, a batch-norm), its weights are
         averaged by these.
         """
+        if selected(self.P) is not None:
+            return self.P
         return self.P.abs() / self.P.abs().sum(1, keepdim=True).clamp(min=torch.finfo(self.P.dtype).tiny)
 
     @functools.cached_property
@@ -298,11 +300,12 @@ def narrow_batch_norm(norm: Any, member: Member, maps: Maps) -> None:
     One that could not be merged gets the shares' average of scales and biases, the mean of what P makes, and its
     deviation as if mixed neurons rose and fell together. For kept neurons that is exact.
     """
-    first = torch.eye(len(maps.P), len(member.index))
-    P, shares = (first, first) if is_empty(norm) else (maps.P, maps.shares)
+    first = torch.eye(len(maps.P), len(member.index)) if is_empty(norm) else None
+    P, shares = (maps.P, maps.shares) if first is None else (first, first)
     for name, matrix in {"weight": shares, "bias": shares, "running_mean": P}.items():
         if getattr(norm, name) is not None:
             resize(norm, name, remap(getattr(norm, name), 0, member.index, matrix))
     if norm.running_var is not None:
-        deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, P.abs())
+        matrix = maps.P if maps.shares is maps.P else maps.P.abs()
+        deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, matrix)
         resize(norm, "running_var", (deviation.square() - norm.eps).clamp(min=0))

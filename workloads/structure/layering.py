@@ -45,7 +45,8 @@ def convolution(recording: Recording, operation: Operation) -> list[Labels]:
 
 def unfollowed(recording: Recording, problem: str, carried: Labels, source: Source | None) -> list[Labels]:
     """A layer's weight cannot be followed: what it reads stays, and what it makes carries nothing."""
-    name = source.layer if source else recording.stack[-1] if recording.stack else ""
+    running = recording.stack[-1] if recording.stack else ""
+    name = source.layer if source and not source.layer.startswith(f"{running}.") else running
     recording.unfollowed.setdefault(name, problem)
     for labels in carried:
         recording.fix(labels, problem)
@@ -128,10 +129,7 @@ def multiplied(
     """A product of matrices, of which one may be a weight: its rows read channels and its columns make others."""
     (result,) = operation.results
     of_left = recording.source(left)
-    if of_left and of_right:
-        problem = f"{recording.place} multiplies two parameters"
-        return unfollowed(recording, problem, (*recording.carried(left), *recording.carried(right)), None)
-    if of_right:
+    if of_right and (not of_left or recording.unusable(of_right) is None):
         return applied(recording, result, left, -1, of_right, -1, bias)
     if of_left:
         return applied(recording, result, right, -2, of_left, -2, bias)

@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 NORMS = (nn.modules.batchnorm._NormBase,)  # those over an image's positions too
+_SELECTED: Any = WeakTensorKeyDictionary()  # every layer of a group asks about the same matrix
 
 
 def get_layer(model: nn.Module, name: str) -> Any:
@@ -43,21 +45,32 @@ def remap(tensor: Tensor, dim: int, index: Tensor, matrix: Tensor) -> Tensor:
         index: (n, r) channels of each pairing.
         matrix: (m, n).
     """
-    source = tensor.movedim(dim, 0)
     kept, dropped = index[: len(matrix)].flatten(), index[len(matrix) :].flatten()
-    result = source.clone()
-    chosen = selected(matrix)
-    if chosen is None:
-        result[kept] = (matrix.to(tensor) @ rows(tensor, dim, index)).reshape(len(kept), *source.shape[1:])
-    else:
-        result[kept] = source[index[chosen].flatten()]
-    stays = torch.ones(len(source), dtype=torch.bool)
+    stays = torch.ones(tensor.shape[dim], dtype=torch.bool)
     stays[dropped] = False
+    chosen = selected(matrix)
+    if chosen is not None:
+        places = torch.arange(tensor.shape[dim])
+        places[kept] = index[chosen].flatten()
+        return tensor.index_select(dim, places[stays].to(tensor.device)).contiguous()
+    source = tensor.movedim(dim, 0)
+    result = source.clone()
+    result[kept] = (matrix.to(tensor) @ rows(tensor, dim, index)).reshape(len(kept), *source.shape[1:])
     return result[stays].movedim(0, dim).contiguous()
 
 
 def selected(matrix: Tensor) -> Tensor | None:
     """(m,) the one entry of each row that is 1 where all others are 0: no product is needed then. None otherwise."""
+    if matrix.is_inference():  # whose changes PyTorch does not count
+        return _selected(matrix)
+    known: tuple[int, Tensor | None] | None = _SELECTED.get(matrix)
+    if known is None or known[0] != matrix._version:
+        known = matrix._version, _selected(matrix)
+        _SELECTED[matrix] = known
+    return known[1]
+
+
+def _selected(matrix: Tensor) -> Tensor | None:
     if int(matrix.count_nonzero()) != len(matrix):
         return None
     rows, columns = matrix.nonzero(as_tuple=True)

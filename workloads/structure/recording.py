@@ -311,6 +311,8 @@ class Recording(TorchDispatchMode):
     def unusable(self, source: Source | None) -> str | None:
         """Why a weight cannot get another size; None where it can."""
         running = self.stack[-1] if self.stack else ""
+        if self.is_running(running, (nn.MultiheadAttention,)):
+            return f"{self.place} has heads whose width follows from that of what they read"
         if source is None:
             return f"{self.place} computes its weight from other tensors"
         name = f"layer '{source.layer}'"
@@ -319,7 +321,7 @@ class Recording(TorchDispatchMode):
         if source.layer in self.shared:
             return f"{name} shares its weight"
         if source.layer != running and not any(running == scripted for scripted in self.scripted):
-            return f"{name} has a weight that is used elsewhere"
+            return f"{name} does not run by itself: {self.place} uses its weight"
         if source.parameter != "weight":
             return f"{name} keeps its weight under another name ({source.parameter})"
         return None

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from workloads.messages import message
+from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import CONSUMER, Group, Maps, Structure, apply
 from workloads.structure.layers import get_layer, resize
 from workloads.structure.logits import logits_of
@@ -48,12 +49,11 @@ class Candidate(NamedTuple):
     coarser: Group | None = None
 
 
-def fitting(model: nn.Module, found: Sequence[Candidate], example: Tensor) -> tuple[list[Group], list[tuple[str, str]]]:
+def fitting(trial: "Trial", found: Sequence[Candidate]) -> tuple[list[Group], list[tuple[str, str]]]:
     """The groups that the network can do without, alone and together; and the others with the reason.
 
     All are tried at once. Where that fails, each half of them is, and so on, together with those that have passed.
     """
-    trial = Trial(model, example)
     good: list[Group] = []
     refused: list[tuple[str, str]] = []
 
@@ -114,6 +114,24 @@ class Trial:
         """The logits; of layers that draw, always for the same draws."""
         torch.default_generator.manual_seed(0)
         return logits_of(model(self.images.clone()))
+
+    @torch.no_grad()
+    def mergeable(self, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """Those layers and batch-norms that can be merged.
+
+        A class of one's own may read its parameters in another way, such as without a bias; with such classes the
+        network is tried out.
+        """
+        standard = [
+            pair
+            for pair in pairs
+            if all(type(get_layer(self.model, name)).__module__.startswith("torch.nn.") for name in pair)
+        ]
+        if len(standard) == len(pairs):
+            return tuple(pairs)
+        merged = copy.deepcopy(self.model)
+        merge_batch_norm(merged, Structure((), tuple(pairs)))
+        return tuple(standard if self.difference(merged, self.expected, "its batch-norms merged") else pairs)
 
     @torch.no_grad()
     def misfit(self, groups: Sequence[Group]) -> str | None:
