@@ -169,7 +169,7 @@ NORMED = """
 import torch
 
 def normed(*, in_channels, num_classes):
-    layers = [torch.nn.Conv2d(in_channels, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
+    layers = [torch.nn.Conv2d(in_channels, 8, 3), torch.nn.Softmax(1), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
     head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, num_classes)]
     return torch.nn.Sequential(*layers, *head)
 """
@@ -180,7 +180,7 @@ def test_a_plan_names_what_stays_as_it_is(experiment: Path, tmp_path: Path, quic
     result = quick("plan", "tiny.yaml", "--set", "model={name: normed:normed}", "--set", "pruning.groups=all")
     assert result.returncode == 0, result.stderr
     assert "normed: 1 groups can be pruned, 1 stay as they are:" in result.stdout
-    assert "  0: layer '1' (GroupNorm) mixes its channels (native_group_norm)" in result.stdout
+    assert "  0: layer '1' (Softmax) mixes its channels (_softmax)" in result.stdout
 
 
 def test_a_model_with_other_outputs_than_classes_is_refused(experiment: Path, tmp_path: Path, quick) -> None:
@@ -237,7 +237,7 @@ def test_the_version_is_shown(quick) -> None:
 def test_groups_shows_what_each_network_can_lose(quick, experiment: Path) -> None:
     shown = quick("groups", str(experiment))
     assert shown.returncode == 0, shown.stderr
-    name, header, first, *_ = shown.stdout.splitlines()
+    _, header, first, *_ = shown.stdout.splitlines()
     assert header.split() == ["group", "kind", "size", "weights", "MACs", "made", "by", "read", "by"]
     assert first.split()[:2] == ["0", "channels"]
     assert quick("groups", str(experiment), "--set", "model.name=nothing").returncode == 2

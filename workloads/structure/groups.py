@@ -306,6 +306,6 @@ def narrow_batch_norm(norm: Any, member: Member, maps: Maps) -> None:
         if getattr(norm, name) is not None:
             resize(norm, name, remap(getattr(norm, name), 0, member.index, matrix))
     if norm.running_var is not None:
-        matrix = maps.P if maps.shares is maps.P else maps.P.abs()
+        matrix = P if P is shares else P.abs()
         deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, matrix)
         resize(norm, "running_var", (deviation.square() - norm.eps).clamp(min=0))
