@@ -11,6 +11,7 @@ import ray
 import torch
 
 from orchestrator import Experiment
+from orchestrator.running.connection import keep_token_out_of_home
 from workloads.config import DatasetConfig, ModelConfig
 from workloads.data.datasets import load
 from workloads.data.samples import Dataset
@@ -39,6 +40,7 @@ def start_ray() -> None:
     """Start a Ray of two CPUs in this process, with the present environment, in place of one that runs."""
     end_ray()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    keep_token_out_of_home()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 
 

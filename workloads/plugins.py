@@ -178,6 +178,17 @@ class Plugin:
         seed = offered["generator"].initial_seed() if "generator" in offered else 0
         return isolated(self.function, self.where, seed)(*given, **asked, **self.options)
 
+    def check_given(self, **sources: Any) -> None:
+        """Make sure that none of the images that it requires is missing.
+
+        Raises:
+            ValueError: one is; says how to give it.
+        """
+        words = {"batches": "training batches", "images": "unlabelled images"}
+        for source, value in sources.items():
+            if self.requires(source) and not value:
+                raise ValueError(f"{self.where} needs {words[source]}: give them as `{source}`")
+
     @property
     def own_options(self) -> dict[str, inspect.Parameter]:
         """Its keyword-only arguments that are options; of a model, which gets nothing by position, all arguments."""

@@ -7,6 +7,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 
@@ -37,12 +38,12 @@ def connected(address: str | None) -> Iterator[bool]:
         join(chosen, "--address" if address else "the environment variable RAY_ADDRESS")
         yield False
         return
-    with token_of_its_own():
-        start_local()
-        try:
-            yield True
-        finally:
-            ray.shutdown()
+    keep_token_out_of_home()
+    start_local()
+    try:
+        yield True
+    finally:
+        ray.shutdown()
 
 
 def join(address: str, origin: str) -> None:
@@ -97,22 +98,18 @@ def temporary_folder() -> str:
     return os.path.join(folder, "ray" if os.access(os.path.join(folder, "ray"), os.W_OK) else f"ray-{os.getuid()}")
 
 
-@contextlib.contextmanager
-def token_of_its_own() -> Iterator[None]:
-    """Let a local Ray take a token from the environment, for it would otherwise leave one in the home folder.
+def keep_token_out_of_home() -> None:
+    """Give Ray a token in the environment, unless there is one: it would otherwise leave one in the home folder.
 
-    Every later `ray start` would find that one there and ask for it.
+    Every later `ray start` would find that one there and ask for it. The token is set once, for Ray keeps the first one
+    that a process uses.
     """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    if any(name in os.environ for name in (*names, "RAY_AUTH_TOKEN_PATH")):
-        yield
-        return
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    try:
-        yield
-    finally:
-        for name in names:  # Ray itself sets the mode
-            os.environ.pop(name, None)
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    with contextlib.suppress(RuntimeError, OSError):  # no home folder, or one that may not be looked into
+        if (Path.home() / ".ray" / "auth_token").exists():
+            return
+    if not any(name in os.environ for name in names):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def check_reachable(address: str) -> None:

@@ -22,4 +22,4 @@ def make(task: Task, work: Work) -> Made:
     return Made((fused, replace(parents[0][1], places={})))
 
 
-KIND = Kind(code_version=3, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",))
+KIND = Kind(code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",))

@@ -22,4 +22,4 @@ def shares_task(stage: StageLike) -> Hashable:
     return stage.inputs[0]
 
 
-KIND = Kind(code_version=2, make=make, gpus=SHARE_OF_GPU, tables=("importances",), shares_task=shares_task)
+KIND = Kind(code_version=3, make=make, gpus=SHARE_OF_GPU, tables=("importances",), shares_task=shares_task)

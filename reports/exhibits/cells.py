@@ -47,7 +47,7 @@ def cells_table(rows: pd.DataFrame, most: int = MOST_CELLS) -> Table:
     costs = rows.groupby(by, dropna=False, sort=False)[COSTS].mean().reset_index(drop=True)
     means = pd.concat([over_seeds(rows, by), costs], axis=1).sort_values(by, key=natural_column)
     columns = {
-        **{COORDINATES[column]: means[column].replace("", None).fillna("–") for column in names},
+        **{COORDINATES[column]: means[column].map(word) for column in names},
         **({"group": means["group"].map(lambda group: number(group, digits=0))} if "group" in by else {}),
         "sparsity (%)": percent(means["target_sparsity"]),
         "weight sparsity (%)": percent(means["weight_sparsity"]),
@@ -59,6 +59,11 @@ def cells_table(rows: pd.DataFrame, most: int = MOST_CELLS) -> Table:
     }
     keys = len(names) + ("group" in by) + 1
     return Table(caption, list(columns), list(zip(*columns.values(), strict=True)), len(names), keys)
+
+
+def word(value: object) -> str:
+    """A name; a dash where there is none."""
+    return value if isinstance(value, str) and value else "–"
 
 
 def percent(shares: pd.Series) -> pd.Series:

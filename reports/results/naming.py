@@ -121,8 +121,8 @@ def variant_groups(stages: pd.DataFrame, applied: Mapping[str, Settings], *furth
 def fewest_settings(groups: Iterable[Sequence[Settings]]) -> list[str]:
     """A small set of paths whose values tell all settings of each group apart, found greedily.
 
-    What a user sets comes before digests of code and files, those before versions, and the run comes last. Settings
-    that all of a group have come before those that some lack.
+    What a user sets comes before digests of code and files, those before versions, and the run after these. Settings
+    that some of a group lack come last: an older run may have had them without recording them.
     """
     pairs = [pair for group in groups for pair in itertools.combinations(group, 2)]
     chosen: list[str] = []
@@ -136,11 +136,11 @@ def fewest_settings(groups: Iterable[Sequence[Settings]]) -> list[str]:
     return sorted(chosen)
 
 
-def worth_of(path: str, pairs: Sequence[tuple[Settings, Settings]]) -> tuple[int, int, int] | None:
+def worth_of(path: str, pairs: Sequence[tuple[Settings, Settings]]) -> tuple[bool, int, int] | None:
     """How well a setting tells some pairs apart, the best first; None where it tells none."""
     told = sum(differ(one, other, path) for one, other in pairs)
     lacking = sum((path in one) != (path in other) for one, other in pairs)
-    return (rank(path), lacking, -told) if told else None
+    return (lacking > 0, rank(path), -told) if told else None
 
 
 def differ(one: Settings, other: Settings, path: str) -> bool:

@@ -12,6 +12,7 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.schema import COORDINATES
 from workloads.config import (
+    Config,
     DatasetConfig,
     FineTuningConfig,
     LandscapeConfig,
@@ -51,6 +52,13 @@ OTHERS = {
         "dataset.augmentation": [],
         "dataset.train_samples": 100,
         "dataset.test_samples": 100,
+        "dataset.train": "training",
+        "dataset.test": "validation",
+        "dataset.held_out": 0.1,
+        "dataset.channels": 1,
+        "dataset.image_column": "picture",
+        "dataset.label_column": "fine_label",
+        "dataset.background": "white",
     },
     **{"model.name": "other:net", "model.width": 0.9999999, "model.options": {"a": 1}},
     **{
@@ -76,7 +84,7 @@ OTHERS = {
     "pruning.landscape.margin": 0.5,
     "pruning.landscape.samples": 9,
 }
-IN_NO_KEY = {"dataset.root", "dataset.stream", "model.checkpoint"}
+IN_NO_KEY = {"dataset.root", "dataset.stream", "dataset.label", "model.checkpoint", "model.label"}
 
 
 def planned(settings: dict[str, Any], **facts: Any) -> Plan:
@@ -146,7 +154,7 @@ def test_grids_of_one_experiment_are_told_apart() -> None:
 
 
 def test_every_setting_is_tried() -> None:
-    sections = {
+    sections: dict[str, type[Config]] = {
         "dataset": DatasetConfig,
         "model": ModelConfig,
         "training": TrainingConfig,

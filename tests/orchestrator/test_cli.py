@@ -31,7 +31,7 @@ class Ended:
 
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
-    """The command in this process, in an empty folder; for calls that start nothing."""
+    """The command in this process, in an empty folder; where it runs something, on the Ray that tests share."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Ended:
@@ -52,7 +52,7 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
-def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
+def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None:
     first = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", "training.epochs=2", folder=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "5 stages (train 1, compress 4); 0 already done" in first.stdout
@@ -62,17 +62,15 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
     resolved = yaml.safe_load((tmp_path / "runs/tiny/experiment.yaml").read_text())
     assert resolved["training"]["epochs"] == 2
 
-    again = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", "--set", "training.epochs=2", folder=tmp_path)
+    again = quick("run", "tiny.yaml", "--set", "pruning.groups=[0]", "--set", "training.epochs=2")
     assert again.returncode == 0
     assert "All 5 stages are already in" in again.stdout
 
-    status = metaprune("status", "runs/tiny", folder=tmp_path)
+    status = quick("status", "runs/tiny")
     assert status.returncode == 0
     assert status.stdout.splitlines()[2].split() == ["compress", "4", "0", "0", "0", "4"]
 
-    only = metaprune(
-        "report", "runs/tiny", "--out", "r", "--format", "pdf", "svg", "--only", "data-free-figure", folder=tmp_path
-    )
+    only = quick("report", "runs/tiny", "--out", "r", "--format", "pdf", "svg", "--only", "data-free-figure")
     assert only.returncode == 0, only.stderr
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
         "README.md",
@@ -84,42 +82,54 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path) -> None:
     assert "<code>metaprune report runs/tiny --out r --format" in page
 
     shutil.copytree(tmp_path / "runs/tiny", tmp_path / "runs/copy")
-    together = metaprune("report", "runs/tiny", "runs/copy", "--published", folder=tmp_path)
+    together = quick("report", "runs/tiny", "runs/copy", "--published")
     assert together.returncode == 0, together.stderr
     assert "Report of 2 runs" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_path: Path) -> None:
-    (tmp_path / "runs/tiny").mkdir(parents=True)
+@pytest.mark.usefixtures("local_ray")
+def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_path: Path, quick) -> None:
+    assert quick("run", "tiny.yaml", "--set", "pruning.groups=[0]", "pruning.sparsities=[0.3]").returncode == 0
+    shutil.rmtree(tmp_path / "runs/tiny/report")
     (tmp_path / "runs/tiny/report").write_text("in the way")
-    ended = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", folder=tmp_path)
+    ended = quick("run", "tiny.yaml", "--set", "pruning.groups=[0]")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("metaprune: the report cannot be written: ")
-    assert "5 stages done" in ended.stdout
+    assert "2 stages done, 3 were there before" in ended.stdout
 
 
 def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path) -> None:
+    """With a Ray of its own, on this machine alone: a cluster that runs already may grow."""
     result = metaprune("run", "tiny.yaml", "--set", "resources.train.cpus=100000", folder=tmp_path)
     assert result.returncode == 2
     assert "'resources.train.cpus' is 100000, but this machine has" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: Path) -> None:
+def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
+    result = metaprune("run", "quickstart", "--address", "127.0.0.1:1", folder=tmp_path)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("metaprune: no Ray cluster answers at 127.0.0.1:1, which --address names")
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: Path, quick) -> None:
     diverging = ("--set", "training.learning_rate=1.0e+30", "--set", "training.precision=float32")
-    result = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
+    result = quick("run", "tiny.yaml", *diverging)
     assert result.returncode == 1
     assert "1 of 9 stages failed and 8 wait for them; --retry-failed tries them again" in result.stderr
     assert "training diverged in epoch 1" in result.stderr
     assert "  1 × FloatingPointError: training diverged in epoch 1" in result.stderr
     failure = r"FAILED train \w+: FloatingPointError: .*\(vgg11_bn-w0.0625, seed 0, whole-data, whole\)"
     assert re.search(failure, result.stdout)
-    again = metaprune("run", "tiny.yaml", *diverging, folder=tmp_path)
+    again = quick("run", "tiny.yaml", *diverging)
     assert again.returncode == 1
     assert again.stderr.rstrip().endswith("shows why")
     assert "1 of 9 stages failed (1 of them in an earlier run) and 8 wait for them; --retry-failed" in again.stderr
-    status = metaprune("status", "runs/tiny", folder=tmp_path)
+    status = quick("status", "runs/tiny")
     assert status.returncode == 1
     assert status.stdout.splitlines()[1].split() == ["train", "0", "0", "1", "0", "1"]
     assert "No driver is at work on it." in status.stdout
@@ -139,7 +149,6 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
         (["run", "quickstart", "--set", "pruning.methods=[{name: intra-fusion, q: 1}]"], "has no option 'q'"),
         (["run", "quickstart", "--set", "pruning.groups=[99]"], "names group 99, but model"),
         (["run", "quickstart", "--set", "pruning.pipelines=[whole-data]", "model.checkpoint=a"], "'a' does not exist"),
-        (["run", "quickstart", "--address", "127.0.0.1:1"], "no Ray cluster answers at --address 127.0.0.1:1"),
         (["run", "quickstart", "--out", "floppy://a"], "storage 'floppy://a' cannot be used"),
         (["plan", "quickstart", "--set", "sed=1"], "unknown key 'sed'"),
         (["report", "nowhere"], "'nowhere' is not a run"),
@@ -165,29 +174,33 @@ def test_a_dry_run_and_a_plan_start_nothing(tmp_path: Path, quick) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-NORMED = """
+SUMMED = """
 import torch
 
-def normed(*, in_channels, num_classes):
-    layers = [torch.nn.Conv2d(in_channels, 8, 3), torch.nn.Softmax(1), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
+class Summed(torch.nn.Module):
+    def forward(self, x):
+        return x.cumsum(1)
+
+def summed(*, in_channels, num_classes):
+    layers = [torch.nn.Conv2d(in_channels, 8, 3), Summed(), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
     head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, num_classes)]
     return torch.nn.Sequential(*layers, *head)
 """
 
 
 def test_a_plan_names_what_stays_as_it_is(experiment: Path, tmp_path: Path, quick) -> None:
-    (tmp_path / "normed.py").write_text(NORMED)
-    result = quick("plan", "tiny.yaml", "--set", "model={name: normed:normed}", "--set", "pruning.groups=all")
+    (tmp_path / "summed.py").write_text(SUMMED)
+    result = quick("plan", "tiny.yaml", "--set", "model={name: summed:summed}", "--set", "pruning.groups=all")
     assert result.returncode == 0, result.stderr
-    assert "normed: 1 groups can be pruned, 1 stay as they are:" in result.stdout
-    assert "  0: layer '1' (Softmax) mixes its channels (_softmax)" in result.stdout
+    assert "summed: 1 groups can be pruned, 1 stay as they are:" in result.stdout
+    assert "  0: layer '1' (Summed) mixes its channels (cumsum)" in result.stdout
 
 
 def test_a_model_with_other_outputs_than_classes_is_refused(experiment: Path, tmp_path: Path, quick) -> None:
-    (tmp_path / "seven.py").write_text(NORMED.replace("num_classes)]", "7)]"))
-    result = quick("plan", "tiny.yaml", "--set", "model={name: seven:normed}")
+    (tmp_path / "seven.py").write_text(SUMMED.replace("num_classes)]", "7)]"))
+    result = quick("plan", "tiny.yaml", "--set", "model={name: seven:summed}")
     assert result.returncode == 2
-    assert "model 'seven:normed' gives outputs of shape (1, 7) for an image, but has to give (1, 10)" in result.stderr
+    assert "model 'seven:summed' gives outputs of shape (1, 7) for an image, but has to give (1, 10)" in result.stderr
 
 
 def test_plan_resolved_prints_the_complete_experiment(experiment: Path, quick) -> None:

@@ -119,9 +119,9 @@ def assert_equal(disturbed: Path, calm: Path) -> None:
     [
         ("kill_worker", "train", 6),  # in the second epoch of three
         ("kill_worker", "sweep", 1),
-        ("kill_before_rename", "train", 6),  # the snapshot
-        ("kill_before_rename", "train", 12),  # the network
-        ("kill_before_rename", "sweep", 1),  # the rows
+        pytest.param("kill_before_rename", "train", 6, marks=pytest.mark.slow),  # the snapshot
+        pytest.param("kill_before_rename", "train", 12, marks=pytest.mark.slow),  # the network
+        pytest.param("kill_before_rename", "sweep", 1, marks=pytest.mark.slow),  # the rows
     ],
 )
 def test_a_killed_worker(order: Callable, calm: Path, tmp_path: Path, action: str, place: str, after: int) -> None:
@@ -155,7 +155,7 @@ def driver(folder: Path, *arguments: str, experiment: Experiment = EXPERIMENT) -
     )
 
 
-@pytest.mark.parametrize("place", ["train", "sweep"])
+@pytest.mark.parametrize("place", [pytest.param("train", marks=pytest.mark.slow), "sweep"])
 def test_a_killed_driver(order: Callable, calm: Path, tmp_path: Path, place: str) -> None:
     folder = tmp_path / "run"
     order("kill_driver", place, after=6 if place == "train" else 1, run=str(folder))
@@ -264,6 +264,7 @@ def test_a_second_driver_says_who_is_at_work(order: Callable, calm: Path, tmp_pa
     assert_equal(folder, calm)
 
 
+@pytest.mark.slow
 def test_two_drivers_that_nothing_keeps_apart_corrupt_nothing(
     calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +363,7 @@ def test_a_stage_over_its_time_limit(half: Path, calm: Path, order: Callable) ->
     assert_equal(half, calm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_task_that_runs_out_of_memory(
     order: Callable, half: Path, calm: Path, again: bool, monkeypatch: pytest.MonkeyPatch
@@ -402,7 +404,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize(("place", "after", "what"), [("train", 12, "artifacts"), ("sweep", 1, "results")])
+@pytest.mark.parametrize(
+    ("place", "after", "what"),
+    [pytest.param("train", 12, "artifacts", marks=pytest.mark.slow), ("sweep", 1, "results")],
+)
 def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, after: int, what: str) -> None:
     folder, filler = small_disk / "run", small_disk / "filler"
     order("fill_disk", place, after=after, file=str(filler))

@@ -209,6 +209,21 @@ def test_two_runs_give_the_same_numbers(tiny: Experiment, tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(frames[0], frames[1])
 
 
+def test_pruned_networks_are_measured_as_asked_and_trainings_kept(tmp_path: Path) -> None:
+    trained = []
+    for precision in ("float32", "bfloat16"):
+        experiment = changed(pipelines=["whole-data", "fap"], measuring={"precision": precision})
+        result = start(experiment, tmp_path)
+        assert result.complete, result.failed
+        rows = load(tmp_path, "evaluations")
+        measured = rows.groupby("stage")["precision"].unique().map(list)
+        assert measured["pruned"] == measured["fused"] == [precision]
+        assert measured["baseline"] == ["float32"]
+        timings = load(tmp_path, "timings")
+        trained.append(timings[timings["kind"] == "train"].set_index("cell")["finished"].to_dict())
+    assert trained[0] == trained[1]
+
+
 def test_what_fails_becomes_a_row_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

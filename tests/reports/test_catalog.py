@@ -9,8 +9,8 @@ from orchestrator import Experiment
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
 from orchestrator.settings.reading import built_in
-from reports.exhibits.catalog import EXHIBITS, PAPER, TOGETHER
-from reports.exhibits.paper import EXPERIMENTS, View
+from reports.exhibits.catalog import EXHIBITS, TOGETHER
+from reports.exhibits.paper import EXPERIMENTS, PAPER, View
 from reports.results.selection import Tables
 
 NAMED = [1, *range(4, 22)], [*range(2, 7), 19, 20, *range(22, 29)]

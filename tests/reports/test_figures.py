@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from reports import figures
@@ -136,7 +137,7 @@ def test_letters_that_no_font_has_are_named_and_the_figure_is_written(
 
 
 def only(family: str) -> list:
-    return [font for font in text.fontManager.ttflist if font.name == family]
+    return [font for font in font_manager.fontManager.ttflist if font.name == family]
 
 
 def test_networks_have_the_names_of_papers() -> None:

@@ -216,5 +216,7 @@ def test_a_name_has_the_fewest_settings_that_tell_all_apart() -> None:
     assert fewest_settings([[{"code": "x", "z": 1}, {"code": "y", "z": 2}]]) == ["z"], "digests only where need be"
     assert fewest_settings([[same, {**same, "run": "y"}]]) == ["run"]
     assert fewest_settings([[{**same, "b": 1}, {**same, "c": 1, "b": 2}]]) == ["b"], "one that both have"
+    older = {**same, "run": "y"}
+    assert fewest_settings([[{**same, "b": 1}, older]]) == ["run"], "what the older run did not record may be equal"
     assert fewest_settings([[same, dict(same)]]) == []
     assert fewest_settings([]) == []

@@ -1,6 +1,4 @@
 import io
-import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -254,9 +252,8 @@ def test_words_that_all_rows_share_stand_in_the_caption_of_latex() -> None:
     rows = [["net", "l1", method, "1"] for method in ("conventional", "folding")]
     text = Table("c.", ["model", "criterion", "method", "accuracy"], rows, 3).latex("means")
     assert r"\caption{c. For all rows: model net, criterion l1.}\label{tab:means}" in text
-    assert r"\begin{tabular}{lr}" in text
+    assert r"\begin{tabular}{@{}lr@{}}" in text
     assert "conventional & 1" in text
-    assert r"\begin{table*}" in Table("c.", list("abcdefg"), [list("1234567")]).latex()
 
 
 def test_numbers() -> None:
@@ -285,23 +282,6 @@ def test_the_cuts_of_the_training_set_are_drawn(tmp_path: Path) -> None:
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "subset-1"
     assert len(axis.collections) == 12
-
-
-HOSTILE = r"50 % of a_b & c# $x$ {y} ~z ^w \v <i> ± − × – · …"
-
-
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine found")
-@pytest.mark.parametrize("copies", [1, 60])
-def test_tables_compile_with_booktabs(tmp_path: Path, copies: int) -> None:
-    rows = copies * [[HOSTILE, number(1.0, 0.5), signed(-2.0)], ["ResNet18", number(float("nan")), signed(2.0)]]
-    table = Table(f"Caption: {HOSTILE}", ["method", "accuracy (%)", HOSTILE], rows)
-    packages = r"\usepackage{booktabs,longtable}"
-    document = rf"\documentclass{{article}}{packages}\begin{{document}}{table.latex()}\end{{document}}"
-    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
-    compiled = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert compiled.returncode == 0, compiled.stdout[-2000:]
-    assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_html_tables_escape_what_they_hold() -> None:

@@ -86,7 +86,7 @@ def test_lines_go_through_the_means_in_the_units_of_the_axis(tables, cost: str, 
 def test_latencies_of_different_devices_are_not_mixed(tables) -> None:
     axes = drawn(tables, "latency").axes
     assert [axis.get_title() for axis in axes] == ["not fine-tuned, new", "not fine-tuned, old"]
-    assert axes[0].containers[0].lines[0].get_xydata().tolist() == [[2.0, 82.0]]
+    assert axes[0].containers[0][0].get_xydata().tolist() == [[2.0, 82.0]]
 
 
 def test_a_long_legend_leaves_the_labels_free() -> None:

@@ -281,12 +281,12 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("places", torch.randn(9, 2, generator=torch.Generator().manual_seed(3)))
+        self.register_buffer("places", torch.randn(1, 9, 2, generator=torch.Generator().manual_seed(3)))
         self.up, self.down, self.embed = nn.Linear(2, 10), nn.Linear(10, 8), nn.Conv2d(3, 8, 4, stride=4)
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.down(self.up(self.places).relu()).T.view(1, 8, 3, 3)
+        bias = self.down(self.up(2 * self.places).relu()).mT.unflatten(2, (3, 3))
         return self.head((self.embed(x) + bias).relu().mean((2, 3)))
 
 
@@ -305,7 +305,7 @@ def test_chip_of_layers_that_run_often_or_see_no_image_is_by_definition() -> Non
     shared, recurrent = (Network.prepared(model, IMAGES[:1]) for model in (Shared(), Recurrent(3)))
     sources = Sources(IMAGES[:1], batches=[(IMAGES[:4], LABELS[:4])])
     number = next(group.number for group in shared.structure.groups if group.layers == ("up",))
-    expected = independence(shared.model.up(shared.model.places).T[None])[0].float()
+    expected = independence(shared.model.up(2 * shared.model.places).mT)[0].float()
     found = score(shared, number, {"name": "chip"}, sources)[1]
     torch.testing.assert_close(found, (expected / expected.mean()).detach(), rtol=1e-4, atol=1e-5)
 

@@ -106,7 +106,8 @@ def test_a_pruned_network_keeps_its_ties() -> None:
 
 
 def test_a_training_of_tied_weights_goes_on_from_a_snapshot(digits: Dataset) -> None:
-    config, snapshots = TrainingConfig(epochs=2, batch_size=100, schedule="constant", learning_rate=0.05), []
+    config = TrainingConfig(epochs=2, batch_size=100, schedule="constant", learning_rate=0.05)
+    snapshots: list[Snapshot] = []
     model = tied(num_classes=10)
     other = copy.deepcopy(model)
     train(model, digits, config, seed=0, snapshot_every=1, on_snapshot=snapshots.append)

@@ -1,7 +1,6 @@
 """Accuracy, loss, size, multiplications and time of a network."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +8,6 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator import Experiment, run
-from orchestrator.running.progress import NoProgress
-from reports import load
-from tests.conftest import TINY
 from workloads.config import ModelConfig, TrainingConfig
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import (
@@ -155,21 +150,6 @@ def test_the_size_of_batches_changes_nothing_but_rounding(digits: Dataset) -> No
     small, large = (evaluate(model, digits, batch_size=size) for size in (37, 500))
     assert small.accuracy == large.accuracy
     assert small.loss == pytest.approx(large.loss, rel=1e-6)
-
-
-def test_pruned_networks_are_measured_as_asked_and_trainings_kept(tmp_path: Path) -> None:
-    trained = []
-    for precision in ("float32", "bfloat16"):
-        settings = {**TINY, "pipelines": ["whole-data", "fap"], "measuring": {"precision": precision}}
-        result = run(Experiment.model_validate(settings), out=tmp_path, progress=NoProgress())
-        assert result.complete, result.failed
-        rows = load(tmp_path, "evaluations")
-        measured = rows.groupby("stage")["precision"].unique().map(list)
-        assert measured["pruned"] == measured["fused"] == [precision]
-        assert measured["baseline"] == ["float32"]
-        timings = load(tmp_path, "timings")
-        trained.append(timings[timings["kind"] == "train"].set_index("cell")["finished"].to_dict())
-    assert trained[0] == trained[1]
 
 
 def test_outputs_that_are_no_numbers_are_an_error(digits: Dataset, vgg: nn.Module) -> None:

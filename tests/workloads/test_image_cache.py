@@ -51,7 +51,12 @@ def test_a_large_file_is_compared_with_its_checksum_where_its_time_has_changed(
     checked: list[int] = []
     checksum = cache._checksum
     cache.memory_mapped("set", lambda: IMAGES)
-    monkeypatch.setattr(cache, "_checksum", lambda file, length: (checked.append(length), checksum(file, length))[1])
+
+    def counted(file, length):
+        checked.append(length)
+        return checksum(file, length)
+
+    monkeypatch.setattr(cache, "_checksum", counted)
     cache.memory_mapped("set", lambda: IMAGES)
     assert not checked
     file = folder / "set.npy"

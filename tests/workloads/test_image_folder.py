@@ -197,7 +197,12 @@ def test_an_edit_among_many_files_is_noticed_and_nothing_is_read_twice(
     from workloads.data import fingerprints
 
     digest = fingerprints._digest
-    monkeypatch.setattr(fingerprints, "_digest", lambda file: (read.append(file), digest(file))[1])
+
+    def counted(file):
+        read.append(file)
+        return digest(file)
+
+    monkeypatch.setattr(fingerprints, "_digest", counted)
     before = loaded(root)
     assert len(read) == 303
     read.clear()

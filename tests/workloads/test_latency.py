@@ -26,7 +26,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> tuple[module
 
 def test_steady_passes_are_repeated_a_few_times_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     found, seen = timed(monkeypatch, [9.0] + [0.001] * 1000)
-    assert found == module.Latency(*[pytest.approx(1.0)] * 3, FEWEST_PASSES)
+    assert found == module.Latency(pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0), FEWEST_PASSES)
     assert seen == [((5, 3, 2, 2), False)] * (1 + FEWEST_PASSES)
 
 
@@ -46,7 +46,7 @@ def test_unsteady_passes_are_repeated_until_the_interval_is_small_or_time_is_ove
 
 def test_slow_passes_end_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = timed(monkeypatch, [9.0, 2.0])
-    assert found == module.Latency(*[pytest.approx(2000.0)] * 3, 1)
+    assert found == module.Latency(pytest.approx(2000.0), pytest.approx(2000.0), pytest.approx(2000.0), 1)
 
 
 def test_the_interval_holds_the_median_of_the_distribution_nineteen_times_in_twenty() -> None:

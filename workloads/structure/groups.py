@@ -300,12 +300,12 @@ def narrow_batch_norm(norm: Any, member: Member, maps: Maps) -> None:
     One that could not be merged gets the shares' average of scales and biases, the mean of what P makes, and its
     deviation as if mixed neurons rose and fell together. For kept neurons that is exact.
     """
-    first = torch.eye(len(maps.P), len(member.index)) if is_empty(norm) else None
-    P, shares = (maps.P, maps.shares) if first is None else (first, first)
+    P, shares = maps.P, maps.shares
+    if is_empty(norm):
+        P = shares = torch.eye(len(maps.P), len(member.index))
     for name, matrix in {"weight": shares, "bias": shares, "running_mean": P}.items():
         if getattr(norm, name) is not None:
             resize(norm, name, remap(getattr(norm, name), 0, member.index, matrix))
     if norm.running_var is not None:
-        matrix = P if P is shares else P.abs()
-        deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, matrix)
+        deviation = remap((norm.running_var + norm.eps).sqrt(), 0, member.index, P if P is shares else P.abs())
         resize(norm, "running_var", (deviation.square() - norm.eps).clamp(min=0))

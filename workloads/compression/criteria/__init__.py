@@ -70,9 +70,7 @@ def importance(
         ValueError: unknown criterion, or scores that are not n finite numbers.
     """
     criterion = CRITERION.plugin(name, options)
-    for source, value in (("batches", batches), ("images", images)):
-        if criterion.requires(source) and not value:
-            raise ValueError(f"{criterion.where} needs training {source}: give them as `{source}`")
+    criterion.check_given(batches=batches, images=images)
     offered = {
         "batches": batches,
         "images": images,

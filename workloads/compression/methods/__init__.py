@@ -59,9 +59,7 @@ def maps(
         identity = torch.eye(m)
         return Maps(identity, identity)
     offered = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
-    for source in ("batches", "images"):
-        if method.requires(source) and not offered.get(source):
-            raise ValueError(f"{method.where} needs training {source}: give them as `{source}`")
+    method.check_given(batches=offered.get("batches"), images=offered.get("images"))
     found = method(pairings, importance, m, **offered)
     if not isinstance(found, Maps):
         raise ValueError(f"method '{name}' gave {type(found).__name__}: it has to return workloads.groups.Maps(P, Q)")
