@@ -7,7 +7,7 @@ import pytest
 from orchestrator import Experiment
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import Facts, ModelFacts
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import Plan, Stage
 from orchestrator.running.driver import missing, write_plan
 from orchestrator.storage.store import Store
 from tests.conftest import TINY
@@ -54,26 +54,22 @@ def test_scope_and_repair_make_cells_of_their_own_and_defaults_none() -> None:
 
 
 def test_kinds_choose_groups_and_a_single_group_does_not_depend_on_them() -> None:
-    experiment = Experiment.model_validate({**TINY, "pruning": {"sparsities": [0.5], "methods": ["conventional"]}})
-    (label,) = (model.label for model in experiment.models)
+    network = ModelFacts((8, 4, 6), 99, None, 0.1, kinds=("channels", "hidden", "residual"))
 
-    def cells(**grid: Any) -> dict[str, dict[str, Any]]:
-        changed = Experiment.model_validate(
-            {**TINY, "pruning": {"sparsities": [0.5], "methods": ["conventional"], **grid}}
-        )
-        facts = replace(
-            FACTS, models={label: ModelFacts((8, 4, 6), 99, None, 0.1, kinds=("channels", "hidden", "residual"))}
-        )
-        stages = make_plan(changed, facts).stages
-        return {key: dict(stage.labels) for key, stage in stages.items() if stage.kind == "compress"}
+    def cells(**grid: object) -> dict[str, Stage]:
+        pruning = {"sparsities": [0.5], "methods": ["conventional"], **grid}
+        stages = make_plan(experiment(pruning=pruning), replace(FACTS, models={"vgg11_bn": network})).stages
+        return {key: stage for key, stage in stages.items() if stage.kind == "compress"}
 
     by_default, all_kinds = cells(), cells(kinds="all")
-    assert [labels["group"] for labels in by_default.values()] == [0, 1]
-    assert [labels["kinds"] for labels in all_kinds.values()] == ["channels", "hidden", "residual"]
+    assert [stage.labels["group"] for stage in by_default.values()] == [0, 1]
+    assert [stage.labels["kinds"] for stage in all_kinds.values()] == ["channels", "hidden", "residual"]
     assert by_default.keys() < all_kinds.keys()
-    (together,), (of_all,) = cells(groups="all"), cells(groups="all", kinds="all")
+    ((together, stage),) = cells(groups="all").items()
+    ((of_all, of_all_stage),) = cells(groups="all", kinds="all").items()
+    assert stage.labels["kinds"] == "channels, hidden"
+    assert of_all_stage.labels["kinds"] == "channels, hidden, residual"
     assert together != of_all
-    assert cells(groups="all", kinds="all")[of_all]["kinds"] == "channels, hidden, residual"
     assert cells(groups="all", kinds=["channels", "hidden"]).keys() == {together}
 
 
