@@ -181,7 +181,7 @@ def test_a_network_without_groups_of_the_chosen_kinds_is_refused_with_a_sentence
 
 
 class Tokens(nn.Module):
-    """A small vision transformer with a class token, register tokens and learned positions."""
+    """Patches with a class token, register tokens and learned positions, and an MLP as in vision transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,21 +189,42 @@ class Tokens(nn.Module):
         self.cls = nn.Parameter(torch.randn(1, 1, 16))
         self.registers = nn.Parameter(torch.randn(1, 2, 16))
         self.positions = nn.Parameter(torch.randn(1, 12, 16))
-        self.block = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True, norm_first=True)
-        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+        self.norm1, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.norm2, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
         tokens = [part.expand(len(x), -1, -1) for part in (self.cls, self.registers)]
-        return self.head(self.norm(self.block(torch.cat([*tokens, x], 1) + self.positions)[:, 0]))
+        x = torch.cat([*tokens, x], 1) + self.positions
+        x = x + self.down(F.gelu(self.up(self.norm1(x))))
+        return self.head(self.norm2(x)[:, :2].mean(1))
 
 
-def test_tokens_and_positions_belong_to_the_residual_stream_or_it_is_kept_with_a_reason() -> None:
+def test_tokens_and_positions_belong_to_the_residual_stream() -> None:
     structure = trace(Tokens(), IMAGES[:1])
-    assert structure.groups[0].kind == "hidden"
-    assert structure.groups[0].layers == ("block.linear1",)
-    for group in structure.groups[1:]:
-        assert {"cls", "registers", "positions"} <= {member.parameter for member in group.members}
+    hidden, residual = structure.groups
+    assert (hidden.kind, hidden.layers, hidden.size) == ("hidden", ("up",), 24)
+    assert (residual.kind, residual.layers, residual.size) == ("residual", ("patches", "down"), 16)
+    own = [(member.parameter, member.side) for member in residual.members if member.layer == ""]
+    assert own == [("cls", "added"), ("registers", "added"), ("positions", "added")]
+    assert structure.kept == ()
+
+
+def test_attention_stays_with_a_reason_and_the_stream_around_it_is_followed() -> None:
+    class Block(Tokens):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patches(x).flatten(2).transpose(1, 2) + self.positions[:, :9]
+            q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+            x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            return self.head(self.norm2(x).mean(1))
+
+    structure = trace(Block(), IMAGES[:1])
+    assert [(group.kind, group.layers) for group in structure.groups] == [("residual", ("patches", "out"))]
+    assert structure.kept == (("qkv", "the network's forward divides it into heads of attention"),)
 
 
 class Words(nn.Module):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from workloads.structure.groups import ADDED
 from workloads.structure.labels import NONE, compact, dims_of
 from workloads.structure.recording import Labels, Operation, Recording, mixes
 
@@ -99,6 +100,7 @@ def joined(recording: Recording, operation: Operation) -> list[Labels]:
     sizes = [1 if operation.name == "stack" else tensor.shape[dim] for tensor in tensors]
     carried = []
     for tensor in tensors:
+        recording.use_as_vector(tensor, ADDED)  # such as a class token
         found = recording.carried(tensor)
         if operation.name == "stack":
             found = tuple(labels.unsqueeze(dim + labels.ndim + 1) for labels in found)
