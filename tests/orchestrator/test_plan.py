@@ -1,6 +1,5 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,7 +9,6 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan, Stage
 from orchestrator.running.driver import missing, write_plan
 from orchestrator.storage.store import Store
-from tests.conftest import TINY
 
 FACTS = Facts(
     train=100,

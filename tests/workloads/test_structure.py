@@ -35,10 +35,10 @@ FAMILIES = {
     "resnext": ("resnext50_32x4d", 64, 21, 0),
     "shufflenet": ("shufflenet_v2_x0_5", 64, 18, 8),
     "squeezenet": ("squeezenet1_0", 64, 25, 0),
-    "swin": ("swin_t", 64, 12, 28),
-    "swin_v2": ("swin_v2_t", 64, 24, 40),
+    "swin": ("swin_t", 64, 12, 16),
+    "swin_v2": ("swin_v2_t", 64, 24, 28),
     "vgg": ("vgg11_bn", 64, 9, 0),
-    "vit": ("vit_b_16", 224, 12, 13),
+    "vit": ("vit_b_16", 224, 12, 14),
 }
 
 
