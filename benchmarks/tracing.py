@@ -1,27 +1,32 @@
 """How long finding the groups of a network takes beside Torch-Pruning's dependency graph, and what both can remove.
 
     python -m pip install timm torch-pruning
-    python -m benchmarks.tracing [NETWORK ...] [--pixels 96]
+    python benchmarks/tracing.py [NETWORK ...] [--pixels 96] [--runs 3] [--threads 1] [--out tracing.parquet]
 
-For each network of timm, with random weights and a classifier of ten classes: processor time of `trace` with its trials
-and of building Torch-Pruning's graph, on one thread, each the least of several runs; and the share of the weights that
-is gone once every group has lost half of its pairings, those of all kinds included, classifier kept.
+Networks of timm with random weights and a classifier of ten classes. `following` records one forward pass and finds the
+groups; `trace` also tries them out on numbers, in double precision, which Torch-Pruning does not do. The shares are of
+the weights that are gone once every group has lost half of its pairings, classifier kept: of the kinds that are pruned
+by default, of all, and by Torch-Pruning. Processor time.
 """
 
-import argparse
-import platform
 import time
 from collections.abc import Callable
 
 import torch
+from measuring import Table, announce, machine, parser, side_by_side, write
 from torch import nn
 
 from workloads.compression.group_sizes import parameters_after, size_after
 from workloads.config import DEFAULT_KINDS, KINDS
 from workloads.measuring.evaluation import parameter_count
-from workloads.structure.finding import trace
+from workloads.structure.finding import Findings, judged, trace
 from workloads.structure.groups import Structure
+from workloads.structure.recording import Recording
+from workloads.structure.rules import follow
+from workloads.structure.trial import running_eagerly
 
+CLASSES = 10
+SPARSITY = 0.5
 NETWORKS = (
     "resnet50",
     "efficientnet_b0",
@@ -35,18 +40,23 @@ NETWORKS = (
     "repvgg_a0",
     "convnextv2_atto",
 )
-SPARSITY = 0.5
-RUNS = 2
 
 
-def least_seconds(run: Callable[[], object]) -> float:
-    """Processor time of the fastest of some runs."""
-    seconds = []
-    for _ in range(RUNS):
-        started = time.process_time()
-        run()
-        seconds.append(time.process_time() - started)
-    return min(seconds)
+def built(name: str) -> nn.Module:
+    """A network of timm, in evaluation mode."""
+    import timm
+
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, num_classes=CLASSES)
+    return model.eval()
+
+
+def followed(model: nn.Module, example: torch.Tensor) -> None:
+    """Find groups without trying them out."""
+    with running_eagerly():
+        recording = Recording(model, follow)
+        recording.run(example)
+        judged(model, Findings(recording))
 
 
 def share_removed(model: nn.Module, structure: Structure, kinds: tuple[str, ...]) -> float:
@@ -56,58 +66,52 @@ def share_removed(model: nn.Module, structure: Structure, kinds: tuple[str, ...]
     return 1 - parameters_after(model, structure, sizes) / parameter_count(model)
 
 
-def by_torch_pruning(build: Callable[[], nn.Module], example: torch.Tensor) -> tuple[float, float]:
-    """Seconds of Torch-Pruning's graph, and the share of weights that its pruner removes."""
+def share_removed_by_torch_pruning(model: nn.Module, example: torch.Tensor) -> float:
+    """The same for Torch-Pruning's pruner, which narrows the model."""
     import torch_pruning
 
-    model = build()
-    seconds = least_seconds(lambda: torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example))
-    model = build()
     before = parameter_count(model)
-    classifiers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 10]
+    classifiers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == CLASSES]
+    importance = torch_pruning.importance.MagnitudeImportance()
     pruner = torch_pruning.pruner.MagnitudePruner(
-        model,
-        example,
-        importance=torch_pruning.importance.MagnitudeImportance(),
-        pruning_ratio=SPARSITY,
-        ignored_layers=classifiers,
+        model, example, importance=importance, pruning_ratio=SPARSITY, ignored_layers=classifiers
     )
     pruner.step()
-    return seconds, 1 - parameter_count(model) / before
+    return 1 - parameter_count(model) / before
 
 
 def main() -> None:
-    """Print a row a network."""
-    import timm
+    import torch_pruning
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=NETWORKS)
-    parser.add_argument("--pixels", type=int, default=96)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    processor = platform.processor() or platform.machine()
-    print(f"{processor}, one thread; torch {torch.__version__}, timm {timm.__version__}")
-    print("| network | groups | kept | removed | with all kinds | Torch-Pruning | seconds | its seconds | ratio |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name in options.networks:
-        example = torch.zeros(1, 3, options.pixels, options.pixels)
-
-        def build(name: str = name) -> nn.Module:
-            torch.manual_seed(0)
-            model: nn.Module = timm.create_model(name, num_classes=10).eval()
-            return model
-
-        model = build()
+    options = parser(__doc__, "tracing.parquet")
+    options.add_argument("networks", nargs="*", default=NETWORKS)
+    options.add_argument("--pixels", type=int, default=96, help="height and width of the image")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = {"runs": arguments.runs, "threads": arguments.threads, "pixels": arguments.pixels}
+    conditions = machine("torch", "timm", "torch-pruning") | settings
+    announce(conditions)
+    shares, times = Table("Share of weights removed at half of the pairings"), Table("Seconds of processor time")
+    for name in arguments.networks:
+        model, example = built(name), torch.zeros(1, 3, arguments.pixels, arguments.pixels)
         structure = trace(model, example)
-        seconds = least_seconds(lambda: trace(model, example))  # noqa: B023 - runs at once
-        removed, of_all = (share_removed(model, structure, kinds) for kinds in (DEFAULT_KINDS, KINDS))
-        try:
-            theirs, their_share = by_torch_pruning(build, example)
-            comparison = f"{their_share:.1%} | {seconds:.1f} | {theirs:.2f} | {seconds / theirs:.1f}"
-        except Exception as error:  # whatever it raises on a network, which is then the result
-            comparison = f"{type(error).__name__} | {seconds:.1f} | – | –"
-        counts = f"{len(structure.groups)} | {len(structure.kept)}"
-        print(f"| {name} | {counts} | {removed:.1%} | {of_all:.1%} | {comparison} |", flush=True)
+        by_default, of_all = (share_removed(model, structure, kinds) for kinds in (DEFAULT_KINDS, KINDS))
+        theirs = share_removed_by_torch_pruning(built(name), example)
+        counts = {"network": name, "groups": len(structure.groups), "kept": len(structure.kept)}
+        shares.add(**counts, **{"default kinds": by_default, "all kinds": of_all, "Torch-Pruning": theirs})
+    for name in arguments.networks:
+        model, example = built(name), torch.zeros(1, 3, arguments.pixels, arguments.pixels)
+        ways: dict[str, Callable[[], object]] = {
+            "following": lambda model=model, example=example: followed(model, example),  # type: ignore[misc]
+            "trace": lambda model=model, example=example: trace(model, example),  # type: ignore[misc]
+            "Torch-Pruning": lambda model=model, example=example: torch_pruning.DependencyGraph().build_dependency(  # type: ignore[misc]
+                model, example_inputs=example
+            ),
+        }
+        taken = side_by_side(ways, arguments.runs, time.process_time)
+        ratios = {f"ratio of {way}": taken["Torch-Pruning"] / taken[way] for way in ("following", "trace")}
+        times.add(network=name, **taken, **ratios)
+    write(arguments.out, conditions, shares, times)
 
 
 if __name__ == "__main__":
