@@ -12,6 +12,7 @@ import torch
 
 from orchestrator import Experiment
 from orchestrator.running.connection import keep_token_out_of_home
+from orchestrator.storage.schema import SCHEMAS
 from workloads.config import DatasetConfig, ModelConfig
 from workloads.data.datasets import load
 from workloads.data.samples import Dataset
@@ -89,6 +90,11 @@ def memory() -> tuple[float, float]:
     return 1 - found["MemAvailable:"] / found["MemTotal:"], found["MemTotal:"] / 2**20
 
 
+# What two runs of one experiment may differ in: how long things took, and where.
+MEASURED_TIMES = [
+    "seconds",
+    *(field.name for field in SCHEMAS["evaluations"] if field.name.startswith("latency")),
+]
 TINY = {
     "name": "tiny",
     "dataset": {"name": "digits", "size": 32, "augmentation": ["crop"], "train_samples": 200, "test_samples": 60},

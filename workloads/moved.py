@@ -17,6 +17,9 @@ WORKLOADS = {
     "checkpoints": ("networks.checkpoints",),
     "clustering": ("compression.clustering",),
     "criteria": ("compression.criteria",),
+    "criteria.gradient": ("compression.criteria.gradient",),
+    "criteria.independence": ("compression.criteria.independence",),
+    "criteria.magnitude": ("compression.criteria.magnitude",),
     "datasets": ("data.datasets", "data.builtin", "data.parquet", "data.image_folder", "data.roots"),
     "errors": ("messages",),
     "evaluation": ("measuring.evaluation",),
@@ -24,6 +27,9 @@ WORKLOADS = {
     "groups": ("structure.groups", "structure.layers", "structure.batch_norm", "compression.pairings"),
     "landscape": ("measuring.landscape",),
     "methods": ("compression.methods",),
+    "methods.fusing": ("compression.methods.fusing",),
+    "methods.reconstructing": ("compression.methods.reconstructing",),
+    "methods.selecting": ("compression.methods.selecting",),
     "models": ("networks.models",),
     "precision": ("measuring.precision",),
     "repair": ("compression.repair", "compression.calls"),
@@ -59,7 +65,10 @@ class MovedModules(MetaPathFinder, Loader):
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """A spec for an old name; None for every other."""
-        return ModuleSpec(name, self) if name in self.homes else None
+        if name not in self.homes:
+            return None
+        holds_others = any(other.startswith(f"{name}.") for other in self.homes)
+        return ModuleSpec(name, self, is_package=holds_others)
 
     def exec_module(self, module: ModuleType) -> None:
         """Let the module find its attributes in the new ones."""

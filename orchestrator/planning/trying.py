@@ -51,8 +51,8 @@ def try_out(
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)
         with explained(f"model '{config.name}' cannot be stored"):
-            store_and_read(copy.deepcopy(model), config, structure, dataset)
-        network = prepared(copy.deepcopy(model).eval(), structure)
+            store_and_read(spare, config, structure, dataset)
+        network = prepared(spare.eval(), structure)
         sources = Sources(images[:1], batches=[(images, labels)], images=[images])
         for grid in experiment.pruning:
             try_grid(grid, config, network, sources)

@@ -5,10 +5,11 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
@@ -143,7 +144,8 @@ def run_plan(
             write_plan(store, experiment, plan)
             tidy(store, lease)
         return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
-    with terminable(), connected(address) as started_here:
+    with terminable() as heed_signals, connected(address) as started_here:
+        heed_signals()  # Ray has just put a handler of its own in place
         if started_here:
             check_fits(experiment, plan)
         with lease.held():
@@ -185,13 +187,16 @@ def check_whole(store: Store, recorded: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> Iterator[Callable[[], object]]:
     """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
 
     Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
+
+    Yields:
+        A function that puts the handlers in place again, for when something has replaced them.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     asked = 0
 
@@ -203,9 +208,13 @@ def terminable() -> Iterator[None]:
         if asked > 2:
             os._exit(130)  # for somebody who cannot wait
 
-    before = {number: signal.signal(number, stop) for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN}
+    def heed() -> dict[signal.Signals, Any]:
+        heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+        return {number: signal.signal(number, stop) for number in heeded}
+
+    before = heed()
     try:
-        yield
+        yield heed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -28,7 +28,7 @@ from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
 from reports.results.runs import progress
-from tests.conftest import TINY, end_ray, memory, start_ray
+from tests.conftest import MEASURED_TIMES, TINY, end_ray, memory, start_ray
 from workloads.networks import checkpoints
 
 SETTINGS = {
@@ -40,7 +40,7 @@ SETTINGS = {
 }
 EXPERIMENT = Experiment.model_validate(SETTINGS)
 # What depends on the clock, the machine or the process.
-UNEQUAL = ["seconds", "latency_1", "latency_64", "environment", "device"]
+UNEQUAL = [*MEASURED_TIMES, "environment", "device"]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_outside_of_ray_it_is_the_first_gpu_or_the_cpu(
 THREADS = """
 import json, numpy, scipy.linalg, torch
 from threadpoolctl import threadpool_info
-from orchestrator.hardware import settle
+from orchestrator.worker.hardware import settle
 settle(2)
 import sklearn.cluster
 print(json.dumps([torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())]))

@@ -21,9 +21,8 @@ from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker import measuring
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
-from tests.conftest import TINY
+from tests.conftest import MEASURED_TIMES, TINY
 
-UNEQUAL = ["seconds", "latency_1", "latency_64"]
 SPARSITIES = [round(0.05 * number, 2) for number in range(1, 10)]
 
 
@@ -64,7 +63,7 @@ def evaluations(folder: Path, works: Sequence[Work]) -> pd.DataFrame:
 
 def rows_of(folder: Path, works: Sequence[Work]) -> pd.DataFrame:
     """The same, without what depends on the clock."""
-    return evaluations(folder, works).drop(columns=UNEQUAL)
+    return evaluations(folder, works).drop(columns=MEASURED_TIMES)
 
 
 @pytest.mark.parametrize("group", [0, 5])

@@ -47,7 +47,7 @@ def stops(model, group):
 class Auxiliary(nn.Sequential):
     def forward(self, x):
         logits = super().forward(x)
-        return (logits, logits) if self.training else logits
+        return {"parts": [logits]} if self.training else logits
 
 
 def auxiliary(*, in_channels=3, num_classes=10):
@@ -90,7 +90,7 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "criterion 'own_functions:stops' cannot rank .*SystemExit: 3",
         ),
         ({"model": {"name": "own_functions:none_net"}}, "model 'own_functions:none_net' gave NoneType"),
-        ({"model": {"name": "own_functions:auxiliary"}}, "cannot be trained: in training mode it returns tuple"),
+        ({"model": {"name": "own_functions:auxiliary"}}, "cannot be trained: in training mode it returns dict"),
         ({"model": {"name": "own_functions:frozen"}}, "cannot be trained"),
         ({"dataset": {"name": "own_functions:no_config"}}, r"has to take \(config\)"),
     ],
@@ -98,6 +98,12 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_would_fail_in_the_run_is_refused_by_the_plan(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gather(Experiment.model_validate(TINY | changes))
+
+
+def test_a_fresh_networks_batch_norms_are_no_obstacle(tiny: Experiment) -> None:
+    """They are as if they were empty, but will not be once the network is trained."""
+    pruning = {"groups": [0], "sparsities": [0.5], "criteria": ["bn-scale"]}
+    assert gather(Experiment.model_validate(TINY | {"pruning": pruning})).models
 
 
 def test_trying_leaves_random_numbers_as_they_were(tiny: Experiment) -> None:

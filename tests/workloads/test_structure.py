@@ -65,7 +65,12 @@ def halving(group: Group) -> Maps:
     return Maps(pairs / pairs.sum(1, keepdim=True), pairs)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+LONG = {"maxvit", "convnext", "efficientnet_v2", "densenet", "inception", "swin_v2"}
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=pytest.mark.slow if family in LONG else ()) for family in FAMILIES]
+)
 @torch.no_grad()
 def test_torchvisions_families(family: str) -> None:
     model, images = of_family(family)
