@@ -339,7 +339,7 @@ def test_scripted_networks_and_parts_are_named() -> None:
     part[0] = torch.jit.script(part[0])
     assert trace(part, IMAGES[:1]).kept == (("0", "layer '0' is compiled by TorchScript"),)
     with pytest.raises(ValueError, match="compiled by TorchScript: give the module that it was made from"):
-        trace(torch.jit.script(net()), IMAGES[:1])
+        Network.prepared(torch.jit.script(net()), IMAGES[:1])
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
