@@ -60,6 +60,18 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+class ShapedScale(nn.Module):
+    """PoolFormer's: it records the shape in which its factors are applied."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.shape = (channels, 1, 1)
+        self.scale = nn.Parameter(torch.rand(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.view(self.shape)
+
+
 class SqueezeExcite(nn.Module):
     """A gate a channel, from all of them."""
 
@@ -112,6 +124,7 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "convolution with an activation": (lambda: net(ConvAct(16, 16, 3)), 16),
     "linear layer with a cast": (lambda: nn.Sequential(*net()[:-1], Cast(12, 8), nn.ReLU(), nn.Linear(8, 5)), 16),
     "layer scale": (lambda: net(LayerScale(16)), 16),
+    "factors in a shape that their module records": (lambda: net(ShapedScale(16)), 16),
     "squeeze-and-excite": (lambda: net(SqueezeExcite(16)), 16),
     "depthwise convolution": (lambda: net(nn.Conv2d(16, 16, 3, groups=16)), 16),
     "transposed convolution": (lambda: net(nn.ConvTranspose2d(16, 16, 3)), 16),
@@ -326,7 +339,7 @@ def test_scripted_networks_and_parts_are_named() -> None:
     part[0] = torch.jit.script(part[0])
     assert trace(part, IMAGES[:1]).kept == (("0", "layer '0' is compiled by TorchScript"),)
     with pytest.raises(ValueError, match="compiled by TorchScript: give the module that it was made from"):
-        trace(torch.jit.script(net()), IMAGES[:1])
+        Network.prepared(torch.jit.script(net()), IMAGES[:1])
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])

@@ -94,6 +94,17 @@ def resize(layer: Any, name: str, tensor: Tensor) -> None:
         follow_weight(layer, old, tensor)
     elif isinstance(layer, NORMS):
         layer.num_features = len(tensor)
+    if not type(layer).__module__.startswith("torch.nn.") and old is not None and old.ndim == tensor.ndim == 1:
+        follow_vector(layer, len(old), len(tensor))
+
+
+def follow_vector(layer: nn.Module, old: int, new: int) -> None:
+    """Bring what a class of one's own records of a vector's size to the new one: 64, or a shape such as (64, 1, 1)."""
+    for name, value in list(vars(layer).items()):
+        if type(value) is int and value == old > 1:
+            setattr(layer, name, new)
+        elif isinstance(value, tuple) and value.count(old) == 1 and value.count(1) == len(value) - 1 and old > 1:
+            setattr(layer, name, type(value)(new if size == old else size for size in value))
 
 
 def follow_weight(layer: Any, old: Tensor, new: Tensor) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 NAMES = ("logits", "out", "output")
@@ -29,7 +30,7 @@ def logits_of(output: Any) -> Tensor:
 
 def returning_logits(model: nn.Module) -> nn.Module:
     """The network, which from now on returns its logits alone."""
-    if _logits_alone not in model._forward_hooks.values():
+    if not isinstance(model, torch.jit.ScriptModule) and _logits_alone not in model._forward_hooks.values():
         model.register_forward_hook(_logits_alone)
     return model
 

@@ -86,10 +86,12 @@ def run_on(operation: Operation, labels: Tensor) -> list[Tensor]:
     source = operation.tensors[0]
     if operation.name in RESHAPING:
         return [labels.reshape(operation.results[0].shape)]
-    arguments = tree_map(lambda leaf: labels if leaf is source else leaf, tuple(operation.args))
-    return [
-        leaf for leaf in tree_leaves(operation.function(*arguments, **operation.kwargs)) if isinstance(leaf, Tensor)
-    ]
+
+    def on_cpu(leaf: object) -> object:
+        return labels if leaf is source else leaf.cpu() if isinstance(leaf, Tensor) else leaf
+
+    made = operation.function(*tree_map(on_cpu, tuple(operation.args)), **operation.kwargs)
+    return [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
 
 
 def joined(recording: Recording, operation: Operation) -> list[Labels]:
