@@ -241,9 +241,9 @@ class FusionConfig(Config):
         return labelled(self, "alignment")
 
 
-Kind = Literal["channels", "hidden", "residual"]
-KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual")
-DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden")
+Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
+KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual", "heads", "query-key", "value-output")
+DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden", "heads")
 
 
 def _kinds(value: Any) -> Any:
@@ -255,7 +255,8 @@ class ScopeConfig(Config):
 
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
     """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
-    channels, over which a norm is taken; or `all` of them."""
+    channels, over which a norm is taken, `heads` of attention, dimensions inside all heads of queries and keys
+    (`query-key`) or of values (`value-output`); or `all` of them."""
     sparsity_of: Literal["neurons", "weights"] = "neurons"
     """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
     allocation: Literal["uniform", "global"] = "uniform"
