@@ -31,8 +31,8 @@ COORDINATES = [
     field(
         "kinds",
         pa.string(),
-        "kind of the pruned group (channels, hidden, residual), or those of all that are pruned; null before "
-        "compression and in runs of older versions",
+        "kind of the pruned group (channels, hidden, residual, heads, query-key, value-output), or those of all that are "
+        "pruned; null before compression and in runs of older versions",
     ),
     field("neuron_sparsity", pa.float64(), "share of pairings to remove so far: of n, int(n·(1 − s)) stay", "1"),
     field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),

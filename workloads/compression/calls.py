@@ -94,14 +94,15 @@ class SilentLayers(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.before: dict[Tensor, tuple[nn.Module, Callable[..., None]]] = {}
         self.after: dict[Tensor, tuple[nn.Module, Callable[..., Tensor | None]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is not nn.functional.linear:
             return func(*args, **(kwargs or {}))
-        tensor, weight, *_ = (*args, *(kwargs or {}).values())
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
+        tensor, weight = given["input"], given["weight"]
         if weight in self.before:
             layer, hook = self.before[weight]
             hook(layer, (tensor,), {})

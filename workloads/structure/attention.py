@@ -74,20 +74,21 @@ class OpenedAttention(nn.Module):
 
     def by_head(self, tensor: Tensor) -> Tensor:
         """(images, tokens, channels) as (images, heads, tokens, dimensions)."""
-        return tensor.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        apart: Tensor = tensor.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return apart
 
     def mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
         """What is added to the logits (images, heads, tokens, tokens); true in a mask means to leave out."""
         total: Tensor | None = None
-        for mask, shape in ((attn_mask, None), (key_padding_mask, (-1, 1, 1))):
+        if attn_mask is not None and attn_mask.ndim == 3:
+            attn_mask = attn_mask.unflatten(0, (-1, attn_mask.shape[0] // q.shape[0]))
+        if key_padding_mask is not None:
+            key_padding_mask = key_padding_mask.view(-1, 1, 1, key_padding_mask.shape[-1])
+        for mask in (attn_mask, key_padding_mask):
             if mask is None:
                 continue
             if mask.dtype == torch.bool:
                 mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -math.inf)
-            if shape is not None:
-                mask = mask.view(-1, 1, 1, mask.shape[-1])
-            elif mask.ndim == 3:
-                mask = mask.view(len(q), -1, *mask.shape[1:])
             total = mask if total is None else total + mask
         return total
 

@@ -5,7 +5,6 @@ That is right only as long as the two are equal. A module that infers last sizes
 in the place of the last size.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 RESHAPING = {Tensor.view, Tensor.reshape, torch.reshape}
 
 
@@ -40,17 +40,19 @@ class InfersLastSizes(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module does, with last sizes inferred."""
-        with _LastSizes():  # type: ignore[no-untyped-call]
+        with _LastSizes():
             return super().forward(*args, **kwargs)
 
     def __reduce__(self) -> Any:
         return _empty, (type(self).__mro__[2],), self.__dict__
 
 
-@functools.cache
 def inferring(kind: type[nn.Module]) -> type[nn.Module]:
     """The class whose modules infer last sizes and are else of this kind."""
-    return type(kind.__name__, (InfersLastSizes, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    if kind not in _CLASSES:
+        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        _CLASSES[kind] = type(kind.__name__, (InfersLastSizes, kind), names)
+    return _CLASSES[kind]
 
 
 def infer_last_sizes(module: nn.Module) -> None:
