@@ -136,6 +136,9 @@ class ModelConfig(Config):
 
     name: str
     """A registered model (`metaprune list models`) or `package.module:function`."""
+    label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
+    """Name in results, so that several variants of one model can be told apart; null is the name, with the width where
+    it is not 1."""
     width: Annotated[float, Field(gt=0)] = 1.0
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
@@ -144,8 +147,10 @@ class ModelConfig(Config):
     """Further keyword arguments of the model's function."""
 
     @property
-    def label(self) -> str:
-        """The name that stands in results, with the width where it is not 1."""
+    def name_in_results(self) -> str:
+        """The label, or the name with the width where it is not 1."""
+        if self.label is not None:
+            return self.label
         name = self.name.rpartition(":")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
 

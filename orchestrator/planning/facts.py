@@ -88,9 +88,9 @@ def gather(experiment: Experiment) -> Facts:
     for config in experiment.models:
         model = built(config, dataset)
         structure = traced(config, model, dataset)
-        networks[config.label] = facts_of(config, model, structure, dataset)
+        networks[config.name_in_results] = facts_of(config, model, structure, dataset)
         for grid in experiment.pruning:
-            check_groups(grid, config.label, networks[config.label])
+            check_groups(grid, config.name_in_results, networks[config.name_in_results])
         try_out(experiment, config, model, structure, dataset)
     return Facts(
         train=len(dataset.train_pool),
@@ -113,7 +113,7 @@ def structures(experiment: Experiment) -> Iterator[tuple[str, Structure]]:
     dataset = datasets.load(experiment.dataset)
     for config in experiment.models:
         model = built(config, dataset)
-        yield config.label, traced(config, model, dataset)
+        yield config.name_in_results, traced(config, model, dataset)
 
 
 def all_plugins(experiment: Experiment) -> list[Plugin]:
