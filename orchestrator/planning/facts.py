@@ -156,8 +156,8 @@ def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
     for name, tensor in model.state_dict().items():
         if not torch.equal(tensor, before[name]) and not bool(tensor.isnan().any()):
             raise ValueError(
-                f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what ran "
-                f"before: let it do so in training mode alone (if self.training: ...)"
+                f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what "
+                f"ran before: let it do so in training mode alone (if self.training: ...)"
             )
     if config.checkpoint:
         checkpoints.load_state(model, checkpoints.read_state(config.checkpoint), config.checkpoint)

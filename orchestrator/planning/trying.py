@@ -1,8 +1,8 @@
 """Trying an experiment out before anything runs, on made-up images: what would fail after hours fails in `plan`.
 
 Each network learns one step and is stored and read back; each criterion ranks the smallest group that is pruned, each
-method compresses it, with each repair, and what the first one makes is stored and read back. What comes out is thrown away, and the random numbers of this process are as
-they were before.
+method compresses it, with each repair, and what the first one makes is stored and read back too. What comes out is
+thrown away, and the random numbers of this process are as they were before.
 """
 
 import copy

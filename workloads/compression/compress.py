@@ -210,6 +210,7 @@ class _Compression:
         if config.repair == "data-free" and isinstance(pair.Q, Tensor):  # what was solved knows what is produced
             pair = with_corrected_variance(model, group, statistics, pair)
         apply(model, group, pair)
+        model.train().eval()  # some modules keep what follows from weights until they are trained
         self.wanted = narrowed_statistics(self.wanted, group, pair)
         self.network = Network(
             model,
