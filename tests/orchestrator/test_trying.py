@@ -65,8 +65,8 @@ class Counting(nn.Module):
         return x
 
 
-def counting(**sizes):
-    return nn.Sequential(*auxiliary(**sizes), Counting())
+def counting(*, in_channels=3, num_classes=10):
+    return nn.Sequential(*auxiliary(in_channels=in_channels, num_classes=num_classes), Counting())
 
 
 def frozen(*, in_channels=3, num_classes=10):
@@ -109,7 +109,7 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model": {"name": "own_functions:counting"}}, "changes its '7.seen' whenever it runs"),
         (
             {
-                "model": {"name": "vit_cifar", "width": 0.1, "options": {"image_size": 8, "depth": 1}},
+                "model": {"name": "vit_cifar", "width": 0.1, "options": {"depth": 1}},
                 "pruning": {"methods": ["conventional", "intra-fusion"]},
             },
             "method 'intra-fusion' averages neurons, which has no meaning for groups of kind heads",

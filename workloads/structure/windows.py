@@ -1,7 +1,7 @@
 """torchvision's attention in shifted windows (Swin, Swin V2), with layers that run by themselves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,11 @@ class OpenedWindowAttention(nn.Module):
         window_size, shift_size: height and width in tokens.
     """
 
-    def __init__(self, attention: Any, linear: Any):
+    relative_position_index: Tensor
+    relative_coords_table: Tensor
+    cpb_mlp: nn.Module
+
+    def __init__(self, attention: Any, linear: Callable[..., nn.Linear]):
         super().__init__()
         self.num_heads, self.window_size, self.shift_size = (
             attention.num_heads,
@@ -61,12 +65,14 @@ class OpenedWindowAttention(nn.Module):
             x = x.roll((-shift[0], -shift[1]), (1, 2))
         windows = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3)
         places = windows.shape[1:3]
-        made = self.attend(windows.flatten(3, 4).flatten(1, 2), self.mask(padded, shift, x) if any(shift) else None)
+        mask = self.mask(padded, shift, x) if any(shift) else None
+        made: Tensor = self.attend(windows.flatten(3, 4).flatten(1, 2), mask)
         made = F.dropout(self.out_proj(made), self.dropout, self.training)
         made = made.unflatten(2, (rows, columns)).unflatten(1, places).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if any(shift):
             made = made.roll((shift[0], shift[1]), (1, 2))
-        return made[:, :height, :width].contiguous()
+        made = made[:, :height, :width].contiguous()
+        return made
 
     def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attention inside each window: (images, windows, tokens, channels)."""
@@ -81,7 +87,8 @@ class OpenedWindowAttention(nn.Module):
         if mask is not None:
             logits = logits + mask
         weights = F.dropout(logits.softmax(-1), self.attention_dropout, self.training)
-        return (weights @ v).transpose(2, 3).flatten(3)
+        made: Tensor = (weights @ v).transpose(2, 3).flatten(3)
+        return made
 
     def bias(self) -> Tensor:
         """(heads, tokens, tokens) of the relative positions."""
@@ -90,7 +97,8 @@ class OpenedWindowAttention(nn.Module):
         else:
             table = self.relative_position_bias_table
         tokens = self.window_size[0] * self.window_size[1]
-        return table[self.relative_position_index.flatten()].unflatten(0, (tokens, tokens)).permute(2, 0, 1)
+        bias: Tensor = table[self.relative_position_index.flatten()].unflatten(0, (tokens, tokens))
+        return bias.permute(2, 0, 1)
 
     def mask(self, padded: Sequence[int], shift: Sequence[int], x: Tensor) -> Tensor:
         """(windows, 1, tokens, tokens) what keeps tokens apart that were not neighbours before the shift."""
