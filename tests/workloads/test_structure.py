@@ -65,11 +65,11 @@ def halving(group: Group) -> Maps:
     return Maps(pairs / pairs.sum(1, keepdim=True), pairs)
 
 
-LONG = {"maxvit", "convnext", "efficientnet_v2", "densenet", "inception", "swin", "swin_v2", "vit"}
+QUICK = {"resnet", "mobilenet_v2", "mobilenet_v3", "googlenet", "mnasnet", "squeezenet", "alexnet"}
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(family, marks=pytest.mark.slow if family in LONG else ()) for family in FAMILIES]
+    "family", [pytest.param(family, marks=() if family in QUICK else pytest.mark.slow) for family in FAMILIES]
 )
 @torch.no_grad()
 def test_torchvisions_families(family: str) -> None:
@@ -113,7 +113,10 @@ def small_transformer() -> tuple[nn.Module, Tensor]:
     return VisionTransformer(32, 16, 2, 2, 16, 24, num_classes=4).eval(), torch.randn(2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("family", ["mobilenet_v3", "shufflenet", "regnet", "vit"])
+@pytest.mark.parametrize(
+    "family",
+    ["mobilenet_v3", "vit", *(pytest.param(family, marks=pytest.mark.slow) for family in ("shufflenet", "regnet"))],
+)
 @pytest.mark.parametrize("method", ["intra-fusion", "fusion-preserving", "folding", "neuron-merging", "reconstruction"])
 @torch.no_grad()
 def test_every_method_runs_on_grouped_convolutions_gates_shuffles_and_transformers(family: str, method: str) -> None:
