@@ -10,6 +10,7 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import (
+    DEFAULT_KINDS,
     ChoiceConfig,
     Config,
     FusionConfig,
@@ -292,8 +293,8 @@ def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
     scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
     numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
     settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    if grid.groups != "all":
-        del settings["kinds"]  # what a single group is made of does not depend on what others are asked for
+    if grid.groups != "all" or network.numbers(grid.kinds) == network.numbers(DEFAULT_KINDS):
+        del settings["kinds"]  # what is computed depends on the groups alone, not on how they were asked for
     scope = ScopeConfig(**settings)
     for group in numbers:
         kind = None if group is None else network.kind(group)
