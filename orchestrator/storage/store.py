@@ -27,6 +27,7 @@ EXPERIMENT = "experiment.yaml"
 MERGED = "merged-"
 REPLACES = b"replaces"
 READ_ATTEMPTS = 5
+ELECTION_SECONDS = 1.0
 PART_ROWS = 4096
 PART_FILES = 64
 CHECKED_PARQUET = pads.ParquetFileFormat(
@@ -146,19 +147,17 @@ class Store:
             raise
 
     def write_once(self, content: bytes, *parts: str) -> None:
-        """Write a file unless it is there already; of several writers at a time, the first one's stays.
-
-        An object store cannot refuse a second writer: there, the last one of those who write in the same moment stays.
+        """Write a file unless it is there already; of several writers at a time, one's stays, and all return after it.
 
         Raises:
             StorageError: it cannot be written.
         """
         if self.exists(*parts):
             return
-        if not isinstance(self.files, fs.LocalFileSystem):
-            self.write(content, *parts)
-            return
         *folder, name = parts
+        if not isinstance(self.files, fs.LocalFileSystem):
+            self._write_if_elected(content, folder, name)
+            return
         temporary = [*folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp"]
         self.write(content, *temporary)
         try:
@@ -168,6 +167,27 @@ class Store:
             self.write(content, *parts)
         finally:
             self.delete(*temporary)
+
+    def _write_if_elected(self, content: bytes, folder: list[str], name: str) -> None:
+        """The same on an object store, which cannot refuse a second writer.
+
+        Each writer shows itself by a file, and waits until those have done so too who found nothing when it did. Then
+        the first of them by name writes. The others wait for it; one that does not write in time is taken for dead.
+        """
+        mine = f".{name}.{uuid.uuid4().hex}.writer"
+        self.write(b"", *folder, mine)
+        try:
+            time.sleep(ELECTION_SECONDS)
+            listed = self.files.get_file_info(fs.FileSelector(self.path(*folder)))
+            writers = [i.base_name for i in listed if i.base_name.startswith(f".{name}.")]
+            deadline = time.monotonic() + 10 * ELECTION_SECONDS
+            while not self.exists(*folder, name):
+                if mine == min(writers, default=mine) or time.monotonic() > deadline:
+                    self.write(content, *folder, name)
+                else:
+                    time.sleep(ELECTION_SECONDS / 4)
+        finally:
+            self.delete(*folder, mine)
 
     def read(self, *parts: str) -> bytes:
         """The content of a file; FileNotFoundError where there is none."""

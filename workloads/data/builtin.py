@@ -71,7 +71,8 @@ def _torchvision(config: DatasetConfig, name: str, part: str) -> Any:
             with contextlib.suppress(OSError):  # it is left where it is not empty
                 folder.rmdir()
         raise FileNotFoundError(
-            f"dataset '{config.name}' is not under dataset.root '{root}' and cannot be downloaded ({error})"
+            f"dataset '{config.name}' is not under dataset.root '{root}' and cannot be downloaded "
+            f"({' '.join(str(error).split())}): give the folder that holds its files"
         ) from error
 
 
