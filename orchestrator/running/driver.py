@@ -93,7 +93,10 @@ def run(
         experiment = Experiment.load(experiment, overrides)
     facts = gather(experiment)
     plan = make_plan(experiment, facts)
-    return run_plan(experiment, facts, plan, out=out, address=address, progress=progress, retry_failed=retry_failed)
+    view = progress or progress_views.for_terminal()
+    for note in facts.notes:
+        view.note(f"{facts.dataset}: {note}")
+    return run_plan(experiment, facts, plan, out=out, address=address, progress=view, retry_failed=retry_failed)
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:

@@ -375,15 +375,26 @@ def test_a_half_done_seed_does_not_move_the_means(run: Path) -> None:
 
 
 def test_many_cells_are_shown_as_means_over_groups() -> None:
-    rows = [
-        evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, latency_1=1.0) for g in (0, 2)
-    ]
-    frame = pd.DataFrame(rows).assign(note="", training_data=None, split=None, folds=None)
+    times = {"latency_1": 1.0, "latency_1_low": 0.9, "latency_1_high": 1.2, "latency_others": 0.0}
+    rows = [evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, **times) for g in (0, 2)]
+    frame = pd.DataFrame(rows).assign(note="", training_data=None, split=None, folds=None, latency_others_gpu=None)
     assert [row[-2] for row in cells_table(frame).rows] == ["0.00", "2.00"]
     frame = pd.concat([frame, frame.assign(seed=1, accuracy=frame["accuracy"] + 2)])
     many = cells_table(frame, most=1)
     assert [row[-2] for row in many.rows] == ["2.00 ± 1.41"], "the deviation is over seeds"
     assert "group" not in many.head
+    assert {row[many.head.index("ms, 95 % interval")] for row in many.rows} == {"0.90 to 1.20"}
+    assert "ms, 95 % interval, low" in many.csv()
+    assert "Times were" not in many.caption
+
+
+def test_the_table_of_cells_says_what_ran_beside_its_times() -> None:
+    times = {"latency_1": 1.0, "latency_1_low": None, "latency_1_high": None, "latency_others": 1.5}
+    frame = pd.DataFrame([evaluation("", method="conventional", target_sparsity=0.5, accuracy=1.0, **times)])
+    frame = frame.assign(note="", training_data=None, split=None, folds=None, group=None, latency_others_gpu=2)
+    table = cells_table(frame)
+    assert "Times were measured while other work kept 1.5 CPU cores busy and up to 2 other processes" in table.caption
+    assert not any("interval" in name for name in table.head)
 
 
 @pytest.mark.parametrize(
