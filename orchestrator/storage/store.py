@@ -12,6 +12,8 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
+from orchestrator.storage.sealing import is_damaged, parquet_bytes
 
 EXPERIMENT = "experiment.yaml"
 MERGED = "merged-"
@@ -30,6 +33,7 @@ READ_ATTEMPTS = 5
 ELECTION_SECONDS = 1.0
 PART_ROWS = 4096
 PART_FILES = 64
+READERS = 8
 CHECKED_PARQUET = pads.ParquetFileFormat(
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
@@ -255,10 +259,8 @@ class Store:
             if unknown:
                 raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
             parts.append(pa.Table.from_pylist(part, schema))
-        buffer = pa.BufferOutputStream()
-        whole = pa.concat_tables([schema.empty_table(), *parts])
-        pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
-        self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
+        content = parquet_bytes(pa.concat_tables([schema.empty_table(), *parts]))
+        self.write(content, "results", table, f"{shard}.parquet")
 
     def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """All rows of a table; empty where there are none yet.
@@ -283,12 +285,12 @@ class Store:
         schema = SCHEMAS[table]
         if not names:
             return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
-        files = [self.path("results", table, name) for name in names]
         asked = [*dict.fromkeys([*(columns or schema.names), "schema_version"])]
         parts = []
-        for start in range(0, len(files), PART_FILES):  # a data set keeps the metadata of all its files in memory
-            part = pads.dataset(files[start : start + PART_FILES], schema, CHECKED_PARQUET, self.files)
-            parts.append(part.to_table(columns=asked).combine_chunks())
+        with ThreadPoolExecutor(READERS) as readers:
+            for start in range(0, len(names), PART_FILES):
+                read = readers.map(partial(self._rows_of, table, asked), names[start : start + PART_FILES])
+                parts.append(pa.concat_tables(read).combine_chunks())
         rows = pa.concat_tables(parts)
         versions = rows["schema_version"]
         if versions.null_count:
@@ -297,6 +299,21 @@ class Store:
         if len(rows) and pc.max(versions).as_py() > SCHEMA_VERSION:
             raise ValueError(f"run '{self.uri}' was written by a newer metaprune: update this one to read it")
         return rows.select(columns or schema.names)
+
+    def _rows_of(self, table: str, columns: list[str], name: str) -> pa.Table:
+        """The rows of one file of a table, if it is whole."""
+        path = self.path("results", table, name)
+        try:
+            with self.files.open_input_file(path) as file:
+                content = file.read_buffer()
+            if is_damaged(memoryview(content)):
+                raise OSError("it does not fit its checksum")
+            fragment = CHECKED_PARQUET.make_fragment(pa.BufferReader(content))
+            return fragment.to_table(schema=SCHEMAS[table], columns=columns)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(f"'{path}': {error}") from error
 
     def listed(self, table: str) -> set[str]:
         """Names of a table's files as they were together at one time.
@@ -318,8 +335,12 @@ class Store:
         """Names of the files whose rows are in this one."""
         if not name.startswith(MERGED):
             return set()
-        metadata = pq.read_schema(self.path("results", table, name), filesystem=self.files).metadata or {}
-        return set(json.loads(metadata.get(REPLACES, "[]")))
+        path = self.path("results", table, name)
+        metadata = pq.read_schema(path, filesystem=self.files).metadata or {}
+        try:
+            return set(json.loads(metadata.get(REPLACES, "[]")))
+        except ValueError as error:
+            raise OSError(f"'{path}' is damaged: it does not say which files it replaces") from error
 
     def failed(self) -> set[str]:
         """Keys of the stages with a row in `failures`."""

@@ -4,6 +4,7 @@ import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from pyarrow import fs
 
 from orchestrator import Experiment
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
+from orchestrator.storage.sealing import MAGIC, SEAL, footer_start
 from orchestrator.storage.store import Store, folder_name
 from tests.conftest import TINY
 
@@ -79,6 +81,35 @@ def test_a_changed_value_is_refused_in_every_column(tmp_path: Path) -> None:
                 store.read_table("evaluations")
     path.write_bytes(whole)
     assert store.read_table("evaluations")["accuracy"].to_pylist() == [87.5]
+
+
+def test_a_file_in_which_any_bit_has_flipped_is_refused(tmp_path: Path) -> None:
+    """The footer has no checksum in Parquet: a flipped bit there could make a column null."""
+    store = Store(tmp_path)
+    store.write_rows("timings", "shard", [{"cell": "a", "seconds": 1.5}])
+    path = tmp_path / "results" / "timings" / "shard.parquet"
+    whole = path.read_bytes()
+    footer = footer_start(whole)
+    seal = range(footer - SEAL.size, footer)
+    assert whole[seal.start :].startswith(MAGIC)
+    expected = store.read_table("timings").to_pylist()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        if place in seal[: len(MAGIC)]:
+            assert store.read_table("timings").to_pylist() == expected
+            continue
+        with pytest.raises(ValueError, match=r"cannot be read: '.*shard\.parquet'.*delete the file and run again"):
+            store.read_table("timings")
+
+
+def test_other_readers_find_nothing_unusual_in_a_file_and_what_they_write_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_rows("timings", "shard", [{"cell": "a", "seconds": 1.5}])
+    path = tmp_path / "results" / "timings" / "shard.parquet"
+    assert pd.read_parquet(path)["seconds"].tolist() == [1.5]
+    rows = pq.read_table(path)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("seconds"), "seconds", pa.array([2.5])), path)
+    assert store.read_table("timings")["seconds"].to_pylist() == [2.5]
 
 
 def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Where what is read once is kept on a node, and the files of decoded images in it.
 
 A file of images is an array in NumPy's format with a seal behind it: the checksum of the array and the time at which
-the file was written. A file whose seal does not fit, one that was cut off, say, is made again. Of several processes that
-want the same file at a time one makes it, and the others wait.
+the file was written. A file whose seal does not fit, one that was cut off, say, is made again. Of several processes
+that want the same file at a time one makes it, and the others wait.
 """
 
 import contextlib
