@@ -98,7 +98,7 @@ def run(
         loaded, facts, planned = prepare(experiment, settings)
         from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
-        from orchestrator.storage.store import Store
+        from orchestrator.storage.store import GoneError, Store
 
         folder = run_folder(loaded, out)
         store = Store(folder)
@@ -116,6 +116,8 @@ def run(
             f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True
         )
         raise typer.Exit(130) from None
+    except GoneError as error:
+        fail(error, 1)
     except (StoppedError, OSError) as error:
         fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
     conclude(result)
@@ -130,7 +132,7 @@ def conclude(result: "RunSummary") -> None:
             f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
         )
     try:
-        write_report_of([result.run], quiet=True)
+        report_of_run(result.run)
     except (ValueError, OSError) as problem:
         fail(problem, 1, f"the report cannot be written: {problem}")
     failed = len(result.failed) + result.failed_before
@@ -147,6 +149,18 @@ def conclude(result: "RunSummary") -> None:
         if len(causes) > MOST_CAUSES:
             typer.echo(f"  and {len(causes) - MOST_CAUSES} other causes", err=True)
         raise typer.Exit(1)
+
+
+def report_of_run(folder: str) -> None:
+    """Write the report of a run into it, or beside the user where the run cannot be written to."""
+    try:
+        write_report_of([folder], quiet=True)
+    except OSError as problem:
+        from orchestrator.storage.store import folder_name
+
+        elsewhere = f"{folder_name(folder)}-report"
+        write_report_of([folder], elsewhere, quiet=True)
+        console.print(f"The report is in {elsewhere}, as {problem}.", markup=False)
 
 
 def write_report_of(

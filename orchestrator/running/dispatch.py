@@ -156,6 +156,7 @@ class Dispatcher:
             outcomes: list[Outcome] = ray.get(reference)
         except ray.exceptions.RayError as error:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
+                self.store.check_there()  # what a node says of a run that is gone is beside the point
                 raise cause from None
             if isinstance(error, MACHINE_ERRORS) or not self.cluster.answers():
                 # No stage is to blame for what happened to Ray; the rows of those that were running would say so.

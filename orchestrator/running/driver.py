@@ -85,7 +85,7 @@ def run(
     Raises:
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
         BusyError: another process drives the run; nothing was written.
-        StorageError: the run cannot be written to; what is done is kept.
+        StorageError: the run cannot be written to, or is gone; what is done is kept.
         StoppedError: another process took the run over, a file of it is damaged, or the cluster is gone; likewise.
     """
     if not isinstance(experiment, Experiment):
@@ -143,9 +143,12 @@ def run_plan(
     lease = Lease(store)
     lease.check(view.note)
     if not frontier:
-        with lease.held():
-            write_plan(store, experiment, plan)
-            tidy(store, lease)
+        try:
+            with lease.held():
+                write_plan(store, experiment, plan)
+                tidy(store, lease)
+        except StorageError as error:
+            view.note(f"nothing is missing, and the run stays as it is: {error}")
         return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     with terminable() as heed_signals, connected(address) as started_here:
         heed_signals()  # Ray has just put a handler of its own in place
@@ -182,6 +185,7 @@ def check_whole(store: Store, recorded: set[str]) -> None:
     Raises:
         StorageError: names the folder and how many are not.
     """
+    store.check_there()
     if gone := recorded - store.done():
         raise StorageError(
             f"the results of {len(gone)} stages that were done are not in '{store.path('results')}', where all nodes "

@@ -5,6 +5,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -31,6 +32,8 @@ MERGED = "merged-"
 REPLACES = b"replaces"
 READ_ATTEMPTS = 5
 ELECTION_SECONDS = 1.0
+RETRY_SECONDS = 60
+MOST_LETTERS = 300  # of what others say of an error
 PART_ROWS = 4096
 PART_FILES = 64
 READERS = 8
@@ -41,6 +44,18 @@ CHECKED_PARQUET = pads.ParquetFileFormat(
 
 class StorageError(OSError):
     """The run cannot be written to, for instance because the disk is full."""
+
+
+class GoneError(StorageError):
+    """The run was there and is not any more."""
+
+    @classmethod
+    def of(cls, uri: str) -> "GoneError":
+        """With a sentence about the run at `uri`."""
+        return cls(
+            f"run '{uri}' was there and is gone: it was moved or deleted. Move it back, or give its new place as "
+            f"--out; what was done is in it"
+        )
 
 
 def checked_uri(uri: str) -> str:
@@ -73,6 +88,13 @@ def local_folder(place: str | Path) -> Path:
         ) from error
 
 
+def with_time_limit(uri: str) -> str:
+    """The URI with a limit on how long Google's client tries again, 15 minutes unless told otherwise."""
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
+
+
 def place_parts(uri: str | Path) -> list[str]:
     """The parts of the path of a folder or URI, without the URI's parameters."""
     place = str(uri)
@@ -99,18 +121,26 @@ class Store:
         self.uri = checked_uri(str(uri))
         try:
             if "://" in self.uri:
-                self.files, self.root = fs.FileSystem.from_uri(self.uri)
+                self.files, self.root = fs.FileSystem.from_uri(with_time_limit(self.uri))
             else:
                 self.files, self.root = fs.LocalFileSystem(), str(local_folder(self.uri))
-        except (pa.ArrowInvalid, OSError) as error:
+            bucket = self.root.partition("/")[0]
+            there = not bucket or self.files.get_file_info(bucket).type != fs.FileType.NotFound
+            found = self.files.get_file_info(self.root).type
+        except pa.ArrowInvalid as error:
             raise ValueError(
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
             ) from error
-        bucket = self.root.partition("/")[0]
-        if bucket and self.files.get_file_info(bucket).type == fs.FileType.NotFound:
+        except OSError as error:
+            raise ValueError(
+                f"storage '{self.uri}' cannot be used ({' '.join(str(error).split())[:MOST_LETTERS]}): check its name, "
+                f"the network, and the keys of this machine"
+            ) from error
+        if not there:
             raise ValueError(f"storage '{self.uri}' cannot be used: there is no bucket '{bucket}'")
-        if self.files.get_file_info(self.root).type == fs.FileType.File:
+        if found == fs.FileType.File:
             raise ValueError(f"storage '{self.uri}' is a file: give a folder")
+        self.seen = found == fs.FileType.Directory
 
     def path(self, *parts: str) -> str:
         """The full path of a file of the run."""
@@ -124,12 +154,17 @@ class Store:
         """Write a file so that it is there whole or not at all.
 
         Raises:
+            GoneError: the run was there before, in a folder, and is gone.
             StorageError: it cannot be written.
         """
         try:
             self._write(content, self.path(*parts))
+        except GoneError:
+            raise
         except OSError as error:
-            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}") from error
+            closed = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+            remedy = ": let it be written to, or copy the run and give the copy as --out" if closed else ""
+            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}{remedy}") from error
 
     def _write(self, content: bytes, target: str) -> None:
         folder, _, name = target.rpartition("/")
@@ -137,7 +172,10 @@ class Store:
             with self.files.open_output_stream(target) as stream:
                 stream.write(content)
             return
+        if self.seen and not os.path.isdir(self.root):
+            raise GoneError.of(self.uri)  # a folder made anew would hold the rest of the results alone
         self.files.create_dir(folder)
+        self.seen = True
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with open(temporary, "wb") as stream:
@@ -149,6 +187,15 @@ class Store:
             with contextlib.suppress(OSError):
                 self.files.delete_file(temporary)
             raise
+
+    def check_there(self) -> None:
+        """Make sure that the run, which has begun, is still there.
+
+        Raises:
+            GoneError: it is not.
+        """
+        if not self.exists(EXPERIMENT):
+            raise GoneError.of(self.uri)
 
     def write_once(self, content: bytes, *parts: str) -> None:
         """Write a file unless it is there already; of several writers at a time, one's stays, and all return after it.

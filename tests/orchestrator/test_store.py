@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from pyarrow import fs
 from orchestrator import Experiment
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
 from orchestrator.storage.sealing import MAGIC, SEAL, footer_start
-from orchestrator.storage.store import Store, folder_name
+from orchestrator.storage.store import GoneError, Store, folder_name, with_time_limit
 from tests.conftest import TINY
 
 
@@ -246,3 +247,26 @@ def test_only_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> No
     assert Store(tmp_path).holds_others_files() == "notes.txt"
     Store(tmp_path).write(b"", "results", "plan", "plan.parquet")
     assert Store(tmp_path).holds_others_files() is None
+
+
+def test_a_run_that_is_gone_is_not_begun_anew_in_its_old_place(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.write(b"", "experiment.yaml")
+    store.check_there()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for use in (store.check_there, lambda: store.write(b"", "results", "a"), lambda: store.write_once(b"", "b")):
+        with pytest.raises(GoneError, match=r"run '.*/run' was there and is gone: it was moved or deleted"):
+            use()
+    assert not (tmp_path / "run").exists()
+    error = pickle.loads(pickle.dumps(GoneError.of("x")))
+    assert isinstance(error, GoneError)
+    assert str(error) == str(GoneError.of("x"))
+
+
+def test_google_storage_that_does_not_answer_is_not_asked_for_long() -> None:
+    assert with_time_limit("gs://bucket/run") == "gs://bucket/run?retry_limit_seconds=60"
+    assert with_time_limit("gs://bucket/run?scheme=http") == "gs://bucket/run?scheme=http&retry_limit_seconds=60"
+    assert with_time_limit("gs://b/r?retry_limit_seconds=9") == "gs://b/r?retry_limit_seconds=9"
+    assert with_time_limit("s3://bucket/run") == "s3://bucket/run"
+    with pytest.raises(ValueError, match=r"storage 'gs://.*' cannot be used \(.+\): check its name, the network, and"):
+        Store("gs://anonymous@bucket/run?endpoint_override=127.0.0.1:1&scheme=http&retry_limit_seconds=1")
