@@ -55,7 +55,7 @@ def join(address: str, origin: str) -> None:
     try:
         check_reachable(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+    except Exception as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}, which {origin} names ({message(error)}): start one with "
             f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or give "
@@ -81,7 +81,9 @@ def start_local() -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (
+        Exception
+    ) as error:  # Ray raises bare ones too, for instance where the machine is too busy to start it in time
         raise ConnectionError(
             f"Ray cannot start on this machine ({message(error)}); it keeps its files in '{folder}', which the "
             f"environment variable RAY_TMPDIR moves"

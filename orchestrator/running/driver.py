@@ -31,6 +31,18 @@ from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_fo
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+class AskedToEnd(KeyboardInterrupt):
+    """A batch system or a closed terminal wants the machine back; the run can go on elsewhere or later.
+
+    Attributes:
+        signal: that said so, such as SIGTERM.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number).name
+        super().__init__(self.signal)
+
+
 class StoppedError(RuntimeError):
     """A run that had begun cannot go on; what is done is kept."""
 
@@ -197,6 +209,8 @@ def check_whole(store: Store, recorded: set[str]) -> None:
 def terminable() -> Iterator[Callable[[], object]]:
     """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
 
+    Ctrl-C raises KeyboardInterrupt, the others `AskedToEnd`, which is one.
+
     Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
 
     Yields:
@@ -211,7 +225,7 @@ def terminable() -> Iterator[Callable[[], object]]:
         nonlocal asked
         asked += 1
         if asked == 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if signum == signal.SIGINT else AskedToEnd(signum)
         if asked > 2:
             os._exit(130)  # for somebody who cannot wait
 

@@ -1,7 +1,9 @@
 """Files of decoded images are whole, or made again."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,14 @@ def test_who_dies_while_decoding_keeps_nobody_out(folder: Path, tmp_path: Path) 
     dying = MAKING.replace("time.sleep(1)", "import os; os._exit(3)")
     assert subprocess.run([sys.executable, "-c", dying, str(tmp_path / "log")]).returncode == 3
     assert torch.equal(cache.memory_mapped("set", lambda: IMAGES), IMAGES)
+
+
+def test_a_user_without_a_home_has_a_cache_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("METAPRUNE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache.cache_folder() == Path.home() / ".cache" / "metaprune"
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache.cache_folder() == Path(tempfile.gettempdir()) / f"metaprune-{os.getuid()}"

@@ -28,9 +28,16 @@ MAGIC = b"METAIMGS"
 
 
 def cache_folder() -> Path:
-    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaprune"
-    return Path(os.environ.get("METAPRUNE_CACHE") or default)
+    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder; for a user without a home
+    in that for temporary files."""
+    if chosen := os.environ.get("METAPRUNE_CACHE"):
+        return Path(chosen)
+    if around := os.environ.get("XDG_CACHE_HOME"):
+        return Path(around) / "metaprune"
+    try:
+        return Path.home() / ".cache" / "metaprune"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"metaprune-{os.getuid()}"
 
 
 @contextlib.contextmanager
