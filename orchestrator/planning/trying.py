@@ -18,7 +18,7 @@ from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
 from workloads.config import CompressionConfig, ModelConfig
 from workloads.data.samples import Dataset
-from workloads.messages import first_line
+from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.structure.batch_norm import merge_batch_norm
@@ -73,7 +73,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # own code may also try to end the process
-        reason = str(error) if isinstance(error, ValueError) else first_line(error)
+        reason = text_of(error) if isinstance(error, ValueError) else first_line(error)
         raise ValueError(f"{what}: {reason}") from error
 
 
