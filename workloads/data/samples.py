@@ -230,7 +230,7 @@ def check_room(count: int, shape: tuple[int, int, int]) -> None:
     if needed > there:
         raise ValueError(
             f"{count:,} images of {' × '.join(map(str, shape))} values take {needed / 2**30:,.0f} GiB, but this "
-            f"machine has {there / 2**30:,.0f} GiB of memory: give a smaller dataset.size or fewer images, or stream them"
+            f"machine has {there / 2**30:,.0f} GiB of memory: give a smaller dataset.size, or fewer images"
         )
 
 
