@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from workloads.compression.calls import output_moments
+from workloads.compression.compensation import compensate
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import widths
 from workloads.compression.methods import maps
@@ -18,11 +19,11 @@ from workloads.compression.repair import (
     repaired_layers,
     with_corrected_variance,
 )
-from workloads.config import ChoiceConfig, CompressionConfig, as_choice
+from workloads.config import ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
-from workloads.structure.groups import apply
+from workloads.structure.groups import Maps, apply
 from workloads.structure.network import Network
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class Sources:
         images: unlabelled training batches for methods and repair, likewise.
         seed: of criteria that draw.
         method_seed: of methods that draw.
+        calibration: a function that returns batches of so many unlabelled training images, where an option asks for a
+            number; None takes the first of `images`.
     """
 
     example: Tensor
@@ -45,6 +48,18 @@ class Sources:
     images: Callable[[], Sequence[Tensor]] | Sequence[Tensor] = ()
     seed: int = 0
     method_seed: int = 0
+    calibration: Callable[[int], Sequence[Tensor]] | None = None
+
+    def unlabelled(self, count: int) -> Sequence[Tensor]:
+        """Batches of this many unlabelled images, or of as many as there are."""
+        if self.calibration is not None:
+            return self.calibration(count) if count else []
+        batches, found = made(self.images), []
+        for batch in batches:
+            if count > 0:
+                found.append(batch[:count])
+            count -= len(batch)
+        return found
 
 
 def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
@@ -124,6 +139,12 @@ class _Compression:
         if config.repair == "data" and not self.images:
             raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
         self.original: Statistics = {}
+        self.solving = config.repair if isinstance(config.repair, LeastSquaresConfig) else None
+        self.calibration: Sequence[Tensor] = []
+        if self.solving is not None and self.solving.images:
+            self.calibration = sources.unlabelled(self.solving.images)
+            if not self.calibration:
+                raise ValueError("repair 'least-squares' needs unlabelled images: give them as `images`")
         if config.repair == "data":
             layers = repaired_layers(base.structure.of_kinds(config.kinds))
             self.original = output_moments(base.model, layers, self.images)
@@ -175,16 +196,25 @@ class _Compression:
         base, groups = self.base, self.base.structure.groups
         self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
         self.wanted = self.original
+        self.maps: dict[int, Maps] = {}
         order = -1 if self.config.order == "input-first" else 1
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
                 self.narrow(number, m)
         if self.wanted:
             match_statistics(self.network.model, self.wanted, self.images)
+        if self.solving is not None:
+            compensate(base, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
 
     def narrow(self, number: int, m: int) -> None:
-        """Bring one group to m pairings."""
-        config, (model, structure, statistics, places, _) = self.config, self.network
+        """Bring one group to m pairings.
+
+        Criterion and method look at the network as it is; where layers will be solved again, at the original, as what
+        an uncompensated one makes on the way says little about what becomes of it.
+        """
+        config = self.config
+        seen = self.network if self.solving is None else self.base
+        model, structure, statistics = seen.model, seen.structure, seen.statistics
         group = structure.groups[number]
         if config.allocation == "global" or structure is self.base.structure:
             pairings, scores = self.scored(number)
@@ -209,6 +239,9 @@ class _Compression:
         )
         if config.repair == "data-free" and isinstance(pair.Q, Tensor):  # what was solved knows what is produced
             pair = with_corrected_variance(model, group, statistics, pair)
+        self.maps[number] = pair
+        model, structure, statistics, places, _ = self.network
+        group = structure.groups[number]
         apply(model, group, pair)
         self.wanted = narrowed_statistics(self.wanted, group, pair)
         self.network = Network(
