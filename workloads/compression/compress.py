@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from workloads.compression.calls import output_moments
 from workloads.compression.compensation import compensate
+from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import widths
 from workloads.compression.methods import maps
@@ -19,7 +20,7 @@ from workloads.compression.repair import (
     repaired_layers,
     with_corrected_variance,
 )
-from workloads.config import ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
+from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
@@ -50,8 +51,12 @@ class Sources:
     method_seed: int = 0
     calibration: Callable[[int], Sequence[Tensor]] | None = None
 
-    def unlabelled(self, count: int) -> Sequence[Tensor]:
-        """Batches of this many unlabelled images, or of as many as there are."""
+    def shown(self, config: CalibrationConfig | None) -> Sequence[Tensor]:
+        """Batches of unlabelled images: as many as the settings say, or as there are; without such, all of `images`."""
+        if config is None:
+            return made(self.images)
+        assert isinstance(config.images, int)
+        count = config.images
         if self.calibration is not None:
             return self.calibration(count) if count else []
         batches, found = made(self.images), []
@@ -71,21 +76,26 @@ def score(
     network: Network, number: int, criterion: ChoiceConfig | str | Mapping[str, Any], sources: Sources
 ) -> tuple[Pairings, Tensor]:
     """A group's weights and the importance of its pairings by a criterion, given as in an experiment."""
-    group = network.structure.groups[number]
     criterion = ChoiceConfig.model_validate(as_choice(criterion))
-    asks = CRITERION.plugin(criterion.name, criterion.options).asks
+    plugin = CRITERION.plugin(criterion.name, criterion.options)
+    pairings = Pairings(network.model, network.structure.groups[number])
+    images: Sequence[Tensor] = []
+    if plugin.calibration is not None and plugin.calibration.synthetic:
+        network, images, _ = surrogate(network, plugin.calibration, sources.example, sources.seed)
+    elif "images" in plugin.asks:
+        images = sources.shown(plugin.calibration)
     scores = importance(
         criterion.name,
         network.model,
-        group,
-        batches=made(sources.batches) if "batches" in asks else [],
-        images=made(sources.images) if "images" in asks else [],
+        network.structure.groups[number],
+        batches=made(sources.batches) if "batches" in plugin.asks else [],
+        images=images,
         seed=sources.seed,
         example=sources.example,
         statistics=network.statistics,
         options=criterion.options,
     )
-    return Pairings(network.model, group), scores
+    return pairings, scores
 
 
 def compress(
@@ -131,24 +141,31 @@ class _Compression:
         self.network = base
         self.scored = scored or (lambda number: score(base, number, config.criterion, sources))
         CRITERION.plugin(config.criterion.name, config.criterion.options)
-        asks = METHOD.plugin(config.method.name, config.method.options).asks
-        self.batches: Sequence[Batch] = made(sources.batches) if "batches" in asks else []
-        self.images: Sequence[Tensor] = []
-        if config.repair == "data" or "images" in asks:
-            self.images = made(sources.images)
-        if config.repair == "data" and not self.images:
-            raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
+        method = METHOD.plugin(config.method.name, config.method.options)
+        self.batches: Sequence[Batch] = made(sources.batches) if "batches" in method.asks else []
+        self.images: Sequence[Tensor] = sources.shown(method.calibration) if "images" in method.asks else []
         self.original: Statistics = {}
+        self.wanted: Statistics = {}
+        self.maps: dict[int, Maps] = {}
         self.solving = config.repair if isinstance(config.repair, LeastSquaresConfig) else None
+        self.surrogate: Surrogate | None = None
         self.calibration: Sequence[Tensor] = []
-        if self.solving is not None and self.solving.images:
-            self.calibration = sources.unlabelled(self.solving.images)
-            if not self.calibration:
-                raise ValueError("repair 'least-squares' needs unlabelled images: give them as `images`")
-        if config.repair == "data":
+        if self.solving is not None and self.solving.synthetic:
+            self.surrogate = surrogate(base, self.solving, sources.example, sources.seed)
+            self.calibration = self.surrogate.images
+        elif self.solving is not None:
+            self.calibration = self.given(sources.shown(self.solving), needed=self.solving.images != 0)
+        elif config.repair == "data":
+            self.calibration = self.given(made(sources.images))
             layers = repaired_layers(base.structure.of_kinds(config.kinds))
-            self.original = output_moments(base.model, layers, self.images)
-        self.wanted = self.original
+            self.original = output_moments(base.model, layers, self.calibration)
+
+    def given(self, images: Sequence[Tensor], *, needed: bool = True) -> Sequence[Tensor]:
+        """The images that a repair looks at."""
+        if needed and not images:
+            name = self.config.repair if self.solving is None else self.solving.name
+            raise ValueError(f"repair '{name}' needs unlabelled images: give them as `images`")
+        return images
 
     def run(self, originals: Sequence[int], parameters: int) -> Network:
         """Bring every group to its size.
@@ -194,17 +211,19 @@ class _Compression:
     def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int]) -> None:
         """Bring groups of the base to these sizes, one after the other, and repair the network."""
         base, groups = self.base, self.base.structure.groups
-        self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
-        self.wanted = self.original
-        self.maps: dict[int, Maps] = {}
+        start = base if self.surrogate is None else self.surrogate.network
+        self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
+        self.wanted, self.maps = self.original, {}
         order = -1 if self.config.order == "input-first" else 1
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
                 self.narrow(number, m)
         if self.wanted:
-            match_statistics(self.network.model, self.wanted, self.images)
+            match_statistics(self.network.model, self.wanted, self.calibration)
         if self.solving is not None:
-            compensate(base, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
+            compensate(start, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
+        if self.surrogate is not None:
+            self.surrogate.undo(self.network, self.maps)
 
     def narrow(self, number: int, m: int) -> None:
         """Bring one group to m pairings.

@@ -4,15 +4,14 @@ A criterion is called for one group after the other, each time with the same net
 """
 
 import hashlib
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from workloads.compression.calls import by_channel
+from workloads.compression.remembered import Remembered
 from workloads.structure.groups import Member
 from workloads.structure.layers import WEIGHTED, get_layer
 
@@ -20,14 +19,7 @@ ROWS = 40_000  # of what a layer reads that are looked at, where there are more
 MOST_CHANNELS = 4096  # of layers that share the pass
 
 
-@dataclass(frozen=True)
-class _Known:
-    model: weakref.ref[nn.Module]
-    key: str
-    covariances: dict[str, Tensor]
-
-
-_last: list[_Known] = []
+_last: Remembered[dict[str, Tensor]] = Remembered()
 
 
 def covariance_of(model: nn.Module, member: Member, images: Sequence[Tensor], seed: int) -> Tensor:
@@ -42,21 +34,20 @@ def covariance_of(model: nn.Module, member: Member, images: Sequence[Tensor], se
     layer = get_layer(model, member.layer)
     if layer.weight.shape[member.axis] > MOST_CHANNELS:
         return covariances(model, {member.layer: member.index}, images, seed)[member.layer]
-    key = key_of(model, images, seed)
-    if not _last or _last[0].model() is not model or _last[0].key != key:
-        found = covariances(model, shared_layers(model), images, seed)
-        _last[:] = [_Known(weakref.ref(model), key, found)]
-    full = _last[0].covariances[member.layer]
+    shared = _last.get(model, (digest(images), seed), lambda: covariances(model, shared_layers(model), images, seed))
+    if member.layer not in shared:
+        raise ValueError(f"layer '{member.layer}' did not run on these images, though it ran when it was examined")
+    full = shared[member.layer]
     slots = [full[index][:, index] for index in member.index.T]
     return torch.stack(slots).mean(0)
 
 
-def key_of(model: nn.Module, images: Sequence[Tensor], seed: int) -> str:
-    """What the covariances of a network depend on; parameters are known by identity and number of changes."""
-    digest = hashlib.blake2b(repr([seed, *((id(p), p._version) for p in model.parameters())]).encode())
+def digest(images: Sequence[Tensor]) -> str:
+    """What tells images apart from others."""
+    found = hashlib.blake2b()
     for batch in images:
-        digest.update(batch.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        found.update(batch.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def shared_layers(model: nn.Module) -> dict[str, Tensor | None]:

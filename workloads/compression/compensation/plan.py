@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,23 +35,44 @@ class LayerPlan:
     slots: tuple[Tensor, Tensor] | None
 
 
-def planned(base: Network, narrowed: Network, maps: Mapping[int, Maps]) -> list[LayerPlan]:
-    """The layers that make or read what the maps, in the order of their application, have narrowed."""
+class OutputMaps(NamedTuple):
+    """What the outputs of narrowed layers are of the original's.
+
+    Attributes:
+        made: (m, n) by layer, as the groups' maps P make them.
+        shares: the same with rows that sum to one.
+        averaged: layers of which all narrowed outputs are averages that may get other moments.
+    """
+
+    made: dict[str, Tensor]
+    shares: dict[str, Tensor]
+    averaged: frozenset[str]
+
+
+def output_maps(base: Network, maps: Mapping[int, Maps]) -> OutputMaps:
+    """The maps of all outputs of layers that make narrowed groups; `maps` in the order of their application."""
     structure = base.structure
     made: dict[str, Tensor] = {}
     shares: dict[str, Tensor] = {}
-    plain: dict[str, bool] = {}
-    slots: dict[str, tuple[Tensor, Tensor]] = {}
+    averaged: dict[str, bool] = {}
     for number, pair in maps.items():
         group = structure.groups[number]
         averages = selected(pair.P) is None and only_layers(base.model, group)
         for member in group.on(PRODUCER, THROUGH):
+            averaged[member.layer] = averaged.get(member.layer, True) and averages
             outputs = get_layer(base.model, member.layer).weight.shape[member.axis]
-            plain[member.layer] = plain.get(member.layer, True) and averages
             for found, matrix in ((made, pair.for_producer(member)), (shares, pair.shares)):
                 known = found.get(member.layer, torch.eye(outputs))
                 found[member.layer] = remap(known, 0, member.index, matrix.float().cpu())
         structure = structure.narrowed(number, len(pair.P))
+    return OutputMaps(made, shares, frozenset(name for name, whole in averaged.items() if whole))
+
+
+def planned(base: Network, narrowed: Network, maps: Mapping[int, Maps]) -> list[LayerPlan]:
+    """The layers that make or read what the maps, in the order of their application, have narrowed."""
+    made, shares, averaged = output_maps(base, maps)
+    slots: dict[str, tuple[Tensor, Tensor]] = {}
+    for number in maps:
         slots |= slots_of(base.structure.groups[number], narrowed.structure.groups[number])
     return [
         LayerPlan(
@@ -59,7 +80,7 @@ def planned(base: Network, narrowed: Network, maps: Mapping[int, Maps]) -> list[
             get_layer(base.model, name),
             get_layer(narrowed.model, name),
             made.get(name),
-            shares[name] if plain.get(name) else None,
+            shares[name] if name in averaged else None,
             slots.get(name),
         )
         for name in solvable(base, maps)
