@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -284,7 +284,84 @@ class LandscapeConfig(Config):
     """Test images that each point is measured on; null is all."""
 
 
-Repair = Literal["none", "data-free", "data"]
+def _number_or_synthetic(value: Any) -> Any:
+    if value != "synthetic" and (type(value) is not int or value < 0):
+        raise ValueError("should be a number of images, or 'synthetic'")
+    return value
+
+
+class CalibrationConfig(Config):
+    """The images that a criterion or a compensation looks at, which have no labels."""
+
+    images: Annotated[Count | Literal["synthetic"], BeforeValidator(_number_or_synthetic)] = 512
+    """How many training images, at most; or `synthetic`, made-up ones, and no training image is loaded."""
+    kind: Literal["dead-leaves", "pink-noise", "mixed"] = "dead-leaves"
+    """What is made up: discs and boxes that cover each other, noise with the spectrum of photographs, or both."""
+    count: Positive = 512
+    """How many images are made up; which ones, the experiment's seed says."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up."""
+        return self.images == "synthetic"
+
+    @model_validator(mode="after")
+    def _is_read(self) -> "CalibrationConfig":
+        defaults = CalibrationConfig.model_fields
+        made_up = [name for name in ("kind", "count") if getattr(self, name) != defaults[name].default]
+        if made_up and not self.synthetic:
+            raise ValueError(f"{' and '.join(made_up)} belong to images: synthetic; here images is {self.images}")
+        return self
+
+
+class LeastSquaresConfig(CalibrationConfig):
+    """Compensation by least squares: the layers around what was pruned are solved again (see `repair`).
+
+    With 0 images nothing is solved, and all layers keep the weights that the method's maps make.
+    """
+
+    name: Literal["least-squares"] = "least-squares"
+    """Which repair it is."""
+    kernels: Literal["full", "pointwise"] = "full"
+    """What is solved for: `full` kernels, or one map of the input channels for all places of a kernel, and the bias,
+    in less than half of the time."""
+
+    @property
+    def label(self) -> str:
+        """The name and every setting that is not the default, as in results."""
+        return labelled(self, "name")
+
+
+SIMPLE_REPAIRS = ("none", "data-free", "data")
+
+
+def _repair(value: Any) -> Any:
+    """A name alone where there are no options, else a mapping or settings."""
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and name not in (*SIMPLE_REPAIRS, "least-squares"):
+        raise ValueError("should be 'none', 'data-free', 'data' or 'least-squares'")
+    if isinstance(value, Mapping) and name in SIMPLE_REPAIRS:
+        if len(value) > 1:
+            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
+        return name
+    return {"name": name} if value == "least-squares" else value
+
+
+def _tag(value: Any) -> str:
+    return "tag-name" if isinstance(value, str) else "tag-options"
+
+
+Repair = Annotated[
+    Annotated[Literal["none", "data-free", "data"], Tag("tag-name")]
+    | Annotated[LeastSquaresConfig, Tag("tag-options")],
+    Discriminator(_tag),
+    BeforeValidator(_repair),
+]
+
+
+def repair_label(repair: Repair) -> str:
+    """A repair as it stands in results, with the options that are no defaults."""
+    return repair if isinstance(repair, str) else repair.label
 
 
 class CompressionConfig(ScopeConfig):
@@ -299,4 +376,5 @@ class CompressionConfig(ScopeConfig):
     group: Count | None = None
     """The group to compress; null is all in sequence."""
     repair: Repair = "none"
-    """Repair of the activations' mean and deviation: none, from the weights alone, or on 512 training images."""
+    """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
+    deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""
