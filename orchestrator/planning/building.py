@@ -51,7 +51,7 @@ class _Builder:
     def __init__(self, plan: Plan, experiment: Experiment, facts: Facts, model: ModelConfig, seed: int):
         self.plan, self.experiment, self.facts = plan, experiment, facts
         self.model, self.seed = model, seed
-        self.of_model = facts.models[model.label]
+        self.of_model = facts.models[model.name_in_results]
         self.applied = AppliedSettings(experiment, facts, model)
         self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
@@ -59,7 +59,7 @@ class _Builder:
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
-            "model": model.label,
+            "model": model.name_in_results,
             "dataset": facts.dataset or experiment.dataset.name.rpartition(":")[2],
             "seed": seed,
             "neuron_sparsity": 0.0,
@@ -95,7 +95,7 @@ class _Builder:
     def whole(self) -> str:
         """The model trained on everything, or read from its checkpoint."""
         labels = {**self.labels, "pipeline": "whole-data", "training_data": "whole", "stage": "baseline"}
-        network = changed(self.model, "checkpoint") | self.code(self.model.name)
+        network = changed(self.model, "checkpoint", "label") | self.code(self.model.name)
         if self.of_model.checkpoint:
             parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
             digest = {"model.checkpoint": self.of_model.checkpoint}
@@ -119,7 +119,7 @@ class _Builder:
         training = self.experiment.training
         parameters = {
             "dataset": self.data,
-            "model": changed(self.model) | self.code(self.model.name),
+            "model": changed(self.model, "label") | self.code(self.model.name),
             "training": changed(training),
             "seed": self.seed,
             **subset,

@@ -20,14 +20,14 @@ def located(dataset: DatasetConfig) -> DatasetConfig:
 
 def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
     """What all tasks of a run have in common, for one thread."""
-    digests = {model.label: facts.models[model.label].checkpoint for model in experiment.models}
+    digests = {model.name_in_results: facts.models[model.name_in_results].checkpoint for model in experiment.models}
     return Context(
         store=store.uri,
         dataset=located(experiment.dataset).model_dump_json(),
         checkpoints={
             digest: str(Path(model.checkpoint).expanduser().absolute())
             for model in experiment.models
-            if model.checkpoint and (digest := digests[model.label])
+            if model.checkpoint and (digest := digests[model.name_in_results])
         },
         snapshot_every=experiment.resources.snapshot_every,
         import_paths=(*(path for path in sys.path if path), os.getcwd()),

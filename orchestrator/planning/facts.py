@@ -1,5 +1,6 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
+import copy
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -88,9 +89,9 @@ def gather(experiment: Experiment) -> Facts:
     for config in experiment.models:
         model = built(config, dataset)
         structure = traced(config, model, dataset)
-        networks[config.label] = facts_of(config, model, structure, dataset)
+        networks[config.name_in_results] = facts_of(config, model, structure, dataset)
         for grid in experiment.pruning:
-            check_groups(grid, config.label, networks[config.label])
+            check_groups(grid, config.name_in_results, networks[config.name_in_results])
         try_out(experiment, config, model, structure, dataset)
     return Facts(
         train=len(dataset.train_pool),
@@ -113,7 +114,7 @@ def structures(experiment: Experiment) -> Iterator[tuple[str, Structure]]:
     dataset = datasets.load(experiment.dataset)
     for config in experiment.models:
         model = built(config, dataset)
-        yield config.label, traced(config, model, dataset)
+        yield config.name_in_results, traced(config, model, dataset)
 
 
 def all_plugins(experiment: Experiment) -> list[Plugin]:
@@ -138,6 +139,7 @@ def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
     """
     shape, classes = dataset.shape, len(dataset.classes)
     model = build(config, channels=shape[0], classes=classes)
+    before = copy.deepcopy(model.state_dict())
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, *shape))
@@ -151,6 +153,12 @@ def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
             f"model '{config.name}' gives outputs of shape {tuple(logits.shape)} for an image, but has to give (1, "
             f"{classes}), one a class: its function gets the number as num_classes"
         )
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, before[name]) and not bool(tensor.isnan().any()):
+            raise ValueError(
+                f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what "
+                f"ran before: let it do so in training mode alone (if self.training: ...)"
+            )
     if config.checkpoint:
         checkpoints.load_state(model, checkpoints.read_state(config.checkpoint), config.checkpoint)
     return model

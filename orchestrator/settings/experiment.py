@@ -170,12 +170,15 @@ class Experiment(Config):
                         f"them apart"
                     )
         for part, labels in (
-            ("models", [model.label for model in self.models]),
+            ("models", [model.name_in_results for model in self.models]),
             ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
             ("fusion", [fusion.label for fusion in self.fusion]),
         ):
             if len(set(labels)) < len(labels):
-                raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart")
+                remedy = "; give each a label" if part == "models" else ""
+                raise ValueError(
+                    f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart{remedy}"
+                )
         return self
 
     @classmethod

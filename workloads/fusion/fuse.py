@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from workloads.compression.calls import output_moments
 from workloads.compression.repair import anchor_batch_norms, average_statistics, match_statistics, repaired_layers
-from workloads.config import DEFAULT_KINDS, FusionConfig
+from workloads.config import FusionConfig
 from workloads.fusion.alignment import align
 from workloads.structure.groups import Structure
 
@@ -53,7 +53,7 @@ def fuse(
         accuracies: percent, of each model; None counts as equal.
     """
     config = config or FusionConfig()
-    structures = [structure.of_kinds(DEFAULT_KINDS) for structure in structures]
+    structures = [structure.of_kinds(("channels", "hidden")) for structure in structures]
     accurate = accuracies or [0.0] * len(models)
     widths = [sum(group.size for group in structure.groups) for structure in structures]
     order = sorted(range(len(models)), key=lambda k: (widths[k], -accurate[k]))
