@@ -140,8 +140,19 @@ class ModelConfig(Config):
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
     """A safetensors state dict to start from instead of training."""
+    checkpoints: Annotated[tuple[str, ...], Field(min_length=2, max_length=8)] | None = None
+    """Two to eight safetensors state dicts, each of widths of its own if need be: the parents that FaP, PaF and `fuse`
+    start from instead of split models."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the model's function."""
+
+    @model_validator(mode="after")
+    def _one_network_or_parents(self) -> "ModelConfig":
+        if self.checkpoint and self.checkpoints:
+            raise ValueError(
+                f"model '{self.name}' has checkpoint, one network, and checkpoints, the parents of a fusion: give one"
+            )
+        return self
 
     @property
     def label(self) -> str:
@@ -216,6 +227,14 @@ class SplitsConfig(Config):
         return labelled(self, "mode", without="folds")
 
 
+Repair = Literal["none", "data-free", "data"]
+
+
+def as_switch(value: Any) -> Any:
+    """A fusion's repair in one way of writing, so that equal ones have equal keys: `data` is true, `none` false."""
+    return {"data": True, "none": False}.get(value, value) if isinstance(value, str) else value
+
+
 class FusionConfig(Config):
     """How the split models become one (section 6)."""
 
@@ -232,13 +251,45 @@ class FusionConfig(Config):
     """Weights of the average: equal, or the accuracy on the training images below."""
     samples: Positive = 200
     """Training images whose activations give the transport cost."""
-    repair: bool = True
-    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023)."""
+    repair: Annotated[bool | Repair, BeforeValidator(as_switch)] = True
+    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023):
+    `true` or `data`; `false` or `none` leaves them. After a `method` also `data-free`, from the weights alone."""
+    method: Choice | None = None
+    """Instead of aligning: compress the models side by side, one network of all their neurons, to the widths of the
+    narrowest by this method (`metaprune list methods`); null aligns and averages."""
+    criterion: Choice = ChoiceConfig(name="l1")
+    """Importance criterion for the method."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FusionConfig":
+        given = self.model_dump(exclude_defaults=True)
+        aligning = [name for name in ("alignment", "marginal", "sweeps", "onto") if name in given]
+        if self.method and aligning:
+            raise ValueError(
+                f"fusion has method {self.method.label}, which aligns nothing, and {aligning[0]} "
+                f"{given[aligning[0]]}: remove one of the two"
+            )
+        if not self.method and "criterion" in given:
+            raise ValueError(f"fusion has criterion {self.criterion.label} but no method that asks for it: give both")
+        if not self.method and self.repair == "data-free":
+            raise ValueError("fusion.repair is data-free, which follows a method: give one, or set repair to true")
+        return self
+
+    @property
+    def repair_of_method(self) -> Repair:
+        """The repair as a compression has it."""
+        return self.repair if isinstance(self.repair, str) else "data" if self.repair else "none"
 
     @property
     def label(self) -> str:
-        """The alignment and every other setting that is not the default, as they stand in results."""
-        return labelled(self, "alignment")
+        """The alignment or the method, and every other setting that is not the default, as they stand in results."""
+        if self.method is None:
+            return labelled(self, "alignment")
+        others = self.model_dump(exclude_defaults=True, exclude={"method", "criterion"})
+        if self.criterion.label != "l1":
+            others["criterion"] = self.criterion.label
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+        return f"{self.method.label}; {settings}" if settings else self.method.label
 
 
 Kind = Literal["channels", "hidden", "residual"]
@@ -282,9 +333,6 @@ class LandscapeConfig(Config):
     """How far it reaches beyond the three networks, as a share of their extent."""
     samples: Positive | None = None
     """Test images that each point is measured on; null is all."""
-
-
-Repair = Literal["none", "data-free", "data"]
 
 
 class CompressionConfig(ScopeConfig):

@@ -26,7 +26,8 @@ def align(
     """A copy of `other` with its pairings carried onto those of `anchor`.
 
     Args:
-        anchor, other: networks of the same architecture, batch-norm merged; the anchor is in no group the wider one.
+        anchor, other: networks of the same architecture, batch-norm merged, every group of any kind is aligned; the
+            anchor is in no group the wider one.
         structures: their groups.
         images: normalised batches, for costs from activations.
         config: where costs and masses come from, and how often they are taken anew.

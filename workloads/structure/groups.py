@@ -111,12 +111,15 @@ class Group:
         size: pairings.
         members: the sides of layers that hold them, in the order in which they run.
         kind: `channels`; `hidden`, units between linear layers; or `residual`, channels over which a norm is taken.
+        loose: whether a pairing has several channels that could be in another order among themselves, as those of a
+            group-norm's or a grouped convolution's groups: maps of pairings do not reach them.
     """
 
     number: int
     size: int
     members: tuple[Member, ...]
     kind: Kind = "channels"
+    loose: bool = False
 
     def on(self, *sides: str) -> Iterator[Member]:
         """The members with one of these sides."""
