@@ -66,7 +66,7 @@ def test_fused_parents_and_their_own_accuracies_are_rows(files: list[str], tmp_p
     for model, accuracy in zip(models, parents["accuracy"], strict=True):
         assert evaluate(model, dataset).accuracy == accuracy
     write_report(tmp_path / "run", tmp_path / "report")
-    assert "folding(by=incoming)" in (tmp_path / "report" / "report.html").read_text()
+    assert "folding(by=incoming)" in (tmp_path / "report" / "index.html").read_text()
 
 
 def checkpoints_of(path: str, channels: int) -> torch.nn.Module:
