@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -227,7 +227,84 @@ class SplitsConfig(Config):
         return labelled(self, "mode", without="folds")
 
 
-Repair = Literal["none", "data-free", "data"]
+def _number_or_synthetic(value: Any) -> Any:
+    if value != "synthetic" and (type(value) is not int or value < 0):
+        raise ValueError("should be a number of images, or 'synthetic'")
+    return value
+
+
+class CalibrationConfig(Config):
+    """The images that a criterion or a compensation looks at, which have no labels."""
+
+    images: Annotated[Count | Literal["synthetic"], BeforeValidator(_number_or_synthetic)] = 512
+    """How many training images, at most; or `synthetic`, made-up ones, and no training image is loaded."""
+    kind: Literal["dead-leaves", "pink-noise", "mixed"] = "dead-leaves"
+    """What is made up: discs and boxes that cover each other, noise with the spectrum of photographs, or both."""
+    count: Positive = 512
+    """How many images are made up; which ones, the experiment's seed says."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up."""
+        return self.images == "synthetic"
+
+    @model_validator(mode="after")
+    def _is_read(self) -> "CalibrationConfig":
+        defaults = CalibrationConfig.model_fields
+        made_up = [name for name in ("kind", "count") if getattr(self, name) != defaults[name].default]
+        if made_up and not self.synthetic:
+            raise ValueError(f"{' and '.join(made_up)} belong to images: synthetic; here images is {self.images}")
+        return self
+
+
+class LeastSquaresConfig(CalibrationConfig):
+    """Compensation by least squares: the layers around what was pruned are solved again (see `repair`).
+
+    With 0 images nothing is solved, and all layers keep the weights that the method's maps make.
+    """
+
+    name: Literal["least-squares"] = "least-squares"
+    """Which repair it is."""
+    kernels: Literal["full", "pointwise"] = "full"
+    """What is solved for: `full` kernels, or one map of the input channels for all places of a kernel, and the bias,
+    in less than half of the time."""
+
+    @property
+    def label(self) -> str:
+        """The name and every setting that is not the default, as in results."""
+        return labelled(self, "name")
+
+
+SIMPLE_REPAIRS = ("none", "data-free", "data")
+
+
+def _repair(value: Any) -> Any:
+    """A name alone where there are no options, else a mapping or settings."""
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and name not in (*SIMPLE_REPAIRS, "least-squares"):
+        raise ValueError("should be 'none', 'data-free', 'data' or 'least-squares'")
+    if isinstance(value, Mapping) and name in SIMPLE_REPAIRS:
+        if len(value) > 1:
+            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
+        return name
+    return {"name": name} if value == "least-squares" else value
+
+
+def _tag(value: Any) -> str:
+    return "tag-name" if isinstance(value, str) else "tag-options"
+
+
+Repair = Annotated[
+    Annotated[Literal["none", "data-free", "data"], Tag("tag-name")]
+    | Annotated[LeastSquaresConfig, Tag("tag-options")],
+    Discriminator(_tag),
+    BeforeValidator(_repair),
+]
+
+
+def repair_label(repair: Repair) -> str:
+    """A repair as it stands in results, with the options that are no defaults."""
+    return repair if isinstance(repair, str) else repair.label
 
 
 def as_switch(value: Any) -> Any:
@@ -253,7 +330,7 @@ class FusionConfig(Config):
     """Training images whose activations give the transport cost."""
     repair: Annotated[bool | Repair, BeforeValidator(as_switch)] = True
     """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023):
-    `true` or `data`; `false` or `none` leaves them. After a `method` also `data-free`, from the weights alone."""
+    `true` or `data`; `false` or `none` leaves them. After a `method`, any repair of a compression."""
     method: Choice | None = None
     """Instead of aligning: compress the models side by side, one network of all their neurons, to the widths of the
     narrowest by this method (`metaprune list methods`); null aligns and averages."""
@@ -271,14 +348,16 @@ class FusionConfig(Config):
             )
         if not self.method and "criterion" in given:
             raise ValueError(f"fusion has criterion {self.criterion.label} but no method that asks for it: give both")
-        if not self.method and self.repair == "data-free":
-            raise ValueError("fusion.repair is data-free, which follows a method: give one, or set repair to true")
+        if not self.method and not isinstance(self.repair, bool):
+            raise ValueError(
+                f"fusion.repair is {repair_label(self.repair)}, which follows a method: give one, or set repair to true"
+            )
         return self
 
     @property
     def repair_of_method(self) -> Repair:
         """The repair as a compression has it."""
-        return self.repair if isinstance(self.repair, str) else "data" if self.repair else "none"
+        return ("data" if self.repair else "none") if isinstance(self.repair, bool) else self.repair
 
     @property
     def label(self) -> str:
@@ -288,6 +367,8 @@ class FusionConfig(Config):
         others = self.model_dump(exclude_defaults=True, exclude={"method", "criterion"})
         if self.criterion.label != "l1":
             others["criterion"] = self.criterion.label
+        if not isinstance(self.repair, bool):
+            others["repair"] = repair_label(self.repair)
         settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
         return f"{self.method.label}; {settings}" if settings else self.method.label
 
@@ -347,4 +428,5 @@ class CompressionConfig(ScopeConfig):
     group: Count | None = None
     """The group to compress; null is all in sequence."""
     repair: Repair = "none"
-    """Repair of the activations' mean and deviation: none, from the weights alone, or on 512 training images."""
+    """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
+    deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""

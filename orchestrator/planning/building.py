@@ -18,6 +18,7 @@ from workloads.config import (
     Repair,
     ScopeConfig,
     SplitsConfig,
+    repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
 
@@ -37,6 +38,11 @@ def make_plan(experiment: Experiment, facts: Facts) -> Plan:
 def changed(config: Config, *without: str) -> dict[str, Any]:
     """The settings that differ from their defaults, for a key."""
     return config.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+
+
+def repair_key(repair: Repair) -> Any:
+    """A repair for a key: its name, or what differs from the defaults."""
+    return repair if isinstance(repair, str) else {"name": repair.name, **changed(repair)}
 
 
 class _Builder:
@@ -163,6 +169,8 @@ class _Builder:
                 if part in settings:
                     settings[part] |= self.code(choice.name)
                 own |= self.applied.of_choice(f"fusion.{part}", choice)
+            if "repair" in settings and not isinstance(fusion.repair, bool):
+                settings["repair"] = repair_key(fusion.repair)
         parameters = {**self.measured, "fusion": settings, "seed": self.seed}
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000), **own)
@@ -172,7 +180,7 @@ class _Builder:
         return changed(cell.criterion) | self.code(cell.criterion.name)
 
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
-        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair == "data"
+        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair not in ("none", "data-free")
         parameters = {
             **self.measured,
             "sparsity": sparsity,
@@ -180,7 +188,7 @@ class _Builder:
             "method": changed(cell.method) | self.code(cell.method.name),
             **({"seed": self.seed} if draws else {}),
             **({} if cell.group is None else {"group": cell.group}),
-            **({} if cell.repair == "none" else {"repair": cell.repair}),
+            **({} if cell.repair == "none" else {"repair": repair_key(cell.repair)}),
             **changed(cell.scope),
         }
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
@@ -305,7 +313,7 @@ class _Cell:
             "target_sparsity": self.sparsity,
             "criterion": self.criterion.label,
             "method": self.method.label,
-            "repair": self.repair,
+            "repair": repair_label(self.repair),
             **self.scope.model_dump(exclude={"kinds"}),
             "kinds": self.kind or ", ".join(self.scope.kinds),
         }
@@ -313,7 +321,9 @@ class _Cell:
     @property
     def variant(self) -> str:
         """The method, with its repair."""
-        return self.method.label if self.repair == "none" else f"{self.method.label}, {self.repair} repair"
+        return (
+            self.method.label if self.repair == "none" else f"{self.method.label}, {repair_label(self.repair)} repair"
+        )
 
     def planned_sparsity(self, sparsity: float) -> float | None:
         """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
-from workloads.config import CompressionConfig, ModelConfig
+from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
 from workloads.messages import first_line
 from workloads.networks import checkpoints
@@ -106,6 +106,21 @@ def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, 
     checkpoints.loads(checkpoints.dumps(model, description), "the stored network")
 
 
+def smallest(repair: Repair) -> Repair:
+    """The same repair with as little work as can be."""
+    if isinstance(repair, str):
+        return repair
+    few = {"count": IMAGES} if repair.synthetic else {"images": min(IMAGES, int(repair.images))}
+    return repair.model_copy(update=few)
+
+
+def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
+    """The same criterion with as few made-up images as are tried with."""
+    if criterion.options.get("images") != "synthetic":
+        return criterion
+    return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
+
+
 def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources) -> None:
     """Rank the smallest group by each criterion, and compress it by each method with each repair.
 
@@ -122,9 +137,9 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
     where = f"group {group.number} of model '{config.name}'"
     for criterion in grid.criteria:
         with explained(f"criterion '{criterion.name}' cannot rank {where}"):
-            scored = score(network, group.number, criterion, sources)
+            scored = score(network, group.number, on_few_images(criterion), sources)
     for method, repair in itertools.product(grid.methods, grid.repair):
-        with explained(f"method '{method.name}' with repair '{repair}' cannot compress {where}"):
-            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=repair)
+        with explained(f"method '{method.name}' with repair '{repair_label(repair)}' cannot compress {where}"):
+            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=smallest(repair))
             narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
             narrow.model(sources.example)

@@ -68,8 +68,9 @@ class PruningConfig(ScopeConfig):
     )
     """Compression methods (`metaprune list methods`)."""
     repair: Annotated[tuple[Repair, ...], Field(min_length=1), BeforeValidator(_several)] = ("none",)
-    """Repairs of the activations' mean and deviation, each with every method: none, data-free (from the weights
-    alone), data (on 512 training images)."""
+    """What is done for the layers around what was pruned, each with every criterion and method: `none`; repair of the
+    activations' mean and deviation, `data-free` from the weights alone or on the `data` of 512 training images; or
+    `least-squares`, which solves the layers again, also as a mapping with its options."""
     steps: Positive = 4
     """Pruning steps to the target when fine-tuned; data-free pruning is always one step."""
     output_distances: bool = False

@@ -47,7 +47,11 @@ COORDINATES = [
     field("allocation", pa.string(), "uniform, or global: one threshold over all groups"),
     field("order", pa.string(), "output-first or input-first, when all groups are pruned"),
     field("round_to", pa.int32(), "groups keep a multiple of this many neurons"),
-    field("repair", pa.string(), "of statistics after compression: none, data-free or data"),
+    field(
+        "repair",
+        pa.string(),
+        "what was done for the layers around what was pruned: none, data-free, data, or least-squares with its options",
+    ),
     field("stage", pa.string(), "baseline, pruned, fused or fine-tuned"),
     field("step", pa.int32(), "number of the pruning step; null outside iterative pruning"),
     field("final", pa.bool_(), "whether the row is the result of a cell, not on the way to one"),
@@ -92,6 +96,12 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "percent",
             ),
             field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
+            field(
+                "training_images",
+                pa.int64(),
+                "of the training set that the compression looked at; null where none compressed, and in older runs",
+            ),
+            field("calibration", pa.string(), "which part of which images these are, and which ones were made up"),
             field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),
             field(
                 "seconds", pa.float64(), "wall clock of measuring accuracy and loss; measured together, a share", "s"

@@ -19,6 +19,7 @@ NAMED = {
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
+REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
@@ -102,7 +103,7 @@ def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     without, and `variation` these and the note."""
     unusual = pd.DataFrame(
         {
-            "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
+            "repair": frame["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
             "allocation": frame["allocation"].map({"global": "global"}),
             "order": frame["order"].map({"input-first": "input first"}),
             "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),

@@ -184,3 +184,23 @@ def test_logits_that_cannot_be_averaged_by_weights_are_aligned_alone(squash: Cal
     one = Network.prepared(models[0], IMAGES[:1])
     fused = fuse([one, one._replace(model=shuffled(one, KINDS))], images=IMAGES, config=FusionConfig(repair=False))
     torch.testing.assert_close(fused(IMAGES), one.model(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["conventional", "activation-folding"])
+def test_least_squares_bring_networks_side_by_side_nearer_to_their_average(method: str) -> None:
+    networks = family("vgg")[::2]
+    expected = sum(network.model(IMAGES) for network in networks) / 2
+
+    def error(repair: object) -> float:
+        fused = fuse(networks, images=IMAGES, config=FusionConfig(method=method, repair=repair))
+        return float((fused(IMAGES) - expected).detach().norm() / expected.detach().norm())
+
+    assert error({"name": "least-squares", "images": 32}) < 0.5 * error("none")
+
+
+def test_clusters_and_least_squares_undo_a_permutation() -> None:
+    original = family("resnet")[0]
+    other = original._replace(model=shuffled(original, KINDS))
+    config = FusionConfig(method="activation-folding", repair="least-squares")
+    fused = fuse([original, other], images=IMAGES, config=config)
+    torch.testing.assert_close(fused(IMAGES), original.model(IMAGES), rtol=1e-2, atol=1e-2)

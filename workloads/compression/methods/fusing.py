@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from workloads.compression.calls import Call, by_channel, run_tapped
 from workloads.compression.clustering import clusters, membership
+from workloads.compression.covariances import products_of
 from workloads.compression.methods.selecting import most_important
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import with_corrected_variance
@@ -148,22 +148,11 @@ def activation_folding(
     return with_corrected_variance(model, group, statistics, folded) if correct_variance else folded
 
 
-@torch.inference_mode()
 def activation_points(model: nn.Module, group: Group, images: Sequence[Tensor]) -> Tensor:
-    """(n, n) float64 points, one a neuron, as far apart as what the consumers of a group read of them.
-
-    Only the inner products of the activations are kept while the images run through the network.
-    """
-    consumers = {member.layer: member for member in group.on(CONSUMER)}
+    """(n, n) float64 points, one a neuron, as far apart as what the consumers of a group read of them."""
     products = torch.zeros(group.size, group.size, dtype=torch.float64)
-
-    def add(call: Call, layer: nn.Module, tensor: Tensor) -> None:
-        for slot in consumers[call.layer].index.T:
-            values = by_channel(layer, tensor)[:, slot].double()
-            products.add_((values.T @ values).cpu())
-
-    for batch in images:
-        run_tapped(model, batch, inputs=dict.fromkeys(consumers, add))
+    for member in group.on(CONSUMER):
+        products += products_of(model, member, images, seed=0)
     scale, axes = torch.linalg.eigh(products)
     points: Tensor = axes * scale.clamp(min=0).sqrt()
     return points
