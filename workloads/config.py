@@ -136,6 +136,9 @@ class ModelConfig(Config):
 
     name: str
     """A registered model (`metaprune list models`) or `package.module:function`."""
+    label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
+    """Name in results, so that several variants of one model can be told apart; null is the name, with the width where
+    it is not 1."""
     width: Annotated[float, Field(gt=0)] = 1.0
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
@@ -155,8 +158,10 @@ class ModelConfig(Config):
         return self
 
     @property
-    def label(self) -> str:
-        """The name that stands in results, with the width where it is not 1."""
+    def name_in_results(self) -> str:
+        """The label, or the name with the width where it is not 1."""
+        if self.label is not None:
+            return self.label
         name = self.name.rpartition(":")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
 
@@ -373,9 +378,9 @@ class FusionConfig(Config):
         return f"{self.method.label}; {settings}" if settings else self.method.label
 
 
-Kind = Literal["channels", "hidden", "residual"]
-KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual")
-DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden")
+Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
+KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual", "heads", "query-key", "value-output")
+DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden", "heads")
 
 
 def _kinds(value: Any) -> Any:
@@ -387,7 +392,8 @@ class ScopeConfig(Config):
 
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
     """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
-    channels, over which a norm is taken; or `all` of them."""
+    channels, over which a norm is taken, `heads` of attention, dimensions inside all heads of queries and keys
+    (`query-key`) or of values (`value-output`); or `all` of them."""
     sparsity_of: Literal["neurons", "weights"] = "neurons"
     """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
     allocation: Literal["uniform", "global"] = "uniform"

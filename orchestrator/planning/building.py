@@ -51,7 +51,7 @@ class _Builder:
     def __init__(self, plan: Plan, experiment: Experiment, facts: Facts, model: ModelConfig, seed: int):
         self.plan, self.experiment, self.facts = plan, experiment, facts
         self.model, self.seed = model, seed
-        self.of_model = facts.models[model.label]
+        self.of_model = facts.models[model.name_in_results]
         self.applied = AppliedSettings(experiment, facts, model)
         self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
@@ -59,7 +59,7 @@ class _Builder:
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
-            "model": model.label,
+            "model": model.name_in_results,
             "dataset": facts.dataset or experiment.dataset.name.rpartition(":")[2],
             "seed": seed,
             "neuron_sparsity": 0.0,
@@ -101,7 +101,7 @@ class _Builder:
 
     def load(self, checkpoint: str, labels: dict[str, Any]) -> str:
         """The network that a file holds, by the file's digest."""
-        network = changed(self.model, "checkpoint", "checkpoints") | self.code(self.model.name)
+        network = changed(self.model, "checkpoint", "checkpoints", "label") | self.code(self.model.name)
         parameters = {**self.measured, "model": network, "checkpoint": checkpoint}
         digest = {"model.checkpoint": checkpoint}
         return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
@@ -143,7 +143,7 @@ class _Builder:
         training = self.experiment.training
         parameters = {
             "dataset": self.data,
-            "model": changed(self.model, "checkpoints") | self.code(self.model.name),
+            "model": changed(self.model, "checkpoints", "label") | self.code(self.model.name),
             "training": changed(training),
             "seed": self.seed,
             **subset,

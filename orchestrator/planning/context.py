@@ -22,7 +22,7 @@ def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Contex
     """What all tasks of a run have in common, for one thread."""
     files: dict[str, str] = {}
     for model in experiment.models:
-        of_model = facts.models[model.label]
+        of_model = facts.models[model.name_in_results]
         given = [(of_model.checkpoint, model.checkpoint), *zip(of_model.parents, model.checkpoints or (), strict=True)]
         files |= {digest: str(Path(path).expanduser().absolute()) for digest, path in given if digest and path}
     return Context(

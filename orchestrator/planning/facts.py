@@ -92,10 +92,10 @@ def gather(experiment: Experiment) -> Facts:
     for config in experiment.models:
         parents = networks_of(config, dataset)
         model, structure = parents[by_width([structure for _, structure in parents])[0]]
-        networks[config.label] = facts_of(config, model, structure, dataset)
+        networks[config.name_in_results] = facts_of(config, model, structure, dataset)
         try_fusions(experiment, config, parents, dataset)
         for grid in experiment.pruning:
-            check_groups(grid, config.label, networks[config.label])
+            check_groups(grid, config.name_in_results, networks[config.name_in_results])
         try_out(experiment, config, model, structure, dataset)
     return Facts(
         train=len(dataset.train_pool),
@@ -118,7 +118,7 @@ def structures(experiment: Experiment) -> Iterator[tuple[str, Structure]]:
     dataset = datasets.load(experiment.dataset)
     for config in experiment.models:
         parents = networks_of(config, dataset)
-        yield config.label, parents[by_width([structure for _, structure in parents])[0]][1]
+        yield config.name_in_results, parents[by_width([structure for _, structure in parents])[0]][1]
 
 
 def all_plugins(experiment: Experiment) -> list[Plugin]:

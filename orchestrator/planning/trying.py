@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
+from workloads.compression.methods import check_kind
 from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
 from workloads.messages import first_line
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
+from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
@@ -61,7 +63,8 @@ def try_out(
 
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
-    """The network with batch-norm merged, in place."""
+    """The network with batch-norm merged and attentions opened, in place."""
+    model = opened(model)
     return Network(model, structure, merge_batch_norm(model, structure))
 
 
@@ -133,6 +136,8 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
     groups = [group for group in groups if group.size > 1]
     if not groups:
         return
+    for method, kind in itertools.product(grid.methods, dict.fromkeys(group.kind for group in groups)):
+        check_kind(method.name, method.options, kind)
     group = min(groups, key=lambda group: group.size)
     where = f"group {group.number} of model '{config.name}'"
     for criterion in grid.criteria:

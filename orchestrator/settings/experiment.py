@@ -90,9 +90,9 @@ class PruningConfig(ScopeConfig):
         return self
 
 
-def _check_different(part: str, labels: Sequence[str]) -> None:
+def _check_different(part: str, labels: Sequence[str], remedy: str) -> None:
     if len(set(labels)) < len(labels):
-        raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart")
+        raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart{remedy}")
 
 
 def _check_start(model: ModelConfig, pipelines: Collection[str]) -> None:
@@ -187,11 +187,11 @@ class Experiment(Config):
                         f"them apart"
                     )
         for part, labels in (
-            ("models", [model.label for model in self.models]),
+            ("models", [model.name_in_results for model in self.models]),
             ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
             ("fusion", [fusion.label for fusion in self.fusion]),
         ):
-            _check_different(part, labels)
+            _check_different(part, labels, "; give each a label" if part == "models" else "")
         return self
 
     @classmethod

@@ -14,7 +14,7 @@ def field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Fiel
 COORDINATES = [
     field("experiment", pa.string(), "name of the experiment"),
     field("cell", pa.string(), "key of the stage that made the row; a final row is a cell of a grid"),
-    field("model", pa.string(), "network, with its width where that is not 1"),
+    field("model", pa.string(), "label of the network, or its name, with the width where that is not 1"),
     field("dataset", pa.string(), "data set"),
     field(
         "training_data", pa.string(), "whole, subset-i of the folds, or parent-i of given networks; null after fusion"
@@ -38,8 +38,8 @@ COORDINATES = [
     field(
         "kinds",
         pa.string(),
-        "kind of the pruned group (channels, hidden, residual), or those of all that are pruned; null before "
-        "compression and in runs of older versions",
+        "kind of the pruned group (channels, hidden, residual, heads, query-key, value-output), or of all that are "
+        "pruned; null before compression and in runs of older versions",
     ),
     field("neuron_sparsity", pa.float64(), "share of pairings to remove so far: of n, int(n·(1 − s)) stay", "1"),
     field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),

@@ -97,7 +97,7 @@ def planned(settings: dict[str, Any], **facts: Any) -> Plan:
         "train": 500,
         "test": 100,
         "fingerprint": "f",
-        "models": {model.label: ModelFacts((8, 8), 1000, digest, 1e-3)},
+        "models": {model.name_in_results: ModelFacts((8, 8), 1000, digest, 1e-3)},
         "code": {"mine:score": "c"},
     }
     return make_plan(experiment, Facts(**{**given, **facts}))

@@ -24,7 +24,7 @@ from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig,
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
-from workloads.structure.groups import Maps, apply
+from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
 T = TypeVar("T")
@@ -255,7 +255,7 @@ class _Compression:
                 "model": model,
                 "group": group,
                 "statistics": statistics,
-                "original": (self.base.model, self.base.structure.groups[number]),
+                "original": self.original_of(number, group),
                 "images": self.images,
                 "batches": self.batches,
                 "example": self.sources.example,
@@ -274,6 +274,13 @@ class _Compression:
             narrowed_statistics(statistics, group, pair),
             {**places, number: pair.places},
         )
+
+    def original_of(self, number: int, group: Group) -> tuple[nn.Module, Group]:
+        """The network before any compression and the group in that; as it is now, if another kind of group has taken
+        some of the group's channels, such as whole heads those of dimensions."""
+        before = self.base.structure.groups[number]
+        shapes = [[member.index.shape for member in each.members] for each in (before, group)]
+        return (self.base.model, before) if shapes[0] == shapes[1] else (self.network.model, group)
 
 
 def without_bias(model: nn.Module) -> list[str]:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from workloads.config import ModelConfig
 from workloads.networks.models import build
-from workloads.structure.layers import resize
+from workloads.structure.attention import OpenedAttention, opened
+from workloads.structure.layers import RECORDED, record, resize
+from workloads.structure.reshaping import InfersLastSizes, infer_last_sizes
 
 FORMAT = "metaprune-2"
 
@@ -73,7 +75,7 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     stored = {name: tensor for name, tensor in state.items() if name not in tied}
     frozen = sorted(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
     text = json.dumps(asdict(description), sort_keys=True)
-    parameters = json.dumps({"tied": tied, "frozen": frozen}, sort_keys=True)
+    parameters = json.dumps({"tied": tied, "frozen": frozen, **modules_changed(model)}, sort_keys=True)
     header = {"format": FORMAT, "description": text, "parameters": parameters}
     return safetensors.torch.save(stored, {**header, "sha256": digest(stored, text + parameters)})
 
@@ -103,13 +105,41 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
     state |= {name: state[same] for name, same in known.get("tied", {}).items()}
+    change_modules(model, known)
     fit(model, state)
+    for name, sizes in known.get("sizes", {}).items():
+        for attribute, size in sizes.items():
+            record(model.get_submodule(name), attribute, size)
     model.load_state_dict(state)
     for name, same in known.get("tied", {}).items():
         tie(model, name, same)
     for name, parameter in model.named_parameters() if "frozen" in known else ():
         parameter.requires_grad_(name not in known["frozen"] and parameter.is_floating_point())
     return model.eval(), Description(**{**asdict(description), "widths": tuple(description.widths)})
+
+
+def modules_changed(model: nn.Module) -> dict[str, Any]:
+    """What a network's modules are besides what their classes make them, as far as there is any.
+
+    Names of attentions that were opened, sizes that modules recorded of narrowed groups, and modules that infer sizes.
+    """
+    changed: dict[str, Any] = {"opened": [], "sizes": {}, "inferring": []}
+    for name, module in model.named_modules():
+        if isinstance(module, OpenedAttention):
+            changed["opened"].append(name)
+        if isinstance(module, InfersLastSizes):
+            changed["inferring"].append(name)
+        if sizes := vars(module).get(RECORDED):
+            changed["sizes"][name] = sizes
+    return {kind: found for kind, found in changed.items() if found}
+
+
+def change_modules(model: nn.Module, known: Mapping[str, Any]) -> None:
+    """Open attentions and let modules infer sizes as in the network that was stored."""
+    if known.get("opened"):
+        opened(model)
+    for name in known.get("inferring", ()):
+        infer_last_sizes(model.get_submodule(name))
 
 
 def ties(model: nn.Module) -> dict[str, str]:
