@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from torch import nn
 
 from workloads.config import FusionConfig
+from workloads.fusion.heads import roles
 from workloads.structure.groups import PRODUCER, THROUGH, Structure
 
 MOST_NAMED = 3
+ONLY_ONE = "there is only one"
+"""The reason for which what has no order is in no group."""
 
 
 def check_fusable(models: Sequence[nn.Module], structures: Sequence[Structure], config: FusionConfig) -> None:
@@ -33,6 +36,8 @@ def check_fusable(models: Sequence[nn.Module], structures: Sequence[Structure], 
                 "networks of different widths cannot be averaged without an alignment: set fusion.alignment"
             )
         return
+    if config.method is None:
+        check_heads(structures)
     for structure in structures:
         if left := structure.kept if config.method else unaligned(structure):
             named = "; ".join(f"'{layer or 'the network'}': {reason}" for layer, reason in left[:MOST_NAMED])
@@ -43,10 +48,24 @@ def check_fusable(models: Sequence[nn.Module], structures: Sequence[Structure], 
             )
 
 
+def check_heads(structures: Sequence[Structure]) -> None:
+    """Refuse attentions of different numbers of heads, or of dimensions inside them, which are assigned one to one."""
+    for groups in zip(*(structure.groups for structure in structures), strict=True):
+        sizes = {(each.size, *(member.index.shape for part in each.inside for member in part)) for each in groups}
+        if groups[0].kind in ("heads", "query-key") and len(sizes) > 1:
+            raise ValueError(
+                f"the networks cannot be fused: group {groups[0].number} ({groups[0].kind}, '{groups[0].layers[0]}') "
+                f"has {' and '.join(map(str, sorted({each.size for each in groups})))} of them, and they go one to one"
+            )
+
+
 def unaligned(structure: Structure) -> Sequence[tuple[str, str]]:
     """(layer, reason) for what mixes neurons and no alignment of the groups reaches."""
-    left = list(structure.kept)
+    left = [(layer, reason) for layer, reason in structure.kept if not reason.endswith(ONLY_ONE)]
+    kinds = {group.kind for group in structure.groups}
     for group in structure.groups:
+        if group.kind == "heads" and roles(group) is None and not {"query-key", "value-output"} <= kinds:
+            left.append((group.layers[0], "the dimensions inside its heads are in no group"))
         if group.loose:
             count = max(member.index.shape[1] for member in group.on(PRODUCER, THROUGH))
             left.append((group.layers[0], f"{count} of its channels are one pairing, in an order of their own"))
