@@ -317,6 +317,10 @@ def as_switch(value: Any) -> Any:
     return {"data": True, "none": False}.get(value, value) if isinstance(value, str) else value
 
 
+ALIGNING = ("alignment", "marginal", "regularisation", "sweeps", "onto")
+"""Settings of a fusion that say how neurons are aligned."""
+
+
 class FusionConfig(Config):
     """How the split models become one (section 6)."""
 
@@ -324,6 +328,9 @@ class FusionConfig(Config):
     """Optimal transport by distances of `activations` or of `weights`, Git Re-Basin's `weight-matching`, or none."""
     marginal: Literal["uniform", "importance"] = "uniform"
     """Masses of the neurons: equal, or in proportion to their l1 importance."""
+    regularisation: Annotated[float, Field(gt=0)] | None = None
+    """Makes the transport soft (Sinkhorn): the weight of its entropy, as a share of the mean cost. A neuron then mixes
+    with several that are alike; null is the exact transport. Heads of attention are always assigned one to one."""
     sweeps: Positive | None = None
     """Passes over the groups for costs from weights, fewer once nothing moves; null is 1 as in the paper, 100 for
     weight-matching."""
@@ -345,11 +352,16 @@ class FusionConfig(Config):
     @model_validator(mode="after")
     def _one_way(self) -> "FusionConfig":
         given = self.model_dump(exclude_defaults=True)
-        aligning = [name for name in ("alignment", "marginal", "sweeps", "onto") if name in given]
+        aligning = [name for name in ALIGNING if name in given]
         if self.method and aligning:
             raise ValueError(
                 f"fusion has method {self.method.label}, which aligns nothing, and {aligning[0]} "
                 f"{given[aligning[0]]}: remove one of the two"
+            )
+        if self.regularisation and (self.alignment == "weight-matching" or self.sweeps not in (None, 1)):
+            raise ValueError(
+                "fusion.regularisation makes a soft transport, which mixes neurons each time anew: leave out sweeps, "
+                "and take alignment activations or weights"
             )
         if not self.method and "criterion" in given:
             raise ValueError(f"fusion has criterion {self.criterion.label} but no method that asks for it: give both")

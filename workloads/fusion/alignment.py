@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from workloads.compression.calls import Call, by_channel, run_all
 from workloads.compression.criteria.magnitude import l1
-from workloads.compression.transport import exact_plan, proportional, uniform
+from workloads.compression.transport import exact_plan, proportional, soft_plan, uniform
 from workloads.config import FusionConfig
 from workloads.fusion.heads import align_inside, head_cost, roles, settled
 from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Member, Structure, apply
@@ -96,7 +96,8 @@ def maps_of(
         cost = weight_cost(anchor, aligned, pair, structure, known, normalise)
     if kind in ("heads", "query-key"):
         return transport_maps(cost)
-    return transport_maps(cost, masses(aligned, pair[1], config), masses(anchor, pair[0], config))
+    each = masses(aligned, pair[1], config), masses(anchor, pair[0], config)
+    return transport_maps(cost, *each, regularisation=config.regularisation)
 
 
 def unaligned(other: nn.Module, structures: tuple[Structure, Structure]) -> nn.Module:
@@ -241,19 +242,29 @@ def masses(model: nn.Module, group: Group, config: FusionConfig) -> Tensor:
     return uniform(group.size) if config.marginal == "uniform" else proportional(l1(model, group).detach().cpu())
 
 
-def transport_maps(cost: Tensor, source: Tensor | None = None, target: Tensor | None = None) -> Maps:
-    """Maps that carry the pairings of one network onto another's along the exact plan.
+def transport_maps(
+    cost: Tensor,
+    source: Tensor | None = None,
+    target: Tensor | None = None,
+    regularisation: float | None = None,
+) -> Maps:
+    """Maps that carry the pairings of one network onto another's along the exact plan, or a soft one.
 
     Args:
         cost: (n, m).
         source, target: masses of the n and the m pairings; None is uniform.
+        regularisation: of a soft plan; see `soft_plan`.
 
     Returns:
         P (m, n) with rows that sum to one, Q (m, n) with columns that sum to one: for n = m and uniform masses one
         permutation.
     """
     n, m = cost.shape
-    plan = exact_plan(uniform(n) if source is None else source, uniform(m) if target is None else target, cost)
+    source, target = uniform(n) if source is None else source, uniform(m) if target is None else target
+    if regularisation is None:
+        plan = exact_plan(source, target, cost)
+    else:
+        plan = soft_plan(source, target, cost, regularisation)
     tiny = torch.finfo(plan.dtype).tiny
     P = (plan / plan.sum(0, keepdim=True).clamp(min=tiny)).T
     Q = (plan / plan.sum(1, keepdim=True).clamp(min=tiny)).T
