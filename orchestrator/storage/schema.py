@@ -16,13 +16,20 @@ COORDINATES = [
     field("cell", pa.string(), "key of the stage that made the row; a final row is a cell of a grid"),
     field("model", pa.string(), "label of the network, or its name, with the width where that is not 1"),
     field("dataset", pa.string(), "data set"),
-    field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
-    field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
+    field(
+        "training_data", pa.string(), "whole, subset-i of the folds, or parent-i of given networks; null after fusion"
+    ),
+    field("pipeline", pa.string(), "whole-data, fap, paf or fuse; null for what pipelines share"),
     field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
     field(
         "split", pa.string(), "how it was cut: unions, separate or overlapping, with its settings; null for whole-data"
     ),
-    field("fusion", pa.string(), "how split models were fused, with its settings; null where none were"),
+    field("fusion", pa.string(), "how models were fused, with its settings; null where none were"),
+    field(
+        "parents",
+        pa.string(),
+        "digests of the files of given networks that are fused, or of the one at hand; null where none were given",
+    ),
     field("seed", pa.int64(), "seed of the experiment"),
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),

@@ -106,6 +106,7 @@ def compress(
     originals: Sequence[int] | None = None,
     parameters: int | None = None,
     scored: Callable[[int], tuple[Pairings, Tensor]] | None = None,
+    sizes: Mapping[int, int] | None = None,
 ) -> Network:
     """A narrower copy of the network.
 
@@ -116,12 +117,17 @@ def compress(
         originals: pairings of each group before any pruning, which sparsity refers to; None: as they are.
         parameters: of the network before any pruning, for sparsities of weights; None: before batch-norm was merged.
         scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
+        sizes: in place of a sparsity, how many pairings groups keep, in the order in which they are narrowed.
 
     Raises:
         ValueError: options that a function does not have, images that it lacks, a weight sparsity that cannot be
             reached, or scores and maps that are no such.
     """
-    return _Compression(base, config, sources, scored).run(
+    compression = _Compression(base, config, sources, scored)
+    if sizes is not None:
+        compression.narrow_all(list(sizes), list(sizes.values()), order=1)
+        return compression.network
+    return compression.run(
         originals or [group.size for group in base.structure.groups],
         parameters or base.parameters or parameter_count(base.model),
     )
@@ -199,7 +205,7 @@ class _Compression:
                 round_to=config.round_to,
                 scores=scores,
             )
-            self.narrow_all(numbers, sizes)
+            self.narrow_all(numbers, sizes, order=-1 if config.order == "input-first" else 1)
             gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
             reached = 1 - parameter_count(self.network.model) / parameters
             if config.sparsity_of == "neurons" or config.sparsity == 0 or reached >= config.sparsity:
@@ -208,13 +214,12 @@ class _Compression:
                 raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
             gaining |= gained
 
-    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int]) -> None:
-        """Bring groups of the base to these sizes, one after the other, and repair the network."""
+    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int], order: int) -> None:
+        """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
         self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
-        order = -1 if self.config.order == "input-first" else 1
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
                 self.narrow(number, m)
