@@ -32,15 +32,15 @@ def as_run_anywhere(experiment: Experiment) -> Experiment:
 
 def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
     """What all tasks of a run have in common, for one thread."""
-    digests = {model.label: facts.models[model.label].checkpoint for model in experiment.models}
+    files: dict[str, str] = {}
+    for model in experiment.models:
+        of_model = facts.models[model.name_in_results]
+        given = [(of_model.checkpoint, model.checkpoint), *zip(of_model.parents, model.checkpoints or (), strict=True)]
+        files |= {digest: str(Path(path).expanduser().absolute()) for digest, path in given if digest and path}
     return Context(
         store=store.uri,
         dataset=located(experiment.dataset).model_dump_json(),
-        checkpoints={
-            digest: str(Path(model.checkpoint).expanduser().absolute())
-            for model in experiment.models
-            if model.checkpoint and (digest := digests[model.label])
-        },
+        checkpoints=files,
         snapshot_every=experiment.resources.snapshot_every,
         import_paths=(*(path for path in sys.path if path), os.getcwd()),
     )

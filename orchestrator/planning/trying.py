@@ -1,8 +1,8 @@
 """Trying an experiment out before anything runs, on made-up images: what would fail after hours fails in `plan`.
 
 Each network learns one step and is stored and read back; each criterion ranks the smallest group that is pruned, each
-method compresses it, with each repair. What comes out is thrown away, and the random numbers of this process are as
-they were before.
+method compresses it, with each repair, and what the first one makes is stored and read back too. What comes out is
+thrown away, and the random numbers of this process are as they were before.
 """
 
 import copy
@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
-from workloads.config import CompressionConfig, ModelConfig
+from workloads.compression.methods import check_kind
+from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
 from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
+from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
@@ -47,7 +49,9 @@ def try_out(
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
             spare = copy.deepcopy(model)
-        if not config.checkpoint or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
+        if not (config.checkpoint or config.checkpoints) or any(
+            grid.mode == "fine-tuned" for grid in experiment.pruning
+        ):
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)
         with explained(f"model '{config.name}' cannot be stored"):
@@ -55,11 +59,12 @@ def try_out(
         network = prepared(spare.eval(), structure)
         sources = Sources(images[:1], batches=[(images, labels)], images=[images])
         for grid in experiment.pruning:
-            try_grid(grid, config, network, sources)
+            try_grid(grid, config, network, sources, dataset)
 
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
-    """The network with batch-norm merged, in place."""
+    """The network with batch-norm merged and attentions opened, in place."""
+    model = opened(model)
     return Network(model, structure, merge_batch_norm(model, structure))
 
 
@@ -92,19 +97,34 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
     torch.optim.SGD(learning, lr=1e-3).step()
 
 
-def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> None:
+def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:
     """Write the network as a stage does, and read it again."""
     description = Description(
-        model=config.model_dump(mode="json", exclude={"checkpoint"}),
+        model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
         channels=dataset.shape[0],
         classes=len(dataset.classes),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         widths=tuple(group.size for group in structure.groups),
     )
-    checkpoints.loads(checkpoints.dumps(model, description), "the stored network")
+    return checkpoints.loads(checkpoints.dumps(model, description), "the stored network")[0]
 
 
-def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources) -> None:
+def smallest(repair: Repair) -> Repair:
+    """The same repair with as little work as can be."""
+    if isinstance(repair, str):
+        return repair
+    few = {"count": IMAGES} if repair.synthetic else {"images": min(IMAGES, int(repair.images))}
+    return repair.model_copy(update=few)
+
+
+def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
+    """The same criterion with as few made-up images as are tried with."""
+    if criterion.options.get("images") != "synthetic":
+        return criterion
+    return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
+
+
+def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset) -> None:
     """Rank the smallest group by each criterion, and compress it by each method with each repair.
 
     A method does not see which criterion ranked the neurons, so their pairs are not all tried.
@@ -116,13 +136,20 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
     groups = [group for group in groups if group.size > 1]
     if not groups:
         return
+    for method, kind in itertools.product(grid.methods, dict.fromkeys(group.kind for group in groups)):
+        check_kind(method.name, method.options, kind)
     group = min(groups, key=lambda group: group.size)
     where = f"group {group.number} of model '{config.name}'"
     for criterion in grid.criteria:
         with explained(f"criterion '{criterion.name}' cannot rank {where}"):
-            scored = score(network, group.number, criterion, sources)
+            scored = score(network, group.number, on_few_images(criterion), sources)
     for method, repair in itertools.product(grid.methods, grid.repair):
-        with explained(f"method '{method.name}' with repair '{repair}' cannot compress {where}"):
-            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=repair)
+        with explained(f"method '{method.name}' with repair '{repair_label(repair)}' cannot compress {where}"):
+            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=smallest(repair))
             narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
-            narrow.model(sources.example)
+            logits = narrow.model(sources.example)
+        if (method, repair) == (grid.methods[0], grid.repair[0]):
+            with explained(f"model '{config.name}' cannot be stored with {where} narrowed"):
+                again = store_and_read(narrow.model, config, narrow.structure, dataset)
+                if not torch.allclose(again(sources.example), logits, rtol=1e-4, atol=1e-5):
+                    raise ValueError("read again, it gives other outputs")

@@ -44,7 +44,7 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any], model: type[B
 
 def is_union_tag(part: int | str) -> bool:
     """Whether a part of a location names one of several types that a value may have, not a key."""
-    return isinstance(part, str) and part.startswith(("literal[", "tuple[", "function-"))
+    return isinstance(part, str) and part.startswith(("literal[", "tuple[", "function-", "tag-"))
 
 
 def _as_written(location: list[Any], settings: Any) -> Iterator[str]:

@@ -32,10 +32,12 @@ class Made:
     Attributes:
         network: None where the stage only compares networks.
         rows: by table; empty until the network is measured.
+        columns: of `evaluations` that say more of how the network was made.
     """
 
     network: tuple[nn.Module, Description] | None
     rows: Rows = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def by_itself(stage: StageLike) -> Hashable:

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from workloads.structure.attention import opened
 from workloads.structure.batch_norm import Statistics, merge_batch_norm
 from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
+from workloads.structure.layers import SILENT, get_layer
 from workloads.structure.logits import returning_logits, unwrapped
 
 
@@ -34,6 +36,8 @@ class Network(NamedTuple):
     def prepared(cls, model: nn.Module, example: Tensor) -> "Network":
         """A copy of the network with batch-norm merged, and its groups.
 
+        PyTorch's attentions become `OpenedAttention`s, whose heads can be removed.
+
         Args:
             model: any network that `trace` takes, compiled or not; of what it returns, the copy returns the logits.
             example: (1, C, H, W), on the device of the network.
@@ -41,7 +45,9 @@ class Network(NamedTuple):
         Raises:
             ValueError: see `trace`.
         """
-        model = returning_logits(copy.deepcopy(unwrapped(model))).eval()
+        model = returning_logits(opened(copy.deepcopy(unwrapped(model)))).eval()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         structure = trace(model, example)
+        for name in structure.silent:
+            vars(get_layer(model, name))[SILENT] = True
         return cls(model, structure, merge_batch_norm(model, structure), parameters=parameters)
