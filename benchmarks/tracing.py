@@ -19,7 +19,8 @@ from torch import nn
 from workloads.compression.group_sizes import parameters_after, size_after
 from workloads.config import DEFAULT_KINDS, KINDS
 from workloads.measuring.evaluation import parameter_count
-from workloads.structure.finding import Findings, judged, trace
+from workloads.structure.finding import judged, trace
+from workloads.structure.findings import Findings
 from workloads.structure.groups import Structure
 from workloads.structure.recording import Recording
 from workloads.structure.rules import follow

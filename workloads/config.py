@@ -136,16 +136,32 @@ class ModelConfig(Config):
 
     name: str
     """A registered model (`metaprune list models`) or `package.module:function`."""
+    label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
+    """Name in results, so that several variants of one model can be told apart; null is the name, with the width where
+    it is not 1."""
     width: Annotated[float, Field(gt=0)] = 1.0
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
     """A safetensors state dict to start from instead of training."""
+    checkpoints: Annotated[tuple[str, ...], Field(min_length=2, max_length=8)] | None = None
+    """Two to eight safetensors state dicts, each of widths of its own if need be: the parents that FaP, PaF and `fuse`
+    start from instead of split models."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the model's function."""
 
+    @model_validator(mode="after")
+    def _one_network_or_parents(self) -> "ModelConfig":
+        if self.checkpoint and self.checkpoints:
+            raise ValueError(
+                f"model '{self.name}' has checkpoint, one network, and checkpoints, the parents of a fusion: give one"
+            )
+        return self
+
     @property
-    def label(self) -> str:
-        """The name that stands in results, with the width where it is not 1."""
+    def name_in_results(self) -> str:
+        """The label, or the name with the width where it is not 1."""
+        if self.label is not None:
+            return self.label
         name = self.name.rpartition(":")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
 
@@ -214,74 +230,6 @@ class SplitsConfig(Config):
     def label(self) -> str:
         """The mode and every other setting but the number of parts that is not the default, as in results."""
         return labelled(self, "mode", without="folds")
-
-
-class FusionConfig(Config):
-    """How the split models become one (section 6)."""
-
-    alignment: Literal["activations", "weights", "weight-matching", "none"] = "activations"
-    """Optimal transport by distances of `activations` or of `weights`, Git Re-Basin's `weight-matching`, or none."""
-    marginal: Literal["uniform", "importance"] = "uniform"
-    """Masses of the neurons: equal, or in proportion to their l1 importance."""
-    sweeps: Positive | None = None
-    """Passes over the groups for costs from weights, fewer once nothing moves; null is 1 as in the paper, 100 for
-    weight-matching."""
-    onto: Literal["anchor", "running"] = "anchor"
-    """What each further model is aligned to: the first, or the average so far."""
-    weights: Literal["equal", "accuracy"] = "equal"
-    """Weights of the average: equal, or the accuracy on the training images below."""
-    samples: Positive = 200
-    """Training images whose activations give the transport cost."""
-    repair: bool = True
-    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023)."""
-
-    @property
-    def label(self) -> str:
-        """The alignment and every other setting that is not the default, as they stand in results."""
-        return labelled(self, "alignment")
-
-
-Kind = Literal["channels", "hidden", "residual"]
-KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual")
-DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden")
-
-
-def _kinds(value: Any) -> Any:
-    return KINDS if value == "all" else [value] if isinstance(value, str) else value
-
-
-class ScopeConfig(Config):
-    """What a sparsity refers to, and how it is spread over the network."""
-
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
-    """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
-    channels, over which a norm is taken; or `all` of them."""
-    sparsity_of: Literal["neurons", "weights"] = "neurons"
-    """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
-    allocation: Literal["uniform", "global"] = "uniform"
-    """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
-    order: Literal["output-first", "input-first"] = "output-first"
-    """Which groups come first when all are pruned, each in the network that the ones before have left."""
-    round_to: Positive = 1
-    """Groups keep a multiple of this many neurons, rounded up; hardware likes 8 or 32."""
-
-
-class MeasuringConfig(Config):
-    """How networks are measured; what a training measures after its epochs is always in float32."""
-
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16` is faster where the hardware multiplies it natively; accuracies move by some images in 10,000."""
-
-
-class LandscapeConfig(Config):
-    """The accuracy over a plane through the original and two pruned networks (Fig. 6)."""
-
-    size: Annotated[int, Field(ge=2)] = 25
-    """Points along each side of the slice."""
-    margin: Annotated[float, Field(ge=0)] = 0.25
-    """How far it reaches beyond the three networks, as a share of their extent."""
-    samples: Positive | None = None
-    """Test images that each point is measured on; null is all."""
 
 
 def _number_or_synthetic(value: Any) -> Any:
@@ -365,6 +313,128 @@ Repair = Annotated[
 def repair_label(repair: Repair) -> str:
     """A repair as it stands in results, with the options that are no defaults."""
     return repair if isinstance(repair, str) else repair.label
+
+
+def as_switch(value: Any) -> Any:
+    """A fusion's repair in one way of writing, so that equal ones have equal keys: `data` is true, `none` false."""
+    return {"data": True, "none": False}.get(value, value) if isinstance(value, str) else value
+
+
+ALIGNING = ("alignment", "marginal", "regularisation", "sweeps", "onto")
+"""Settings of a fusion that say how neurons are aligned."""
+
+
+class FusionConfig(Config):
+    """How the split models become one (section 6)."""
+
+    alignment: Literal["activations", "weights", "weight-matching", "none"] = "activations"
+    """Optimal transport by distances of `activations` or of `weights`, Git Re-Basin's `weight-matching`, or none."""
+    marginal: Literal["uniform", "importance"] = "uniform"
+    """Masses of the neurons: equal, or in proportion to their l1 importance."""
+    regularisation: Annotated[float, Field(gt=0)] | None = None
+    """Makes the transport soft (Sinkhorn): the weight of its entropy, as a share of the mean cost. A neuron then mixes
+    with several that are alike; null is the exact transport. Heads of attention are always assigned one to one."""
+    sweeps: Positive | None = None
+    """Passes over the groups for costs from weights, fewer once nothing moves; null is 1 as in the paper, 100 for
+    weight-matching."""
+    onto: Literal["anchor", "running"] = "anchor"
+    """What each further model is aligned to: the first, or the average so far."""
+    weights: Literal["equal", "accuracy"] = "equal"
+    """Weights of the average: equal, or the accuracy on the training images below."""
+    samples: Positive = 200
+    """Training images whose activations give the transport cost."""
+    repair: Annotated[bool | Repair, BeforeValidator(as_switch)] = True
+    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023):
+    `true` or `data`; `false` or `none` leaves them. After a `method`, any repair of a compression."""
+    method: Choice | None = None
+    """Instead of aligning: compress the models side by side, one network of all their neurons, to the widths of the
+    narrowest by this method (`metaprune list methods`); null aligns and averages."""
+    criterion: Choice = ChoiceConfig(name="l1")
+    """Importance criterion for the method."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FusionConfig":
+        given = self.model_dump(exclude_defaults=True)
+        aligning = [name for name in ALIGNING if name in given]
+        if self.method and aligning:
+            raise ValueError(
+                f"fusion has method {self.method.label}, which aligns nothing, and {aligning[0]} "
+                f"{given[aligning[0]]}: remove one of the two"
+            )
+        if self.regularisation and (self.alignment == "weight-matching" or self.sweeps not in (None, 1)):
+            raise ValueError(
+                "fusion.regularisation makes a soft transport, which mixes neurons each time anew: leave out sweeps, "
+                "and take alignment activations or weights"
+            )
+        if not self.method and "criterion" in given:
+            raise ValueError(f"fusion has criterion {self.criterion.label} but no method that asks for it: give both")
+        if not self.method and not isinstance(self.repair, bool):
+            raise ValueError(
+                f"fusion.repair is {repair_label(self.repair)}, which follows a method: give one, or set repair to true"
+            )
+        return self
+
+    @property
+    def repair_of_method(self) -> Repair:
+        """The repair as a compression has it."""
+        return ("data" if self.repair else "none") if isinstance(self.repair, bool) else self.repair
+
+    @property
+    def label(self) -> str:
+        """The alignment or the method, and every other setting that is not the default, as they stand in results."""
+        if self.method is None:
+            return labelled(self, "alignment")
+        others = self.model_dump(exclude_defaults=True, exclude={"method", "criterion"})
+        if self.criterion.label != "l1":
+            others["criterion"] = self.criterion.label
+        if not isinstance(self.repair, bool):
+            others["repair"] = repair_label(self.repair)
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+        return f"{self.method.label}; {settings}" if settings else self.method.label
+
+
+Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
+KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual", "heads", "query-key", "value-output")
+DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden", "heads")
+
+
+def _kinds(value: Any) -> Any:
+    return KINDS if value == "all" else [value] if isinstance(value, str) else value
+
+
+class ScopeConfig(Config):
+    """What a sparsity refers to, and how it is spread over the network."""
+
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
+    """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
+    channels, over which a norm is taken, `heads` of attention, dimensions inside all heads of queries and keys
+    (`query-key`) or of values (`value-output`); or `all` of them."""
+    sparsity_of: Literal["neurons", "weights"] = "neurons"
+    """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
+    allocation: Literal["uniform", "global"] = "uniform"
+    """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
+    order: Literal["output-first", "input-first"] = "output-first"
+    """Which groups come first when all are pruned, each in the network that the ones before have left."""
+    round_to: Positive = 1
+    """Groups keep a multiple of this many neurons, rounded up; hardware likes 8 or 32."""
+
+
+class MeasuringConfig(Config):
+    """How networks are measured; what a training measures after its epochs is always in float32."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16` is faster where the hardware multiplies it natively; accuracies move by some images in 10,000."""
+
+
+class LandscapeConfig(Config):
+    """The accuracy over a plane through the original and two pruned networks (Fig. 6)."""
+
+    size: Annotated[int, Field(ge=2)] = 25
+    """Points along each side of the slice."""
+    margin: Annotated[float, Field(ge=0)] = 0.25
+    """How far it reaches beyond the three networks, as a share of their extent."""
+    samples: Positive | None = None
+    """Test images that each point is measured on; null is all."""
 
 
 class CompressionConfig(ScopeConfig):

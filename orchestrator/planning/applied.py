@@ -34,7 +34,7 @@ class AppliedSettings:
             "dataset": dotted("dataset", experiment.dataset, "root", "stream")
             | {"dataset.fingerprint": facts.fingerprint}
             | self.code_of("dataset", experiment.dataset.name),
-            "model": dotted("model", model, "checkpoint") | self.code_of("model", model.name),
+            "model": dotted("model", model, "checkpoint", "checkpoints") | self.code_of("model", model.name),
             "training": dotted("training", experiment.training),
             "measuring": dotted("measuring", experiment.measuring),
             "fine_tuning": dotted("fine_tuning", experiment.fine_tuning),

@@ -51,7 +51,7 @@ class _Builder:
     def __init__(self, plan: Plan, experiment: Experiment, facts: Facts, model: ModelConfig, seed: int):
         self.plan, self.experiment, self.facts = plan, experiment, facts
         self.model, self.seed = model, seed
-        self.of_model = facts.models[model.label]
+        self.of_model = facts.models[model.name_in_results]
         self.applied = AppliedSettings(experiment, facts, model)
         self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
@@ -59,7 +59,7 @@ class _Builder:
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}
         self.labels = {
             "experiment": experiment.name,
-            "model": model.label,
+            "model": model.name_in_results,
             "dataset": facts.dataset or experiment.dataset.name.rpartition(":")[2],
             "seed": seed,
             "neuron_sparsity": 0.0,
@@ -95,12 +95,36 @@ class _Builder:
     def whole(self) -> str:
         """The model trained on everything, or read from its checkpoint."""
         labels = {**self.labels, "pipeline": "whole-data", "training_data": "whole", "stage": "baseline"}
-        network = changed(self.model, "checkpoint") | self.code(self.model.name)
         if self.of_model.checkpoint:
-            parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
-            digest = {"model.checkpoint": self.of_model.checkpoint}
-            return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
+            return self.load(self.of_model.checkpoint, labels)
         return self.train({}, 1.0, labels)
+
+    def load(self, checkpoint: str, labels: dict[str, Any]) -> str:
+        """The network that a file holds, by the file's digest."""
+        network = changed(self.model, "checkpoint", "checkpoints", "label") | self.code(self.model.name)
+        parameters = {**self.measured, "model": network, "checkpoint": checkpoint}
+        digest = {"model.checkpoint": checkpoint}
+        return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
+
+    def families(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """What is fused: the parents of each fusion, and the labels of what comes of them.
+
+        The models of every way to cut the training set; or, where the model has checkpoints, the networks in these.
+        """
+        if self.of_model.parents:
+            digests = self.of_model.parents
+            labels = {**self.labels, "parents": ", ".join(digests)}
+            own = {**self.labels, "stage": "baseline"}
+            yield (
+                [
+                    self.load(digest, {**own, "training_data": f"parent-{number}", "parents": digest})
+                    for number, digest in enumerate(digests, start=1)
+                ],
+                labels,
+            )
+            return
+        for splits in self.experiment.splits:
+            yield self.split_models(splits), {**self.labels, "folds": splits.folds, "split": splits.label}
 
     def split_models(self, splits: SplitsConfig) -> list[str]:
         """The models trained on parts of the training set."""
@@ -119,7 +143,7 @@ class _Builder:
         training = self.experiment.training
         parameters = {
             "dataset": self.data,
-            "model": changed(self.model) | self.code(self.model.name),
+            "model": changed(self.model, "checkpoints", "label") | self.code(self.model.name),
             "training": changed(training),
             "seed": self.seed,
             **subset,
@@ -139,9 +163,17 @@ class _Builder:
         return self.add_stage("fine-tune", parameters, (key,), labels, cost)
 
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
-        parameters = {**self.measured, "fusion": changed(fusion), "seed": self.seed}
+        settings, own = changed(fusion), dict[str, str]()
+        if fusion.method:
+            for part, choice in (("criterion", fusion.criterion), ("method", fusion.method)):
+                if part in settings:
+                    settings[part] |= self.code(choice.name)
+                own |= self.applied.of_choice(f"fusion.{part}", choice)
+            if "repair" in settings and not isinstance(fusion.repair, bool):
+                settings["repair"] = repair_key(fusion.repair)
+        parameters = {**self.measured, "fusion": settings, "seed": self.seed}
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
-        return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
+        return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000), **own)
 
     def criterion(self, cell: "_Cell") -> dict[str, Any]:
         """A cell's criterion, for a key."""
@@ -177,12 +209,14 @@ class _Builder:
         if pipeline == "whole-data":
             self.add_from(self.whole(), grid, {**self.labels, "pipeline": pipeline})
             return
-        for splits in self.experiment.splits:
-            models = self.split_models(splits)
-            labels = {**self.labels, "pipeline": pipeline, "folds": splits.folds, "split": splits.label}
+        for models, family in self.families():
+            labels = {**family, "pipeline": pipeline}
             for fusion in grid.fusion or self.experiment.fusion:
-                add = self.add_fap if pipeline == "fap" else self.add_paf
-                add(models, fusion, grid, labels)
+                if pipeline == "fuse":
+                    self.fuse(models, fusion, labels, final=True)
+                else:
+                    add = self.add_fap if pipeline == "fap" else self.add_paf
+                    add(models, fusion, grid, labels)
 
     def epochs(self, grid: PruningConfig) -> int:
         """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
@@ -247,8 +281,9 @@ class _Builder:
         epochs = self.epochs(grid)
         for cell, cell_labels in self.cells(grid, labels):
             parents = []
-            for number, model in enumerate(models, start=1):
-                subset = {**cell_labels, "training_data": f"subset-{number}"}
+            for model in models:
+                own = self.plan.stages[model].labels
+                subset = {**cell_labels, **{name: own[name] for name in ("training_data", "parents") if name in own}}
                 if grid.mode == "fine-tuned":
                     pruned = self.in_steps(model, cell, grid.steps, subset)
                 else:

@@ -1,8 +1,8 @@
 """Trying an experiment out before anything runs, on made-up images: what would fail after hours fails in `plan`.
 
 Each network learns one step and is stored and read back; each criterion ranks the smallest group that is pruned, each
-method compresses it, with each repair. What comes out is thrown away, and the random numbers of this process are as
-they were before.
+method compresses it, with each repair, and what the first one makes is stored and read back too. What comes out is
+thrown away, and the random numbers of this process are as they were before.
 """
 
 import copy
@@ -16,14 +16,17 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
+from workloads.compression.methods import check_kind
 from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
-from workloads.messages import first_line
+from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
+from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
+from workloads.structure.standardised import keep_weights
 
 IMAGES = 4
 
@@ -47,7 +50,9 @@ def try_out(
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
             spare = copy.deepcopy(model)
-        if not config.checkpoint or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
+        if not (config.checkpoint or config.checkpoints) or any(
+            grid.mode == "fine-tuned" for grid in experiment.pruning
+        ):
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)
         with explained(f"model '{config.name}' cannot be stored"):
@@ -55,11 +60,12 @@ def try_out(
         network = prepared(spare.eval(), structure)
         sources = Sources(images[:1], batches=[(images, labels)], images=[images])
         for grid in experiment.pruning:
-            try_grid(grid, config, network, sources)
+            try_grid(grid, config, network, sources, dataset)
 
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
-    """The network with batch-norm merged, in place."""
+    """The network with batch-norm merged and attentions opened, in place."""
+    model = keep_weights(opened(model))
     return Network(model, structure, merge_batch_norm(model, structure))
 
 
@@ -73,7 +79,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # own code may also try to end the process
-        reason = str(error) if isinstance(error, ValueError) else first_line(error)
+        reason = text_of(error) if isinstance(error, ValueError) else first_line(error)
         raise ValueError(f"{what}: {reason}") from error
 
 
@@ -92,16 +98,16 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
     torch.optim.SGD(learning, lr=1e-3).step()
 
 
-def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> None:
+def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:
     """Write the network as a stage does, and read it again."""
     description = Description(
-        model=config.model_dump(mode="json", exclude={"checkpoint"}),
+        model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
         channels=dataset.shape[0],
         classes=len(dataset.classes),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         widths=tuple(group.size for group in structure.groups),
     )
-    checkpoints.loads(checkpoints.dumps(model, description), "the stored network")
+    return checkpoints.loads(checkpoints.dumps(model, description), "the stored network")[0]
 
 
 def smallest(repair: Repair) -> Repair:
@@ -119,7 +125,7 @@ def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
     return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
 
 
-def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources) -> None:
+def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset) -> None:
     """Rank the smallest group by each criterion, and compress it by each method with each repair.
 
     A method does not see which criterion ranked the neurons, so their pairs are not all tried.
@@ -131,6 +137,8 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
     groups = [group for group in groups if group.size > 1]
     if not groups:
         return
+    for method, kind in itertools.product(grid.methods, dict.fromkeys(group.kind for group in groups)):
+        check_kind(method.name, method.options, kind)
     group = min(groups, key=lambda group: group.size)
     where = f"group {group.number} of model '{config.name}'"
     for criterion in grid.criteria:
@@ -140,4 +148,9 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
         with explained(f"method '{method.name}' with repair '{repair_label(repair)}' cannot compress {where}"):
             compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=smallest(repair))
             narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
-            narrow.model(sources.example)
+            logits = narrow.model(sources.example)
+        if (method, repair) == (grid.methods[0], grid.repair[0]):
+            with explained(f"model '{config.name}' cannot be stored with {where} narrowed"):
+                again = store_and_read(narrow.model, config, narrow.structure, dataset)
+                if not torch.allclose(again(sources.example), logits, rtol=1e-4, atol=1e-5):
+                    raise ValueError("read again, it gives other outputs")

@@ -1,7 +1,7 @@
 """The experiment: every setting with its default."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,7 @@ from workloads.config import (
     TrainingConfig,
 )
 
-Pipeline = Literal["whole-data", "fap", "paf"]
+Pipeline = Literal["whole-data", "fap", "paf", "fuse"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -55,7 +55,7 @@ class PruningConfig(ScopeConfig):
     pipelines: tuple[Pipeline, ...] | None = None
     """Pipelines of this grid; null is the experiment's."""
     fusion: Fusions | None = None
-    """Fusions of this grid's FaP and PaF; null is the experiment's."""
+    """Fusions of this grid's FaP, PaF and `fuse`; null is the experiment's."""
     groups: Annotated[Literal["each", "all"] | tuple[int, ...], BeforeValidator(_groups)] = "each"
     """`each` group alone, `all` in sequence from the output backwards, or these groups, each alone."""
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -90,6 +90,26 @@ class PruningConfig(ScopeConfig):
         return self
 
 
+def _check_different(part: str, labels: Sequence[str], remedy: str) -> None:
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart{remedy}")
+
+
+def _check_start(model: ModelConfig, pipelines: Collection[str]) -> None:
+    """Refuse pipelines that do not begin with what a model's checkpoints are."""
+    fusing = sorted(set(pipelines) - {"whole-data"})
+    if model.checkpoint and fusing:
+        raise ValueError(
+            f"model.checkpoint replaces training, but {' and '.join(fusing)} train their own split models: give "
+            f"model.checkpoints, the parents to fuse, or leave only whole-data in pipelines"
+        )
+    if model.checkpoints and "whole-data" in pipelines:
+        raise ValueError(
+            "model.checkpoints are the parents of a fusion, but whole-data starts from one network: give "
+            "model.checkpoint, or set pipelines to fap, paf or fuse"
+        )
+
+
 def _safe_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError("may have letters, digits, '.', '_' and '-' only, and starts with a letter or digit")
@@ -115,9 +135,10 @@ class Experiment(Config):
     splits: Annotated[tuple[SplitsConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (SplitsConfig(),)
     """How the training set is cut for FaP and PaF: a mapping, or a list of them, with each of which these are run."""
     pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)] = ("whole-data",)
-    """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse."""
+    """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse. `fuse`:
+    train on splits, fuse. Where the model has `checkpoints`, these stand for the split models."""
     fusion: Fusions = (FusionConfig(),)
-    """How split models are fused: a mapping, or a list of them, with each of which FaP and PaF are run."""
+    """How split models are fused: a mapping, or a list of them, with each of which FaP, PaF and `fuse` are run."""
     pruning: Annotated[tuple[PruningConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (PruningConfig(),)
     """Grids of pruning: a mapping, or a list of them."""
     fine_tuning: FineTuningConfig = FineTuningConfig()
@@ -152,13 +173,9 @@ class Experiment(Config):
     def _consistent(self) -> "Experiment":
         if self.storage:
             checked_uri(self.storage)
-        from_splits = {p for grid in self.pruning for p in grid.pipelines or self.pipelines} & {"fap", "paf"}
+        pipelines = {pipeline for grid in self.pruning for pipeline in grid.pipelines or self.pipelines}
         for model in self.models:
-            if model.checkpoint and from_splits:
-                raise ValueError(
-                    f"model.checkpoint replaces training, but {' and '.join(sorted(from_splits))} train their own "
-                    f"split models: remove the checkpoint, or leave only whole-data in pipelines"
-                )
+            _check_start(model, pipelines)
         if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
             raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
         for part in ("criteria", "methods"):
@@ -170,12 +187,11 @@ class Experiment(Config):
                         f"them apart"
                     )
         for part, labels in (
-            ("models", [model.label for model in self.models]),
+            ("models", [model.name_in_results for model in self.models]),
             ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
             ("fusion", [fusion.label for fusion in self.fusion]),
         ):
-            if len(set(labels)) < len(labels):
-                raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart")
+            _check_different(part, labels, "; give each a label" if part == "models" else "")
         return self
 
     @classmethod

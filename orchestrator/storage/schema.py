@@ -14,15 +14,22 @@ def field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Fiel
 COORDINATES = [
     field("experiment", pa.string(), "name of the experiment"),
     field("cell", pa.string(), "key of the stage that made the row; a final row is a cell of a grid"),
-    field("model", pa.string(), "network, with its width where that is not 1"),
+    field("model", pa.string(), "label of the network, or its name, with the width where that is not 1"),
     field("dataset", pa.string(), "data set"),
-    field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
-    field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
+    field(
+        "training_data", pa.string(), "whole, subset-i of the folds, or parent-i of given networks; null after fusion"
+    ),
+    field("pipeline", pa.string(), "whole-data, fap, paf or fuse; null for what pipelines share"),
     field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
     field(
         "split", pa.string(), "how it was cut: unions, separate or overlapping, with its settings; null for whole-data"
     ),
-    field("fusion", pa.string(), "how split models were fused, with its settings; null where none were"),
+    field("fusion", pa.string(), "how models were fused, with its settings; null where none were"),
+    field(
+        "parents",
+        pa.string(),
+        "digests of the files of given networks that are fused, or of the one at hand; null where none were given",
+    ),
     field("seed", pa.int64(), "seed of the experiment"),
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
@@ -31,8 +38,8 @@ COORDINATES = [
     field(
         "kinds",
         pa.string(),
-        "kind of the pruned group (channels, hidden, residual), or those of all that are pruned; null before "
-        "compression and in runs of older versions",
+        "kind of the pruned group (channels, hidden, residual, heads, query-key, value-output), or of all that are "
+        "pruned; null before compression and in runs of older versions",
     ),
     field("neuron_sparsity", pa.float64(), "share of pairings to remove so far: of n, int(n·(1 − s)) stay", "1"),
     field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),
@@ -114,6 +121,11 @@ SCHEMAS: dict[str, pa.Schema] = {
                 )
             ),
             field("latency_others", pa.float64(), "CPU cores kept busy by other work meanwhile; null is unknown", "1"),
+            field(
+                "latency_others_gpu",
+                pa.int32(),
+                "other processes that used the GPU meanwhile; null on a CPU, and where that is unknown",
+            ),
             field("device", pa.string(), "GPU, or CPU, that latencies were measured on"),
             *PROVENANCE,
         ]

@@ -23,7 +23,7 @@ REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
-PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
+PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF", "fuse": "fused"}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def final_rows(tables: Tables) -> pd.DataFrame:
 def untuned(tables: Tables) -> pd.DataFrame:
     """Final rows of pruned models that were not fine-tuned; PaF's end with the fusion."""
     frame = tables.evaluations
-    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"])]
+    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"]) & frame["method"].notna()]
 
 
 def pipeline_rows(tables: Tables) -> pd.DataFrame:

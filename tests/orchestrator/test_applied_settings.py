@@ -84,7 +84,9 @@ OTHERS = {
     "pruning.landscape.margin": 0.5,
     "pruning.landscape.samples": 9,
 }
-IN_NO_KEY = {"dataset.root", "dataset.stream", "dataset.label", "model.checkpoint", "model.label"}
+IN_NO_KEY = {f"dataset.{name}" for name in ("root", "stream", "label")} | {
+    f"model.{name}" for name in ("checkpoint", "checkpoints", "label")
+}
 
 
 def planned(settings: dict[str, Any], **facts: Any) -> Plan:
@@ -95,7 +97,7 @@ def planned(settings: dict[str, Any], **facts: Any) -> Plan:
         "train": 500,
         "test": 100,
         "fingerprint": "f",
-        "models": {model.label: ModelFacts((8, 8), 1000, digest, 1e-3)},
+        "models": {model.name_in_results: ModelFacts((8, 8), 1000, digest, 1e-3)},
         "code": {"mine:score": "c"},
     }
     return make_plan(experiment, Facts(**{**given, **facts}))

@@ -101,7 +101,10 @@ def test_a_scale_changes_what_it_lists_and_the_name(write) -> None:
         ("{landscape: {}, methods: [conventional]}", "a landscape is a plane through two methods' networks"),
         ("fusion: {alignment: weight}", r"'pruning.fusion.alignment' is \"weight\": it should be 'activations'"),
         ("fusion: [{samples: 0}]", r"'pruning.fusion.0.samples' is 0: it should be greater than 0"),
-        ("pipelines: [whole]", r"'pruning.pipelines.0' is \"whole\": it should be 'whole-data', 'fap' or 'paf'"),
+        (
+            "pipelines: [whole]",
+            r"'pruning.pipelines.0' is \"whole\": it should be 'whole-data', 'fap', 'paf' or 'fuse'",
+        ),
     ],
 )
 def test_bad_pruning_is_one_clear_sentence(write, text: str, message: str) -> None:

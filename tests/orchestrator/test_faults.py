@@ -155,7 +155,8 @@ def driver(folder: Path, *arguments: str, experiment: Experiment = EXPERIMENT) -
     )
 
 
-@pytest.mark.parametrize("place", [pytest.param("train", marks=pytest.mark.slow), "sweep"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["train", "sweep"])
 def test_a_killed_driver(order: Callable, calm: Path, tmp_path: Path, place: str) -> None:
     folder = tmp_path / "run"
     order("kill_driver", place, after=6 if place == "train" else 1, run=str(folder))
@@ -195,7 +196,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
 @pytest.mark.parametrize(
     ("number", "times"),
     [
-        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
         (signal.SIGTERM, 1),
         pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
@@ -208,7 +209,7 @@ def test_a_stopped_run_says_how_to_go_on(
     """By Ctrl-C, once or twice, by a batch system that takes the machine away, by a terminal that is closed."""
     folder = tmp_path / "run"
     order("hang", "train", after=6)
-    process = driver(folder)
+    process = driver(folder, "--set", "resources.snapshot_every=10")
     wait_for(lambda: (folder / "driver.json").exists() and not Path(os.environ["FAULT_ORDER"]).exists())
     status = subprocess.run(
         [sys.executable, "-m", "orchestrator", "status", str(folder)], capture_output=True, text=True, check=True
@@ -223,11 +224,13 @@ def test_a_stopped_run_says_how_to_go_on(
             process.send_signal(number)
         time.sleep(0.5)
     _, stderr = process.communicate(timeout=600)
-    assert process.returncode == 130
+    assert process.returncode == (130 if number == signal.SIGINT else 75)
+    by = "" if number == signal.SIGINT else f" by {number.name}"
     assert stderr.strip().splitlines()[-1] == (
-        f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there"
+        f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there"
     )
     assert not (folder / "driver.json").exists()
+    assert os.listdir(folder / "snapshots"), "a training has left what it was after its last epoch"
     wait_for(lambda: not any(is_process(pid) for pid in started))
     assert start(folder).complete
     assert_equal(folder, calm)
@@ -250,6 +253,7 @@ def test_what_happens_to_ray_is_no_failure_of_a_stage(order: Callable, calm: Pat
     assert_equal(folder, calm)
 
 
+@pytest.mark.slow
 def test_a_second_driver_says_who_is_at_work(order: Callable, calm: Path, tmp_path: Path) -> None:
     first, folder = Lease(Store(tmp_path / "run")), tmp_path / "run"
     first.renew({}, now=True)
@@ -363,6 +367,17 @@ def test_a_stage_over_its_time_limit(half: Path, calm: Path, order: Callable) ->
     assert_equal(half, calm)
 
 
+def test_a_stage_that_cannot_be_interrupted_ends_its_worker_and_has_failed(
+    half: Path, calm: Path, order: Callable
+) -> None:
+    order("hang_for_ever", "sweep")
+    result = start(half, changed(resources={"compress": {"time_limit": 1}}))
+    assert result.done == 7
+    assert [*result.failed.values()] == ["OutOfTime: the stage took longer than its time_limit of 1 s"]
+    assert start(half, retry_failed=True).complete
+    assert_equal(half, calm)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_task_that_runs_out_of_memory(
@@ -404,10 +419,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize(
-    ("place", "after", "what"),
-    [pytest.param("train", 12, "artifacts", marks=pytest.mark.slow), ("sweep", 1, "results")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "after", "what"), [("train", 12, "artifacts"), ("sweep", 1, "results")])
 def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, after: int, what: str) -> None:
     folder, filler = small_disk / "run", small_disk / "filler"
     order("fill_disk", place, after=after, file=str(filler))

@@ -86,7 +86,7 @@ def made_up_facts(experiment: Experiment) -> Facts:
     """What `gather` would find, without data and networks."""
     drawing = frozenset({"taylor", "hessian", "chip", "random", "elimination", "reconstruction"})
     networks = {
-        model.label: ModelFacts((64, 32, 16), 10_000, "0123456789abcdef" if model.checkpoint else None, 0.001)
+        model.name_in_results: ModelFacts((64, 32, 16), 10_000, "0123456789abcdef" if model.checkpoint else None, 0.001)
         for model in experiment.models
     }
     code = {"own:biggest_bias": "00aa", "own:average": "00bb"}

@@ -48,7 +48,15 @@ def test_names_alone_stand_for_mappings(tmp_path: Path) -> None:
     assert experiment.dataset.name == "digits"
     assert [model.name for model in experiment.models] == ["resnet10"]
     listed = load(tmp_path, "name: e\ndataset: digits\nmodels: [resnet10, {name: vgg11_bn, width: 0.5}]\n")
-    assert [model.label for model in listed.models] == ["resnet10", "vgg11_bn-w0.5"]
+    assert [model.name_in_results for model in listed.models] == ["resnet10", "vgg11_bn-w0.5"]
+
+
+def test_variants_of_one_model_are_told_apart_by_their_labels(tmp_path: Path) -> None:
+    plain = "name: e\ndataset: digits\nmodels: [{name: resnet10}, {name: resnet10, options: {a: 1}%s}]\n"
+    listed = load(tmp_path, plain % ", label: other")
+    assert [model.name_in_results for model in listed.models] == ["resnet10", "other"]
+    with pytest.raises(ValueError, match=r"models has the same twice \(resnet10, resnet10\).*give each a label"):
+        load(tmp_path, plain % "")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,7 @@ def test_names_alone_stand_for_mappings(tmp_path: Path) -> None:
         ("seeds: 3\n", r"'seeds' is 3: it should be a list, such as \[3\]$"),
         ("training: {epochs: true}\n", "'training': epochs is true: it is no switch, give a value$"),
         ("pruning: {sparsities: []}\n", r"'pruning.sparsities' is \[\]: it should have at least 1 item, not 0$"),
+        ("training: 3\n", "'training' is 3: it should be a mapping of settings$"),
         ("training: {epochs: 1:30}\n", "'training.epochs' is \"1:30\": it should be a valid integer"),
     ],
 )

@@ -30,7 +30,7 @@ def test_the_published_gains_are_the_differences_of_the_published_accuracies() -
 
 def test_published_names_are_ours() -> None:
     cells = published.comparisons()
-    assert set(cells["network"]) <= {*MODELS, ModelConfig(name="torchvision.models:resnet50").label}
+    assert set(cells["network"]) <= {*MODELS, ModelConfig(name="torchvision.models:resnet50").name_in_results}
     assert set(cells["criterion"]) <= set(CRITERIA)
     assert {name.partition("(")[0] for name in published.distributions()["method"]} <= set(METHODS)
     assert set(published.base_models()["network"]) <= set(MODELS)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from workloads.structure.layers import get_layer
+from workloads.structure.layers import SILENT, get_layer
 
 
 class Call(NamedTuple):
@@ -63,16 +64,54 @@ def run_tapped(
     def after(name: str, tap: Tap) -> Callable[..., Tensor | None]:
         return lambda layer, args, output: tap(next_call(ended, name), layer, output)
 
+    silent = SilentLayers()
     with ExitStack() as hooks:
         for name, tap in (inputs or {}).items():
-            hook = before(name, tap)
-            hooks.enter_context(get_layer(model, name).register_forward_pre_hook(hook, with_kwargs=True))
+            layer, hook = get_layer(model, name), before(name, tap)
+            if SILENT in vars(layer):
+                silent.before[layer.weight] = layer, hook
+            else:
+                hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
         for name, tap in (outputs or {}).items():
-            hooks.enter_context(get_layer(model, name).register_forward_hook(after(name, tap)))
+            layer, made = get_layer(model, name), after(name, tap)
+            if SILENT in vars(layer):
+                silent.after[layer.weight] = layer, made
+            else:
+                hooks.enter_context(layer.register_forward_hook(made))
+        if silent.before or silent.after:
+            hooks.enter_context(silent)
         result: Tensor = model.eval()(images)
     for name in (inputs or {}).keys() - begun.keys() | (outputs or {}).keys() - ended.keys():
         raise ValueError(f"layer '{name}' did not run on these images, though it ran when the network was examined")
     return result
+
+
+class SilentLayers(TorchFunctionMode):
+    """Calls hooks of linear layers that do not run by themselves, since another module uses their weights.
+
+    Attributes:
+        before, after: by weight, the layer and its hook on what it reads, and on what it makes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[Tensor, tuple[nn.Module, Callable[..., None]]] = {}
+        self.after: dict[Tensor, tuple[nn.Module, Callable[..., Tensor | None]]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is not nn.functional.linear:
+            return func(*args, **(kwargs or {}))
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
+        tensor, weight = given["input"], given["weight"]
+        if weight in self.before:
+            layer, hook = self.before[weight]
+            hook(layer, (tensor,), {})
+        result = func(*args, **(kwargs or {}))
+        if weight in self.after:
+            layer, made = self.after[weight]
+            changed = made(layer, (tensor,), result)
+            result = result if changed is None else changed
+        return result
 
 
 def channel_dim(layer: nn.Module) -> int:

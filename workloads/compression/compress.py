@@ -24,7 +24,7 @@ from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig,
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
-from workloads.structure.groups import Maps, apply
+from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
 T = TypeVar("T")
@@ -106,6 +106,7 @@ def compress(
     originals: Sequence[int] | None = None,
     parameters: int | None = None,
     scored: Callable[[int], tuple[Pairings, Tensor]] | None = None,
+    sizes: Mapping[int, int] | None = None,
 ) -> Network:
     """A narrower copy of the network.
 
@@ -116,12 +117,17 @@ def compress(
         originals: pairings of each group before any pruning, which sparsity refers to; None: as they are.
         parameters: of the network before any pruning, for sparsities of weights; None: before batch-norm was merged.
         scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
+        sizes: in place of a sparsity, how many pairings groups keep, in the order in which they are narrowed.
 
     Raises:
         ValueError: options that a function does not have, images that it lacks, a weight sparsity that cannot be
             reached, or scores and maps that are no such.
     """
-    return _Compression(base, config, sources, scored).run(
+    compression = _Compression(base, config, sources, scored)
+    if sizes is not None:
+        compression.narrow_all(list(sizes), list(sizes.values()), order=1)
+        return compression.network
+    return compression.run(
         originals or [group.size for group in base.structure.groups],
         parameters or base.parameters or parameter_count(base.model),
     )
@@ -199,7 +205,7 @@ class _Compression:
                 round_to=config.round_to,
                 scores=scores,
             )
-            self.narrow_all(numbers, sizes)
+            self.narrow_all(numbers, sizes, order=-1 if config.order == "input-first" else 1)
             gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
             reached = 1 - parameter_count(self.network.model) / parameters
             if config.sparsity_of == "neurons" or config.sparsity == 0 or reached >= config.sparsity:
@@ -208,13 +214,12 @@ class _Compression:
                 raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
             gaining |= gained
 
-    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int]) -> None:
-        """Bring groups of the base to these sizes, one after the other, and repair the network."""
+    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int], order: int) -> None:
+        """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
         self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
-        order = -1 if self.config.order == "input-first" else 1
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
                 self.narrow(number, m)
@@ -250,7 +255,7 @@ class _Compression:
                 "model": model,
                 "group": group,
                 "statistics": statistics,
-                "original": (self.base.model, self.base.structure.groups[number]),
+                "original": self.original_of(number, group),
                 "images": self.images,
                 "batches": self.batches,
                 "example": self.sources.example,
@@ -262,6 +267,7 @@ class _Compression:
         model, structure, statistics, places, _ = self.network
         group = structure.groups[number]
         apply(model, group, pair)
+        model.train().eval()  # some modules keep what follows from weights until they are trained
         self.wanted = narrowed_statistics(self.wanted, group, pair)
         self.network = Network(
             model,
@@ -269,6 +275,13 @@ class _Compression:
             narrowed_statistics(statistics, group, pair),
             {**places, number: pair.places},
         )
+
+    def original_of(self, number: int, group: Group) -> tuple[nn.Module, Group]:
+        """The network before any compression and the group in that; as it is now, if another kind of group has taken
+        some of the group's channels, such as whole heads those of dimensions."""
+        before = self.base.structure.groups[number]
+        shapes = [[member.index.shape for member in each.members] for each in (before, group)]
+        return (self.base.model, before) if shapes[0] == shapes[1] else (self.network.model, group)
 
 
 def without_bias(model: nn.Module) -> list[str]:

@@ -1,11 +1,12 @@
 """Covariances of what layers read, over images and positions: all from one pass, and kept for the next call.
 
-A criterion is called for one group after the other, each time with the same network and the same images.
+A criterion or method is called for one group after the other, each time with the same network and the same images.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,23 @@ ROWS = 40_000  # of what a layer reads that are looked at, where there are more
 MOST_CHANNELS = 4096  # of layers that share the pass
 
 
-_last: Remembered[dict[str, Tensor]] = Remembered()
+class Moments(NamedTuple):
+    """Of the inputs of a layer, float64: number of rows, their sum (n,), and that of their products (n, n)."""
+
+    rows: Tensor
+    total: Tensor
+    products: Tensor
+
+    def covariance(self) -> Tensor:
+        """(n, n), about the mean."""
+        return self.about_zero() - torch.outer(self.total / self.rows, self.total / self.rows)
+
+    def about_zero(self) -> Tensor:
+        """(n, n) mean products."""
+        return self.products / self.rows
+
+
+_last: Remembered[dict[str, Moments]] = Remembered()
 
 
 def covariance_of(model: nn.Module, member: Member, images: Sequence[Tensor], seed: int) -> Tensor:
@@ -31,13 +48,25 @@ def covariance_of(model: nn.Module, member: Member, images: Sequence[Tensor], se
         images: batches (B, C, H, W).
         seed: of the rows that are looked at.
     """
+    return slot_by_slot(model, member, images, seed, Moments.covariance)
+
+
+def products_of(model: nn.Module, member: Member, images: Sequence[Tensor], seed: int) -> Tensor:
+    """(n, n) float64 mean products of what a consumer reads, likewise: how alike neurons are, their means included."""
+    return slot_by_slot(model, member, images, seed, Moments.about_zero)
+
+
+def slot_by_slot(
+    model: nn.Module, member: Member, images: Sequence[Tensor], seed: int, moment: Callable[[Moments], Tensor]
+) -> Tensor:
+    """A moment of what a consumer reads, mean over the several inputs of each pairing."""
     layer = get_layer(model, member.layer)
     if layer.weight.shape[member.axis] > MOST_CHANNELS:
-        return covariances(model, {member.layer: member.index}, images, seed)[member.layer]
-    shared = _last.get(model, (digest(images), seed), lambda: covariances(model, shared_layers(model), images, seed))
+        return moment(input_moments(model, {member.layer: member.index}, images, seed)[member.layer])
+    shared = _last.get(model, (digest(images), seed), lambda: input_moments(model, shared_layers(model), images, seed))
     if member.layer not in shared:
         raise ValueError(f"layer '{member.layer}' did not run on these images, though it ran when it was examined")
-    full = shared[member.layer]
+    full = moment(shared[member.layer])
     slots = [full[index][:, index] for index in member.index.T]
     return torch.stack(slots).mean(0)
 
@@ -60,10 +89,10 @@ def shared_layers(model: nn.Module) -> dict[str, Tensor | None]:
 
 
 @torch.no_grad()
-def covariances(
+def input_moments(
     model: nn.Module, layers: Mapping[str, Tensor | None], images: Sequence[Tensor], seed: int
-) -> dict[str, Tensor]:
-    """By layer that runs, the covariance of its inputs; or of pairings, where an index (n, r) says which they have."""
+) -> dict[str, Moments]:
+    """By layer that runs, the moments of its inputs; or of pairings, where an index (n, r) says which they have."""
     generator = torch.Generator().manual_seed(seed)
     wanted = max(1, ROWS // max(1, len(images)))
     sums: dict[str, list[Tensor]] = {}
@@ -87,7 +116,4 @@ def covariances(
             hooks.callback(layer.register_forward_pre_hook(hook(name), with_kwargs=True).remove)
         for batch in images:
             model.eval()(batch)
-    return {
-        name: squares / count - torch.outer(total / count, total / count)
-        for name, (count, total, squares) in sums.items()
-    }
+    return {name: Moments(*parts) for name, parts in sums.items()}

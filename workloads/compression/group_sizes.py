@@ -12,6 +12,8 @@ from workloads.structure.groups import THROUGH, Group, Structure
 from workloads.structure.layers import get_layer, made_dim
 
 BISECTIONS = 40
+OVERLAPPING = ("heads", "query-key", "value-output")
+"""Kinds of groups that hold the same channels in two ways."""
 
 
 def size_after(size: int, sparsity: float) -> int:
@@ -20,8 +22,11 @@ def size_after(size: int, sparsity: float) -> int:
 
 
 def smallest(group: Group) -> int:
-    """The least size: a grouped convolution keeps two groups, as with `groups=1` it would look like an ordinary one."""
-    return min(group.size, 2) if any(group.on(THROUGH)) else 1
+    """The least size: of a single group of channels or a single head nobody could tell that it is one of several.
+
+    A grouped convolution with `groups=1` looks like an ordinary one; so does attention with one head, or one dimension.
+    """
+    return min(group.size, 2) if any(group.on(THROUGH)) or group.kind in OVERLAPPING else 1
 
 
 def fitted(group: Group, m: int, round_to: int) -> int:
@@ -111,14 +116,17 @@ def parameters_after(
 ) -> int:
     """Parameters that the network will have once some groups have these sizes and some layers gained a bias."""
     shapes: dict[tuple[str, str], list[int]] = {}
+    overlapping = {group.number for group in structure.groups if group.kind in OVERLAPPING} & sizes.keys()
     for number, m in sizes.items():
-        group = structure.groups[number]
+        group = structure.groups[number]  # which loses channels once groups of other kinds are narrowed
         for member in group.members:
             layer = get_layer(model, member.layer)
             for name, dim in member.tensors(model):
                 if name in layer._parameters:
                     shape = shapes.setdefault((member.layer, name), list(getattr(layer, name).shape))
                     shape[dim] -= (group.size - m) * member.index.shape[1]
+        if number in overlapping:
+            structure = structure.narrowed(number, m)
     total = parameter_count(model)
     for layer_name, name in shapes:
         total -= getattr(get_layer(model, layer_name), name).numel() - torch.Size(shapes[layer_name, name]).numel()

@@ -16,7 +16,8 @@ class Pairings:
     Attributes:
         incoming: (n, d_in) weights that produce the activation, all producing layers side by side.
         bias: (n, k) biases of the k producing layers that have one.
-        outgoing: (n, d_out) weights that consume the activation, all consuming layers side by side.
+        outgoing: (n, d_out) weights that consume the activation, all consuming layers side by side; d_out is 0 for
+            queries and keys, which are consumed by each other.
     """
 
     def __init__(self, model: nn.Module, group: Group):
@@ -31,7 +32,7 @@ class Pairings:
         self.size = group.size
         self.incoming = torch.cat(incoming, 1).detach()
         self.bias = torch.cat(bias, 1).detach() if bias else self.incoming.new_zeros(group.size, 0)
-        self.outgoing = torch.cat(outgoing, 1).detach()
+        self.outgoing = torch.cat(outgoing, 1).detach() if outgoing else self.incoming.new_zeros(group.size, 0)
         self._distances: dict[float, Tensor] = {}
 
     @functools.cached_property

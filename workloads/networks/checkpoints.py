@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from workloads.config import ModelConfig
 from workloads.networks.models import build
-from workloads.structure.layers import resize
+from workloads.structure.attention import OpenedAttention, opened
+from workloads.structure.layers import RECORDED, record, resize
+from workloads.structure.reshaping import InfersLastSizes, infer_last_sizes
+from workloads.structure.standardised import KeepsWeights, keeping
+from workloads.structure.windows import OpenedWindowAttention
 
 FORMAT = "metaprune-2"
 
@@ -73,7 +77,7 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     stored = {name: tensor for name, tensor in state.items() if name not in tied}
     frozen = sorted(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
     text = json.dumps(asdict(description), sort_keys=True)
-    parameters = json.dumps({"tied": tied, "frozen": frozen}, sort_keys=True)
+    parameters = json.dumps({"tied": tied, "frozen": frozen, **modules_changed(model)}, sort_keys=True)
     header = {"format": FORMAT, "description": text, "parameters": parameters}
     return safetensors.torch.save(stored, {**header, "sha256": digest(stored, text + parameters)})
 
@@ -103,13 +107,47 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
     state |= {name: state[same] for name, same in known.get("tied", {}).items()}
+    change_modules(model, known)
     fit(model, state)
+    for name, sizes in known.get("sizes", {}).items():
+        for attribute, size in sizes.items():
+            record(model.get_submodule(name), attribute, size)
     model.load_state_dict(state)
     for name, same in known.get("tied", {}).items():
         tie(model, name, same)
     for name, parameter in model.named_parameters() if "frozen" in known else ():
         parameter.requires_grad_(name not in known["frozen"] and parameter.is_floating_point())
     return model.eval(), Description(**{**asdict(description), "widths": tuple(description.widths)})
+
+
+def modules_changed(model: nn.Module) -> dict[str, Any]:
+    """What a network's modules are besides what their classes make them, as far as there is any.
+
+    Names of attentions that were opened, sizes that modules recorded of narrowed groups, modules that infer sizes,
+    and convolutions that keep their weights.
+    """
+    changed: dict[str, Any] = {"opened": [], "sizes": {}, "inferring": [], "keeping": []}
+    for name, module in model.named_modules():
+        if isinstance(module, (OpenedAttention, OpenedWindowAttention)):
+            changed["opened"].append(name)
+        if isinstance(module, InfersLastSizes):
+            changed["inferring"].append(name)
+        if isinstance(module, KeepsWeights):
+            changed["keeping"].append(name)
+        if sizes := vars(module).get(RECORDED):
+            changed["sizes"][name] = sizes
+    return {kind: found for kind, found in changed.items() if found}
+
+
+def change_modules(model: nn.Module, known: Mapping[str, Any]) -> None:
+    """Open attentions, and let modules infer sizes and keep weights as in the network that was stored."""
+    if known.get("opened"):
+        opened(model)
+    for name in known.get("inferring", ()):
+        infer_last_sizes(model.get_submodule(name))
+    for name in known.get("keeping", ()):
+        module = model.get_submodule(name)
+        module.__class__ = keeping(type(module))
 
 
 def ties(model: nn.Module) -> dict[str, str]:
@@ -194,8 +232,11 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_width: bool = False) -> None:
     """Load a published state dict into a network of the same widths.
+
+    Args:
+        any_width: give the network the widths of the state dict, and the biases, where they are others.
 
     Raises:
         ValueError: names or shapes differ; the first few are named.
@@ -204,10 +245,16 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
     given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     unlike = [
-        f"{k} is {given[k]}, not {expected[k]}" for k in expected.keys() & given.keys() if given[k] != expected[k]
+        f"{k} is {given[k]}, not {expected[k]}"
+        for k in expected.keys() & given.keys()
+        if (len(given[k]) != len(expected[k]) if any_width else given[k] != expected[k])
     ]
+    if any_width:
+        unknown = [k for k in unknown if not (k.endswith(".bias") and f"{k.removesuffix('bias')}weight" in expected)]
     if missing or unknown or unlike:
         problems = [f"it lacks {', '.join(missing[:3])}"] * bool(missing)
         problems += [f"it has an unknown {', '.join(unknown[:3])}"] * bool(unknown) + sorted(unlike)[:3]
         raise ValueError(f"model.checkpoint '{origin}' does not fit the model: {'; '.join(problems)}")
+    if any_width:
+        fit(model, state)
     model.load_state_dict(dict(state), strict=False)

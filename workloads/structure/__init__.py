@@ -22,8 +22,15 @@ are narrowed as a whole: its *pairings* are the 8 sets of tied labels. An operat
 channels, such as a softmax over them, keeps them as they are, with the reason. At last every group is tried out on
 numbers: pairings in another order must change nothing, and removing pairings must be the same as not reading them.
 
+Attention multiplies activations with each other, head by head. Its channels cannot go one by one, but whole heads can,
+and so can the same dimensions of every head. That is a second and a third way to read one recording (`Cut`): heads at
+equal places are tied, or dimensions at equal places of all heads. `attending` says what the products do, `heads` makes
+groups of it.
+
 The modules, from the bottom: `labels` (numbers for the values of a tensor), `layers` (parameters of other sizes),
-`groups` (what is found, and narrowing it), `recording` (one forward pass), `moving`, `combining` and `layering` (rules
-for operations), `rules` (the table of all operations: look here to support one more), `trial`, `finding` (from a
-recording to groups), `showing` (in words), `batch_norm` and `network` (a network ready to be compressed).
+`reshaping` (modules that infer sizes), `standardised` (convolutions that standardise their weights), `windows` and
+`attention` (torchvision's and PyTorch's attention, opened), `groups` (what is found, and narrowing it), `recording`
+(one forward pass), `moving`, `combining`, `attending` and `layering` (rules for operations), `rules` (the table of all
+operations: look here to support one more), `trial`, `findings` (which channels belong together), `heads` and `finding`
+(from a recording to groups), `showing` (in words), `batch_norm` and `network` (a network ready to be compressed).
 """

@@ -6,7 +6,15 @@ import torch
 
 from workloads.structure.groups import ADDED, SCALE
 from workloads.structure.labels import compact, dims_of
-from workloads.structure.recording import Labels, Operation, Recording, mixes
+from workloads.structure.recording import (
+    ALL_CUTS,
+    NOT_HEADS,
+    Labels,
+    Operation,
+    Recording,
+    cuts_along,
+    mixes,
+)
 
 AVERAGES = {"mean", "var", "std", "var_mean", "amax", "amin"}
 """Reductions that stay the same where every value is there twice."""
@@ -38,10 +46,12 @@ def combined(recording: Recording, operands: Sequence[Operand]) -> Labels:
                 recording.fix(labels, f"{recording.place} spreads it over other channels")
                 continue
             others = [*operands[:number], *operands[number + 1 :]]
-            if any(meets_fixed_size(dims, other) for other in others):
-                recording.fix(labels, f"{recording.place} combines it with a tensor of fixed size")
-                if not recording.are_made(labels):
-                    continue  # such as the windows of a mask: nothing that is made can depend on them
+            fixed = [met for other in others if (met := fixed_along(dims, other))]
+            for met in fixed:
+                cuts = cuts_along(dims, met) if met < dims else ALL_CUTS
+                recording.fix(labels, f"{recording.place} combines it with a tensor of fixed size", cuts)
+            if fixed and not recording.are_made(labels):
+                continue  # such as the windows of a mask: nothing that is made can depend on them
             place = next((k for k, known in enumerate(results) if dims & dims_of(known) or not dims), None)
             if place is None:
                 results.append(labels)
@@ -53,12 +63,12 @@ def combined(recording: Recording, operands: Sequence[Operand]) -> Labels:
     return tuple(labels.reshape([1] * (ndim - labels.ndim) + list(labels.shape)) for labels in results)
 
 
-def meets_fixed_size(dims: set[int], operand: Operand) -> bool:
-    """Whether a tensor extends along dimensions along which it carries nothing."""
+def fixed_along(dims: set[int], operand: Operand) -> set[int]:
+    """Those of these dimensions along which a tensor extends, if it carries nothing along any of them."""
     shape, carried = operand
-    return not any(dims & dims_of(labels) for labels in carried) and any(
-        -dim <= len(shape) and shape[dim] > 1 for dim in dims
-    )
+    if any(dims & dims_of(labels) for labels in carried):
+        return set()
+    return {dim for dim in dims if -dim <= len(shape) and shape[dim] > 1}
 
 
 def gated(recording: Recording, operation: Operation) -> list[Labels]:
@@ -80,21 +90,35 @@ def reduced(recording: Recording, operation: Operation) -> list[Labels]:
     dims = {dim - source.ndim if dim >= 0 else dim for dim in given}
     kept = []
     for labels in recording.carried(source):
-        if not dims_of(labels) & dims:
-            rest = [size for dim, size in enumerate(labels.shape) if dim - labels.ndim not in dims]
-            kept.append(labels if operation.results[0].ndim == source.ndim else labels.reshape(rest))
-        elif name in AVERAGES:
-            recording.average(labels)
-        else:
-            recording.fix(labels, f"{recording.place} mixes its channels ({name})")
+        found: torch.Tensor | None = labels
+        if dims_of(labels) & dims:
+            found = averaged(recording, labels, dims) if name in AVERAGES else mixed(recording, operation, labels, dims)
+        if found is not None:
+            rest = [size for dim, size in enumerate(found.shape) if dim - found.ndim not in dims]
+            kept.append(found if operation.results[0].ndim == source.ndim else found.reshape(rest))
     return [tuple(kept)] * len(operation.results)
 
 
+def averaged(recording: Recording, labels: torch.Tensor, dims: set[int]) -> torch.Tensor | None:
+    """A norm or a mean is taken along some dimensions; what heads remain, where labels change along others too."""
+    outer = dims_of(labels) - dims
+    recording.average(labels, NOT_HEADS if outer else ALL_CUTS)
+    return recording.heads_along(labels, outer) if outer else None
+
+
+def mixed(recording: Recording, operation: Operation, labels: torch.Tensor, dims: set[int]) -> torch.Tensor | None:
+    """Values along some dimensions depend on each other; what heads remain."""
+    return recording.mix(labels, dims, f"{recording.place} mixes its channels ({operation.name})")
+
+
 def along_dimension(recording: Recording, operation: Operation) -> list[Labels]:
-    """Values along one dimension depend on each other, such as in a softmax."""
+    """Values along one dimension depend on each other, such as in a softmax; that of a row of logits is still known."""
     source, dim = operation.tensors[0], operation.argument(1, operation.kwargs.get("dim", -1))
     dims = {dim - source.ndim if dim >= 0 else dim}
-    return [unmixed(recording, operation, recording.carried(source), dims)] * len(operation.results)
+    carried = recording.carried(source)
+    free = unmixed(recording, operation, carried, dims)
+    of_logits = source.ndim == 2 and operation.name in ("_softmax", "_log_softmax")
+    return [carried if of_logits else free] * len(operation.results)
 
 
 def pooled(recording: Recording, operation: Operation) -> list[Labels]:
@@ -109,7 +133,5 @@ def pooled(recording: Recording, operation: Operation) -> list[Labels]:
 
 def unmixed(recording: Recording, operation: Operation, carried: Labels, dims: set[int]) -> Labels:
     """What stays the same along dimensions whose values depend on each other; the rest has to stay as it is."""
-    for labels in carried:
-        if dims_of(labels) & dims:
-            recording.fix(labels, f"{recording.place} mixes its channels ({operation.name})")
-    return tuple(labels for labels in carried if not dims_of(labels) & dims)
+    kept = [mixed(recording, operation, each, dims) if dims_of(each) & dims else each for each in carried]
+    return tuple(labels for labels in kept if labels is not None)

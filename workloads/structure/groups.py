@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from workloads.config import Kind
-from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, remap, resize, selected
+from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, record, remap, resize, selected
+from workloads.structure.reshaping import infer_last_sizes
 
 
 class Side(StrEnum):
@@ -110,13 +111,30 @@ class Group:
         number: its place among the groups that are pruned.
         size: pairings.
         members: the sides of layers that hold them, in the order in which they run.
-        kind: `channels`; `hidden`, units between linear layers; or `residual`, channels over which a norm is taken.
+        kind: `channels`; `hidden`, units between linear layers; `residual`, channels over which a norm is taken;
+            `heads` of attention; or dimensions of every head, of queries and keys (`query-key`) or of values
+            (`value-output`).
+        attributes: modules, and whole numbers that they record, such as `num_heads`, which are multiples of the size.
+        inferring: modules whose tensors have to get their last size from how many values there are.
+        rescaled: what makes queries and keys, where a factor of their product follows from the size, such as 1/√n, for
+            which their weights have to make up.
+        power: of the size, to which each of the two is to be proportional: 1/4 where the factor is 1/√n.
+        inside: of heads whose dimensions nothing else depends on: the members, of queries and keys and of values and
+            outputs, that hold these dimensions.
+        loose: whether a pairing has several channels that could be in another order among themselves, as those of a
+            group-norm's or a grouped convolution's groups: maps of pairings do not reach them.
     """
 
     number: int
     size: int
     members: tuple[Member, ...]
     kind: Kind = "channels"
+    attributes: tuple[tuple[str, str], ...] = ()
+    inferring: tuple[str, ...] = ()
+    rescaled: tuple[Member, ...] = ()
+    power: float = 0.25
+    loose: bool = False
+    inside: tuple[tuple["Member", ...], ...] = ()
 
     def on(self, *sides: str) -> Iterator[Member]:
         """The members with one of these sides."""
@@ -150,6 +168,7 @@ class Structure:
         kept: (layer, reason) for each group that cannot be pruned and stays as it is.
         opaque: layers whose module returns something else than what its weights made, such as an activation of it.
         sizes: of the layers with weights, by name.
+        silent: layers whose weights another module uses, so that they do not run by themselves; opaque too.
     """
 
     groups: tuple[Group, ...]
@@ -157,6 +176,7 @@ class Structure:
     kept: tuple[tuple[str, str], ...] = ()
     opaque: frozenset[str] = frozenset()
     sizes: Mapping[str, LayerSize] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
     def of_kinds(self, kinds: Collection[str]) -> "Structure":
         """With the groups of some kinds alone."""
@@ -175,13 +195,27 @@ class Structure:
         def moved(member: Member, group: Group) -> Member:
             gone = dropped.get(member.place)
             index = member.index[:m] if group is narrow else member.index
-            return member if gone is None else replace(member, index=moved_up(index, gone))
+            return member if gone is None else replace(member, index=moved_up(without(index, gone), gone))
+
+        def inner(member: Member) -> Member:
+            gone = dropped.get(member.place)
+            if gone is None:
+                return member
+            stays = ~torch.isin(member.index, gone)
+            index = member.index[stays.any(1)][:, stays.any(0)]  # whole heads, or the same dimensions of each, are gone
+            return replace(member, index=moved_up(index, gone))
 
         groups = tuple(
             replace(
-                group, size=m if group is narrow else group.size, members=tuple(moved(x, group) for x in group.members)
+                group,
+                size=m if group is narrow else group.size,
+                members=tuple(moved(member, group) for member in group.members),
+                rescaled=tuple(
+                    replace(member, index=kept_places(member, dropped).unsqueeze(1)) for member in group.rescaled
+                ),
+                inside=tuple(tuple(inner(member) for member in members) for members in group.inside),
             )
-            if any(member.place in dropped for member in group.members)
+            if any(member.place in dropped for member in (*group.members, *group.rescaled))
             else group
             for group in self.groups
         )
@@ -192,6 +226,12 @@ class Structure:
             for layer, size in self.sizes.items()
         }
         return replace(self, groups=groups, sizes=sizes)
+
+
+def without(index: Tensor, gone: Tensor) -> Tensor:
+    """The channels (n, r) of pairings without those that are gone, equally many of each, such as those of a head."""
+    stays = ~torch.isin(index, gone)
+    return index if bool(stays.all()) else index[stays].view(len(index), -1)
 
 
 @dataclass(frozen=True)
@@ -256,6 +296,34 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
             narrow(layer, member, maps.P)
         else:
             narrow_outputs(layer, member, maps)
+    follow_size(model, group, len(maps.P))
+
+
+def follow_size(model: nn.Module, group: Group, m: int) -> None:
+    """Bring what modules record of a group's size to m, and make up for a scale that follows from it."""
+    if m == group.size:
+        return
+    for module, name in group.attributes:
+        record(get_layer(model, module), name, getattr(get_layer(model, module), name) * m // group.size)
+    for module in group.inferring:
+        infer_last_sizes(get_layer(model, module))
+    dropped = {member.place: member.index[m:].flatten() for member in group.members}
+    for member in group.rescaled:
+        layer, places = get_layer(model, member.layer), kept_places(member, dropped)
+        for name, dim in member.tensors(model):
+            tensor = getattr(layer, name)
+            factors = torch.ones(tensor.shape[dim], dtype=torch.float64).index_fill(
+                0, places, (m / group.size) ** group.power
+            )
+            shape = [-1 if number == dim else 1 for number in range(tensor.ndim)]
+            resize(layer, name, tensor * factors.view(shape).to(tensor))
+
+
+def kept_places(member: Member, dropped: Mapping[tuple[str, str, int], Tensor]) -> Tensor:
+    """Where the channels of a member are once others of its parameter are gone, as far as they stay."""
+    gone = dropped.get(member.place, torch.empty(0, dtype=torch.int64))
+    index = member.index.flatten()
+    return moved_up(index[~torch.isin(index, gone)], gone)
 
 
 def narrow(layer: Any, member: Member, matrix: Tensor) -> None:

@@ -5,7 +5,8 @@ dimension along which the labels stay the same. The activation of a convolution,
 (1, 64, 1, 1).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from math import prod
 
 import numpy
 import torch
@@ -38,6 +39,14 @@ def along(numbers: Tensor, ndim: int, dim: int) -> Tensor:
     return numbers.view(shape)
 
 
+def in_rows(labels: Tensor, dims: Collection[int]) -> Tensor:
+    """(places, rest) the labels with what is at one place of some dimensions, counted from the last one, in a row."""
+    first = sorted(dim + labels.ndim for dim in dims)
+    rest = [dim for dim in range(labels.ndim) if dim not in first]
+    places = [labels.shape[dim] for dim in first]
+    return labels.permute(*first, *rest).reshape(prod(places), -1)
+
+
 def resized(labels: Tensor, shape: Sequence[int]) -> bool:
     """Whether the labels also describe a tensor of this shape: it has the same size wherever they change."""
     return labels.ndim == len(shape) and all(
@@ -63,3 +72,9 @@ def components(size: int, edges: Iterable[Tensor]) -> numpy.ndarray:
 def chain(numbers: Tensor) -> Tensor:
     """Edges (k − 1, 2) that unite all of the numbers."""
     return torch.stack([numbers[:-1], numbers[1:]], 1)
+
+
+def side_by_side(rows: Tensor) -> Tensor:
+    """Edges that unite the numbers of each row (rows, k), as far as there are any."""
+    edges = torch.stack([rows[:, :-1].flatten(), rows[:, 1:].flatten()], 1)
+    return edges[edges.min(1).values != NONE]

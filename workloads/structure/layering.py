@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workloads.structure.combining import combined
+from workloads.structure import attending
+from workloads.structure.combining import averaged, combined
 from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Axis
 from workloads.structure.labels import NONE, along, dims_of, pairs
 from workloads.structure.layers import BATCH_NORMS
@@ -133,17 +134,7 @@ def multiplied(
         return applied(recording, result, left, -1, of_right, -1, bias)
     if of_left:
         return applied(recording, result, right, -2, of_left, -2, bias)
-    results = []
-    for tensor, inner in ((left, -1), (right, -2)):
-        for labels in recording.carried(tensor):
-            dims = dims_of(labels)
-            if inner in dims:
-                recording.fix(labels, f"{recording.place} multiplies two activations along it, as attention does")
-            elif len(dims) > 1:
-                recording.fix(labels, f"{recording.place} divides it into heads ({operation.name})")
-            else:
-                results.append(labels)
-    carried = tuple(results)
+    carried = attending.product(recording, recording.carried(left), recording.carried(right))
     if bias is not None:
         carried = combined(recording, [(result.shape, carried), (bias.shape, recording.carried(bias))])
     return [carried]
@@ -221,9 +212,10 @@ def layer_norm(recording: Recording, operation: Operation) -> list[Labels]:
     x, shape = operation.args[:2]
     vectors = [tensor for tensor in operation.args[2:4] if isinstance(tensor, Tensor)]
     carried = recording.carried(x)
+    over = {-dim for dim in range(1, len(shape) + 1)}
     for labels in carried:
-        if any(dim >= -len(shape) for dim in dims_of(labels)):
-            recording.average(labels)
+        if dims_of(labels) & over:
+            averaged(recording, labels, over)
     for vector, side in zip(vectors, (SCALE, ADDED), strict=False):
         recording.use_as_vector(vector, side)
     operands = [(x.shape, carried), *((vector.shape, recording.carried(vector)) for vector in vectors)]

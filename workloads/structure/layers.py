@@ -11,6 +11,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 NORMS = (nn.modules.batchnorm._NormBase,)  # those over an image's positions too
+RECORDED = "_recorded_sizes"
+"""The attribute of a module that holds those of its attributes that were brought to other sizes, by name."""
+SILENT = "_silent"
+"""The attribute of a layer whose weight another module uses, so that its own forward does not run."""
 _SELECTED: Any = WeakTensorKeyDictionary()  # every layer of a group asks about the same matrix
 
 
@@ -96,6 +100,12 @@ def resize(layer: Any, name: str, tensor: Tensor) -> None:
         layer.num_features = len(tensor)
     if not type(layer).__module__.startswith("torch.nn.") and old is not None and old.ndim == tensor.ndim == 1:
         follow_vector(layer, len(old), len(tensor))
+
+
+def record(module: nn.Module, name: str, value: int) -> None:
+    """Set what a module records of a size, so that a stored network knows it."""
+    setattr(module, name, value)
+    vars(module).setdefault(RECORDED, {})[name] = value
 
 
 def follow_vector(layer: nn.Module, old: int, new: int) -> None:

@@ -74,6 +74,8 @@ def moved(recording: Recording, operation: Operation) -> list[Labels]:
     for labels in recording.carried(source):
         made = run_on(operation, labels.expand(source.shape))
         found.append(made)
+        if operation.name in RESHAPING:
+            recording.reshape(labels, compact(made[0]))
         if operation.name in SHUFFLING and len(dims_of(labels)) == 1:
             recording.divisions.append(labels.view(operation.args[1], -1))
         elif operation.name in RESHAPING and len(dims_of(labels)) == 1 and len(dims_of(part := compact(made[0]))) == 2:
@@ -135,3 +137,8 @@ def padded(recording: Recording, operation: Operation) -> list[Labels]:
             labels = compact(torch.constant_pad_nd(labels.expand(source.shape), amounts, NONE))
         results.append(labels)
     return [tuple(results)]
+
+
+def filled(recording: Recording, operation: Operation) -> list[Labels]:
+    """Tensors of the shape or format of another, with other values."""
+    return [()] * len(operation.results)

@@ -5,14 +5,19 @@ that the network runs; the table in `rules` says what the operation does to labe
 
 - that two labels are of one channel (`tie`), or must be removed together (`pair`),
 - that an axis makes channels, reads them, scales them … (`use`),
-- that channels have to stay as they are, and why (`fix`).
+- that channels have to stay as they are, and why (`fix`, or `mix` where whole rows of them could still go),
+- that a product of two activations divides channels into heads (`attend`).
+
+What is said holds for a `Cut`, a way to remove channels: one by one, as whole heads of attention, or the same
+dimensions inside every head. A rotary embedding, say, keeps a head's dimensions as they are, but not the head.
 
 Nothing else is known about a network: neither its classes nor its names.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -22,12 +27,65 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from workloads.structure.groups import Axis, Side
-from workloads.structure.labels import NONE, along, pairs
+from workloads.structure.labels import NONE, along, dims_of, in_rows, pairs, side_by_side
 from workloads.structure.layers import get_layer
 
 Labels = tuple[Tensor, ...]
 """What a tensor carries: for each independent division of its values into channels, a label tensor (see `labels`)."""
 OUTPUT = "is the network's output"
+
+
+class Cut(StrEnum):
+    """A way to remove channels: one by one, by whole heads, or by dimensions, the same ones in every head."""
+
+    CHANNELS = "channels"
+    HEADS = "heads"
+    DIMENSIONS = "dimensions"
+
+
+ALL_CUTS = frozenset(Cut)
+NOT_HEADS = frozenset({Cut.CHANNELS, Cut.DIMENSIONS})
+NOT_DIMENSIONS = frozenset({Cut.CHANNELS, Cut.HEADS})
+
+
+class Tie(NamedTuple):
+    """Labels (k, 2) of one and the same channel each, for these ways to remove channels."""
+
+    edges: Tensor
+    cuts: frozenset[Cut]
+
+
+class Fixed(NamedTuple):
+    """Labels that stay, for these ways to remove channels, with the reason, or `OUTPUT`."""
+
+    labels: Tensor
+    reason: str
+    cuts: frozenset[Cut]
+
+
+class Product(NamedTuple):
+    """A product of two activations that happens head by head.
+
+    Attributes:
+        module: the module that was running.
+        heads: (rows,) labels of the heads.
+        parts: (rows, k) labels of the dimensions of each head: of queries and keys, which are multiplied with each
+            other and vanish, or of values.
+        summed: whether the product sums over the dimensions of its parts, as that of queries and keys does.
+    """
+
+    module: str
+    heads: Tensor
+    parts: tuple[Tensor, ...]
+    summed: bool
+
+
+class Reshaped(NamedTuple):
+    """A tensor that a module brought to another shape: labels that it carries, and the sizes along them."""
+
+    module: str
+    labels: Tensor
+    sizes: frozenset[int]
 
 
 class Source(NamedTuple):
@@ -101,10 +159,14 @@ class Recording(TorchDispatchMode):
         follow: gives the results of an operation their labels (see `rules`).
         axes: all axes that took part, in the order of their labels.
         uses: what they do, in the order in which it happened.
-        ties: (k, 2) labels of one and the same channel.
+        ties: labels of one and the same channel.
         pairings: (k, 2) labels of channels that can only be removed together.
-        fixed: labels that stay, with the reason, or `OUTPUT`.
+        fixed: labels that stay, with the reason.
         averaged: labels of channels over which a norm or a mean is taken.
+        heads: (rows, k) labels of heads, followed by those of what each of them is made of.
+        products: of two activations, head by head.
+        reshaped: tensors that got another shape, which a module may have recorded.
+        silent: layers whose weight another module uses, so that they do not run by themselves.
         made: the outputs of layers, in the order in which they were made.
         calls: how often each layer and batch-norm ran.
         work: multiplications that each weight of a layer takes part in.
@@ -118,10 +180,14 @@ class Recording(TorchDispatchMode):
     follow: Callable[["Recording", Operation], None]
     axes: list[Axis] = field(default_factory=list)
     uses: dict[Use, None] = field(default_factory=dict)
-    ties: list[Tensor] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
     pairings: list[Tensor] = field(default_factory=list)
-    fixed: list[tuple[Tensor, str]] = field(default_factory=list)
-    averaged: list[Tensor] = field(default_factory=list)
+    fixed: list[Fixed] = field(default_factory=list)
+    averaged: list[tuple[Tensor, frozenset[Cut]]] = field(default_factory=list)
+    heads: list[Tensor] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    reshaped: list[Reshaped] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
     grouped: list[tuple[str, Tensor]] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
@@ -142,6 +208,7 @@ class Recording(TorchDispatchMode):
         self.stack: list[str] = []
         self.used: set[Axis] = set()
         self.makers: set[Axis] = set()
+        self.of_heads: list[Axis] = []
         self.numbers: dict[tuple[str, str, int], Axis] = {}
         self.labels: Any = WeakTensorKeyDictionary()
         self.sources: Any = WeakTensorKeyDictionary()
@@ -235,8 +302,8 @@ class Recording(TorchDispatchMode):
             found: Labels = self.labels[tensor]
             return found
         source = self.source(tensor)
-        if source is None:
-            return ()
+        if source is None or not tensor.is_floating_point():
+            return ()  # numbers of positions have no channels
         axes = [(dim, self.axis(source, dim)) for dim, size in enumerate(tensor.shape) if size > 1 or tensor.ndim == 1]
         return tuple(along(axis.labels, tensor.ndim, dim) for dim, axis in axes if axis is not None)
 
@@ -254,18 +321,38 @@ class Recording(TorchDispatchMode):
         """Whether some of the labels are of what a layer makes."""
         return any(axis in self.makers for axis in self.axes_of(labels))
 
-    def tie(self, one: Tensor, other: Tensor, reason: str) -> None:
-        """Labels at equal places of two tensors are of one channel; what meets no channel stays, for the reason."""
+    def tie(self, one: Tensor, other: Tensor, reason: str, cuts: Collection[Cut] = ALL_CUTS) -> None:
+        """Labels at equal places of two tensors are of one channel; what meets no channel stays, for the reason.
+
+        Where one of them changes along fewer dimensions, as a factor for each head does, it has an entry for a head or
+        for a dimension, but not for both.
+        """
         found = pairs(one, other)
         unmatched = found[(found.min(1).values == NONE) & (found.max(1).values != NONE)]
         if len(unmatched):
-            self.fix(unmatched.max(1).values, reason)
-        self.ties.append(found[found.min(1).values != NONE])
+            self.fix(unmatched.max(1).values, reason, cuts)
+        found = found[found.min(1).values != NONE]
+        of_heads = self.are_of_heads(found)
+        if bool(of_heads.any()):
+            mixed = found[of_heads.any(1)]
+            self.ties.append(Tie(mixed, frozenset({Cut.HEADS})))
+            self.fix(mixed[~self.are_of_heads(mixed)], reason, NOT_HEADS)
+            found = found[~of_heads.any(1)]
+        self.ties.append(Tie(found, cuts_along(dims_of(one), dims_of(other)) & frozenset(cuts)))
+
+    def are_of_heads(self, labels: Tensor) -> Tensor:
+        """Which labels are of heads, and not of an axis: bool of the same shape."""
+        found = torch.zeros(labels.shape, dtype=torch.bool)
+        if labels.numel() and self.of_heads:
+            low, high = int(labels.min()), int(labels.max())
+            for axis in self.of_heads:
+                if axis.start <= high and low < axis.start + axis.size:
+                    found |= (labels >= axis.start) & (labels < axis.start + axis.size)
+        return found
 
     def pair(self, labels: Tensor) -> None:
         """The channels of each row of labels (rows, k) are removed together."""
-        edges = torch.stack([labels[:, :-1].flatten(), labels[:, 1:].flatten()], 1)
-        self.pairings.append(edges[edges.min(1).values != NONE])
+        self.pairings.append(side_by_side(labels))
 
     def use(self, axis: Axis, side: Side) -> None:
         """An axis does something with channels."""
@@ -291,14 +378,64 @@ class Recording(TorchDispatchMode):
         numbers = torch.bucketize(labels[labels != NONE], starts, right=True).unique() - 1
         return [self.axes[number] for number in numbers.tolist()]
 
-    def fix(self, labels: Tensor, reason: str) -> None:
+    def fix(self, labels: Tensor, reason: str, cuts: Collection[Cut] = ALL_CUTS) -> None:
         """Channels stay as they are."""
         labels = labels.flatten().unique()
-        self.fixed.append((labels[labels != NONE], reason))
+        self.fixed.append(Fixed(labels[labels != NONE], reason, frozenset(cuts)))
 
-    def average(self, labels: Tensor) -> None:
+    def average(self, labels: Tensor, cuts: Collection[Cut] = ALL_CUTS) -> None:
         """A norm or a mean is taken over these channels."""
-        self.averaged.append(labels.flatten().unique())
+        self.averaged.append((labels.flatten().unique(), frozenset(cuts)))
+
+    def mix(self, labels: Tensor, dims: Collection[int], reason: str) -> Tensor | None:
+        """Values along some dimensions depend on each other.
+
+        Where the labels change along others too, all channels at one place of these can still be removed together:
+        labels of such heads are returned, None where there are none.
+        """
+        outer = dims_of(labels) - set(dims)
+        self.fix(labels, reason, NOT_HEADS if outer else ALL_CUTS)
+        return self.heads_along(labels, outer) if outer else None
+
+    def heads_along(self, labels: Tensor, dims: Collection[int]) -> Tensor | None:
+        """Labels for what is at one place of some dimensions, of size 1 along all others; None if not all is followed.
+
+        Rows that start with the same channel are one head, such as those of different windows.
+        """
+        rows = in_rows(labels, dims)
+        if bool((rows == NONE).any()):
+            self.fix(labels, f"{self.place} divides it into heads that are not all followed")
+            return None
+        shape = [size if dim - labels.ndim in dims else 1 for dim, size in enumerate(labels.shape)]
+        if rows.shape[1] == 1 and bool(self.are_of_heads(rows).all()):
+            return labels.reshape(shape)
+        first, numbers = rows[:, 0].unique(return_inverse=True)
+        axis = Axis("", "", 0, self.size, len(first))
+        self.axes.append(axis)
+        self.of_heads.append(axis)
+        self.used.add(axis)
+        self.size += axis.size
+        heads = axis.labels[numbers]
+        self.heads.append(torch.cat([heads[:, None], rows], 1))
+        return heads.view(shape)
+
+    def reshape(self, before: Tensor, after: Tensor) -> None:
+        """The running module brought labels to another shape, the size of which it may have recorded."""
+        sizes = {size for labels in (before, after) for size in labels.shape if size > 1}
+        known = before.flatten().unique()
+        self.reshaped.append(Reshaped(self.stack[-1] if self.stack else "", known[known != NONE], frozenset(sizes)))
+
+    def attend(self, parts: Sequence[Tensor], heads: Tensor, summed: bool) -> None:
+        """Two activations are multiplied head by head.
+
+        Args:
+            parts: labels of each, along the dimensions of the heads and others.
+            heads: labels of the heads, along the same dimensions.
+            summed: whether the product sums over the dimensions inside the heads.
+        """
+        dims = dims_of(heads)
+        rows = tuple(in_rows(labels, dims) for labels in parts)
+        self.products.append(Product(self.stack[-1] if self.stack else "", heads.flatten(), rows, summed))
 
     def layer_made(self, layer: str, output: Tensor, positions: int) -> None:
         """A layer with weights made an output."""
@@ -320,16 +457,31 @@ class Recording(TorchDispatchMode):
             return f"{name} is compiled by TorchScript"
         if source.layer in self.shared:
             return f"{name} shares its weight"
-        if source.layer != running and not any(running == scripted for scripted in self.scripted):
-            return f"{name} does not run by itself: {self.place} uses its weight"
         if source.parameter != "weight":
             return f"{name} keeps its weight under another name ({source.parameter})"
+        if source.layer != running and not any(running == scripted for scripted in self.scripted):
+            if not isinstance(get_layer(self.model, source.layer), nn.Linear):
+                return f"{name} does not run by itself: {self.place} uses its weight"
+            self.silent.add(source.layer)
         return None
 
     def batch_norms(self) -> Iterator[tuple[str, str]]:
         """Layers with the batch-norms that alone read their outputs, so that they can be merged into them."""
         for output in self.made:
-            if output.norm is None or output.readers != 1:
+            if output.norm is None or output.readers != 1 or output.layer in self.silent:
                 continue
             if self.calls[output.layer] == self.calls[output.norm] == 1:
                 yield output.layer, output.norm
+
+
+def cuts_along(dims: set[int], others: set[int]) -> frozenset[Cut]:
+    """For which ways to remove channels labels along these and along those dimensions are of one channel.
+
+    Heads come before their dimensions.
+    """
+    common, beyond = dims & others, dims ^ others
+    if not common or not beyond or (dims - others and others - dims):
+        return ALL_CUTS
+    if max(common) < min(beyond):
+        return NOT_DIMENSIONS
+    return NOT_HEADS if min(common) > max(beyond) else ALL_CUTS

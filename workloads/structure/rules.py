@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from workloads.structure import combining, layering, moving
+from workloads.structure import attending, combining, layering, moving
 from workloads.structure.recording import Labels, Operation, Recording, mixes
 
 Rule = Callable[[Recording, Operation], list[Labels]]
@@ -19,13 +19,6 @@ Rule = Callable[[Recording, Operation], list[Labels]]
 def spatial(*names: str) -> list[str]:
     """Names of operations for one, two and three dimensions of positions."""
     return [f"{name.replace('#', str(count))}" for name in names for count in (1, 2, 3)]
-
-
-def attends(recording: Recording, operation: Operation) -> list[Labels]:
-    """Heads of attention stay as they are."""
-    for labels in recording.carried_by_all(operation):
-        recording.fix(labels, f"{recording.place} divides it into heads of attention")
-    return [()] * len(operation.results)
 
 
 RULES: dict[str, Rule] = {
@@ -43,6 +36,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["channel_shuffle", "native_channel_shuffle", "index", "index_select"], moving.moved),
     **dict.fromkeys(["cat", "stack"], moving.joined),
     "constant_pad_nd": moving.padded,
+    # Values are made up.
+    **dict.fromkeys(["new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"], moving.filled),
+    **dict.fromkeys(["zeros_like", "ones_like", "full_like", "empty_like"], moving.filled),
     # Values are combined one by one. (So are all operations that PyTorch calls pointwise.)
     **dict.fromkeys(["add", "sub", "mul", "div", "addcmul", "copy", "masked_fill", "threshold"], combining.pointwise),
     **dict.fromkeys(["gelu", "hardswish", "mish", "_prelu_kernel"], combining.pointwise),
@@ -69,8 +65,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["native_layer_norm", "_fused_rms_norm"], layering.layer_norm),
     "native_group_norm": layering.group_norm,
     # Activations are multiplied with each other.
-    **dict.fromkeys(["_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"], attends),
-    **dict.fromkeys(["_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"], attends),
+    **dict.fromkeys(
+        ["_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"], attending.attention
+    ),
+    **dict.fromkeys(
+        ["_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"], attending.attention
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from workloads.config import Kind
 from workloads.messages import message
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import CONSUMER, Group, Maps, Structure, apply
@@ -44,37 +45,78 @@ class Candidate(NamedTuple):
     Attributes:
         name: of its last layer.
         group: whose number is not known yet.
-        coarser: the same with several of its pairings made one, to be tried if the group does not fit.
+        others: other forms of it, to be tried one after the other if the group does not fit.
+        like: what groups have in common of which all have the same form: of one kind and in modules of one class, and
+            whether they are tried instead of two others; None for a group of its own.
+        attention: the number of the attention that it is of.
     """
 
     name: str
     group: Group
-    coarser: Group | None = None
+    others: tuple[Group, ...] = ()
+    like: tuple[tuple[str, ...], Kind, bool] | None = None
+    attention: int | None = None
+
+    @property
+    def is_instead(self) -> bool:
+        """Whether it is to be tried only where those of its attention's dimensions alone do not fit."""
+        return self.like is not None and self.like[2]
 
 
-def fitting(trial: "Trial", found: Sequence[Candidate]) -> tuple[list[Group], list[tuple[str, str]]]:
+def fitting(trial: "Trial", found: Sequence[Candidate]) -> tuple[list[Group], list[tuple[Candidate, str]]]:
     """The groups that the network can do without, alone and together; and the others with the reason.
 
     All are tried at once. Where that fails, each half of them is, and so on, together with those that have passed.
     """
     good: list[Group] = []
-    refused: list[tuple[str, str]] = []
+    chosen, refused = in_their_forms(trial, found)
 
     def sort(part: Sequence[Candidate]) -> None:
         numbered = [replace(each.group, number=len(good) + number) for number, each in enumerate(part)]
         reason = trial.misfit([*good, *numbered]) if part else None
         if reason is None:
             good.extend(numbered)
-        elif len(part) == 1 and part[0].coarser is not None:
-            sort([Candidate(part[0].name, part[0].coarser)])
+        elif len(part) == 1 and part[0].others:
+            sort([part[0]._replace(group=part[0].others[0], others=part[0].others[1:])])
         elif len(part) == 1:
-            refused.append((part[0].name, reason))
+            refused.append((part[0], reason))
         else:
             sort(part[: len(part) // 2])
             sort(part[len(part) // 2 :])
 
-    sort(found)
+    sort(chosen)
     return good, refused
+
+
+def in_their_forms(trial: "Trial", found: Sequence[Candidate]) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
+    """Candidates in the form in which the first of those like them fits; and those for which there is none.
+
+    A network has many attentions of one class, of which each kind of group may need the same attributes to follow.
+    """
+    forms: dict[Any, int | str] = {}
+    for candidate in sorted(found, key=lambda candidate: candidate.is_instead):
+        if candidate.like is not None and candidate.like not in forms:
+            classes, _, instead = candidate.like
+            if instead and not all(
+                isinstance(forms.get((classes, kind, False), ""), str) for kind in ("query-key", "value-output")
+            ):
+                forms[candidate.like] = ""
+                continue
+            for number, group in enumerate((candidate.group, *candidate.others)):
+                reason = trial.misfit([replace(group, number=0)])
+                forms[candidate.like] = number if reason is None else forms.get(candidate.like, reason)
+                if reason is None:
+                    break
+    chosen: list[Candidate] = []
+    refused: list[tuple[Candidate, str]] = []
+    for candidate in found:
+        form = forms.get(candidate.like, 0) if candidate.like is not None else 0
+        if isinstance(form, str):
+            refused.append((candidate, form))
+        else:
+            group, *others = (candidate.group, *candidate.others)[form:]
+            chosen.append(candidate._replace(group=group, others=tuple(others)))
+    return chosen, refused
 
 
 class Trial:
@@ -90,7 +132,7 @@ class Trial:
     @torch.no_grad()
     def take(self, model: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
         """Copy the network, and measure what it gives for images of noise and how much rounding changes of that."""
-        self.model = copy.deepcopy(model).to(dtype)
+        self.model = copy.deepcopy(model).to(dtype).train().eval()
         for parameter in self.model.parameters():
             if not parameter.any():  # as in a fresh classifier, behind which nothing would show
                 parameter.copy_(torch.randn(parameter.shape, generator=self.generator) / 10)
@@ -194,17 +236,26 @@ class Formats(TorchDispatchMode):
 
 def linked_copy(model: nn.Module) -> nn.Module:
     """A copy of a network with the same parameters and buffers, for changes that replace them by others."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    return copied.train().eval()  # some modules keep what follows from weights until they are trained
 
 
 def ignore(model: nn.Module, group: Group, stay: Tensor) -> None:
     """Let no layer read the pairings of a group that do not stay.
 
     A norm over all channels would still see them. There they become copies of those that stay, each of which gets
-    equally many: the mean and the variance over all are then those over what stays.
+    equally many: the mean and the variance over all are then those over what stays. Queries and keys are read by each
+    other: what is 0 adds nothing to their product.
     """
     gone = torch.ones(group.size, dtype=torch.bool)
     gone[stay] = False
+    if group.kind == "query-key":
+        for member in group.members:
+            for name, dim in member.tensors(model):
+                tensor = getattr(get_layer(model, member.layer), name)
+                unread = member.index[gone].flatten().to(tensor.device)
+                resize(get_layer(model, member.layer), name, tensor.index_fill(dim, unread, 0))
+        return
     if group.kind == "residual":
         copied = torch.empty(group.size, dtype=torch.int64)
         copied[stay] = stay

@@ -13,21 +13,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.compression.methods.fusing import folding, fusion_preserving, intra_fusion
+from workloads.compression.methods.fusing import activation_folding, folding, fusion_preserving, intra_fusion
 from workloads.compression.methods.reconstructing import reconstruction
 from workloads.compression.methods.selecting import conventional, neuron_merging
 from workloads.compression.pairings import Pairings
+from workloads.config import Kind
 from workloads.plugins import METHOD
-from workloads.structure.groups import Maps
+from workloads.structure.groups import Group, Maps
 
 METHODS: dict[str, Callable[..., Maps]] = {
     "conventional": conventional,
     "intra-fusion": intra_fusion,
     "fusion-preserving": fusion_preserving,
     "folding": folding,
+    "activation-folding": activation_folding,
     "neuron-merging": neuron_merging,
     "reconstruction": reconstruction,
 }
+
+
+AVERAGING = {"intra-fusion", "fusion-preserving", "folding"}
+"""Methods, or values of `producing`, that make new neurons of several old ones."""
+PRODUCTS: tuple[Kind, ...] = ("heads", "query-key")
+"""Kinds of groups in which what two layers make is multiplied with each other, so that an average has no meaning."""
+
+
+def check_kind(name: str, options: Mapping[str, Any] | None, kind: str) -> None:
+    """Refuse a method that makes no sense for groups of a kind.
+
+    Raises:
+        ValueError: names the method and the kind.
+    """
+    averaging = {name, (options or {}).get("producing")} & AVERAGING
+    if kind in PRODUCTS and averaging:
+        raise ValueError(
+            f"method '{name}' averages neurons, which has no meaning for groups of kind {kind}, whose queries and keys "
+            f"are multiplied with each other: choose conventional, neuron-merging or reconstruction for them, or leave "
+            f"{kind} out of kinds"
+        )
 
 
 def maps(
@@ -52,12 +75,15 @@ def maps(
         context: what methods may ask for besides the generator, by name.
 
     Raises:
-        ValueError: unknown method, or maps that are not m × n finite numbers.
+        ValueError: unknown method, one that makes no sense for the kind of the group, or maps that are not m × n
+            finite numbers.
     """
     method = METHOD.plugin(name, options)
     if m == pairings.size:
         identity = torch.eye(m)
         return Maps(identity, identity)
+    if isinstance(group := (context or {}).get("group"), Group):
+        check_kind(name, options, group.kind)
     offered = {"generator": torch.Generator().manual_seed(seed), **(context or {})}
     method.check_given(batches=offered.get("batches"), images=offered.get("images"))
     found = method(pairings, importance, m, **offered)
