@@ -66,6 +66,24 @@ def set_determinism(mode: tuple[bool, bool]) -> None:
         torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
 
 
+def autocast_nesting() -> int:
+    """How many blocks of autocast are open."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
+def set_autocast_nesting(depth: int) -> None:
+    """Close the blocks of autocast beyond these; with the last one, the weights that autocast has cast are let go.
+
+    As long as one stays open, a training reads the weights that were cast in its first step again and again.
+    """
+    while autocast_nesting() > depth:
+        torch.autocast_decrement_nesting()
+    if depth == 0:
+        torch.clear_autocast_cache()
+
+
+AUTOCAST_DEVICES = ("cpu", "cuda")
 SETTINGS: tuple[Setting, ...] = (
     (torch.get_rng_state, torch.set_rng_state),
     (random.getstate, random.setstate),
@@ -77,6 +95,10 @@ SETTINGS: tuple[Setting, ...] = (
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
     (determinism, set_determinism),
+    (autocast_nesting, set_autocast_nesting),
+    (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    *((partial(torch.is_autocast_enabled, d), partial(torch.set_autocast_enabled, d)) for d in AUTOCAST_DEVICES),
+    *((partial(torch.get_autocast_dtype, d), partial(torch.set_autocast_dtype, d)) for d in AUTOCAST_DEVICES),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     *((partial(attrgetter(flag), BACKENDS), partial(set_flag, flag)) for flag in FLAGS),
 )
@@ -128,7 +150,6 @@ def process_kept() -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     hooks = {name: dict(found) for name, found in vars(modules).items() if is_global_hooks(name, found)}
     gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    autocasts = [(kind, torch.is_autocast_enabled(kind)) for kind in ("cpu", "cuda")]
     try:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             yield
@@ -141,8 +162,6 @@ def process_kept() -> Iterator[None]:
             registered = vars(modules)[name]
             registered.clear()
             registered.update(found)
-        for kind, enabled in autocasts:
-            torch.set_autocast_enabled(kind, enabled)
 
 
 def is_global_hooks(name: str, found: object) -> bool:

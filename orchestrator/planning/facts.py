@@ -1,5 +1,6 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
+import copy
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -157,6 +158,7 @@ def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.M
     """
     shape, classes = dataset.shape, len(dataset.classes)
     model = build(config, channels=shape[0], classes=classes)
+    before = copy.deepcopy(model.state_dict())
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, *shape))
@@ -170,6 +172,12 @@ def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.M
             f"model '{config.name}' gives outputs of shape {tuple(logits.shape)} for an image, but has to give (1, "
             f"{classes}), one a class: its function gets the number as num_classes"
         )
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, before[name]) and not bool(tensor.isnan().any()):
+            raise ValueError(
+                f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what "
+                f"ran before: let it do so in training mode alone (if self.training: ...)"
+            )
     if checkpoint:
         checkpoints.load_state(
             model, checkpoints.read_state(checkpoint), checkpoint, any_width=bool(config.checkpoints)

@@ -33,7 +33,12 @@ class Cluster:
 
         Args:
             in_flight: kinds of the tasks that have been submitted. A user is told where no node could run one.
+
+        Raises:
+            ConnectionError: the driver's own node is dead. Ray would wait for another one for ever.
         """
+        if not self.answers():
+            raise ConnectionError("Ray has ended while the run went on (the node of this driver has died)")
         self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.cpus, self.gpus = (sum(node.get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU"))
         self.window = self.experiment.resources.window or max(16, 4 * int(self.cpus))

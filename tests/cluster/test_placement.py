@@ -48,6 +48,7 @@ def cluster():
     nodes.shutdown()
 
 
+@pytest.mark.slow
 def test_split_models_train_at_once_on_gpus_of_their_own(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

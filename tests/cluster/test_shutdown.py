@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from ray._private.utils import get_num_cpus
 
@@ -38,6 +39,7 @@ assert run("tiny.yaml", out="run", address="local", progress=Telling()).complete
 """
 
 
+@pytest.mark.slow
 def test_it_takes_all_cores_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "pruning": {"groups": [0], "sparsities": [0.5]}}))
     mark = str(tmp_path)

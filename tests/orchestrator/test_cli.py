@@ -99,6 +99,7 @@ def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_p
     assert "2 stages done, 3 were there before" in ended.stdout
 
 
+@pytest.mark.slow
 def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path) -> None:
     """With a Ray of its own, on this machine alone: a cluster that runs already may grow."""
     result = metaprune("run", "tiny.yaml", "--set", "resources.train.cpus=100000", folder=tmp_path)

@@ -155,7 +155,8 @@ def driver(folder: Path, *arguments: str, experiment: Experiment = EXPERIMENT) -
     )
 
 
-@pytest.mark.parametrize("place", [pytest.param("train", marks=pytest.mark.slow), "sweep"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["train", "sweep"])
 def test_a_killed_driver(order: Callable, calm: Path, tmp_path: Path, place: str) -> None:
     folder = tmp_path / "run"
     order("kill_driver", place, after=6 if place == "train" else 1, run=str(folder))
@@ -195,7 +196,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
 @pytest.mark.parametrize(
     ("number", "times"),
     [
-        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
         (signal.SIGTERM, 1),
         pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
@@ -250,6 +251,7 @@ def test_what_happens_to_ray_is_no_failure_of_a_stage(order: Callable, calm: Pat
     assert_equal(folder, calm)
 
 
+@pytest.mark.slow
 def test_a_second_driver_says_who_is_at_work(order: Callable, calm: Path, tmp_path: Path) -> None:
     first, folder = Lease(Store(tmp_path / "run")), tmp_path / "run"
     first.renew({}, now=True)
@@ -404,10 +406,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize(
-    ("place", "after", "what"),
-    [pytest.param("train", 12, "artifacts", marks=pytest.mark.slow), ("sweep", 1, "results")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "after", "what"), [("train", 12, "artifacts"), ("sweep", 1, "results")])
 def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, after: int, what: str) -> None:
     folder, filler = small_disk / "run", small_disk / "filler"
     order("fill_disk", place, after=after, file=str(filler))

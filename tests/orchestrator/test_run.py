@@ -138,6 +138,7 @@ def test_a_data_free_cell_is_what_the_library_computes_by_hand(finished: Path) -
     assert rows[rows["target_sparsity"] == 0.5]["accuracy"].tolist() == [evaluate(model, dataset).accuracy]
 
 
+@pytest.mark.slow
 def test_scopes_and_repairs_are_told_apart_in_results_and_report(tmp_path: Path) -> None:
     grids = [
         {

@@ -66,7 +66,7 @@ def rows_of(folder: Path, works: Sequence[Work]) -> pd.DataFrame:
     return evaluations(folder, works).drop(columns=MEASURED_TIMES)
 
 
-@pytest.mark.parametrize("group", [0, 5])
+@pytest.mark.parametrize("group", [0, pytest.param(5, marks=pytest.mark.slow)])
 def test_stages_of_one_task_and_each_in_a_task_of_its_own(tmp_path: Path, group: int) -> None:
     pruning = {"groups": [group], "sparsities": SPARSITIES}
     rows = []

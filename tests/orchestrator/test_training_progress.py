@@ -76,6 +76,7 @@ def net(*, in_channels, num_classes):
 """
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_names_epochs(tmp_path: Path) -> None:
     """Twelve epochs of four steps, each of which takes 0.15 seconds: longer than it takes to tell."""
     (tmp_path / "slow_net.py").write_text(SLOW)

@@ -55,6 +55,20 @@ def auxiliary(*, in_channels=3, num_classes=10):
     return Auxiliary(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
 
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += len(x)
+        return x
+
+
+def counting(*, in_channels=3, num_classes=10):
+    return nn.Sequential(*auxiliary(in_channels=in_channels, num_classes=num_classes), Counting())
+
+
 def frozen(*, in_channels=3, num_classes=10):
     return auxiliary(in_channels=in_channels, num_classes=num_classes).requires_grad_(False).eval()
 """
@@ -92,6 +106,14 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model": {"name": "own_functions:none_net"}}, "model 'own_functions:none_net' gave NoneType"),
         ({"model": {"name": "own_functions:auxiliary"}}, "cannot be trained: in training mode it returns dict"),
         ({"model": {"name": "own_functions:frozen"}}, "cannot be trained"),
+        ({"model": {"name": "own_functions:counting"}}, "changes its '7.seen' whenever it runs"),
+        (
+            {
+                "model": {"name": "vit_cifar", "width": 0.1, "options": {"depth": 1}},
+                "pruning": {"methods": ["conventional", "intra-fusion"]},
+            },
+            "method 'intra-fusion' averages neurons, which has no meaning for groups of kind heads",
+        ),
         ({"dataset": {"name": "own_functions:no_config"}}, r"has to take \(config\)"),
     ],
 )

@@ -71,6 +71,8 @@ SLIPS_ON_THE_PROCESS: list[Callable[[], object]] = [
     lambda: torch.inference_mode().__enter__(),
     lambda: torch.autocast("cpu", torch.bfloat16).__enter__(),
     lambda: torch.set_autocast_enabled("cpu", True),
+    lambda: torch.set_autocast_dtype("cpu", torch.float16),
+    lambda: torch.set_autocast_cache_enabled(False),
     lambda: torch.use_deterministic_algorithms(True, warn_only=True),
     lambda: torch.autograd.set_detect_anomaly(True),
     lambda: torch.set_float32_matmul_precision("medium"),
@@ -88,7 +90,7 @@ def process() -> list[str]:
     """Everything that belongs to the process, as text."""
     modules = vars(nn.modules.module)
     hooks = [len(found) for name, found in modules.items() if name.startswith("_global_") and isinstance(found, dict)]
-    states = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+    states = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
     values = [read() for read, _ in SETTINGS]
     return [str(v.tolist() if isinstance(v, Tensor) else v) for v in (*values, *hooks, *states)]
 

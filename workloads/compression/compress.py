@@ -267,6 +267,7 @@ class _Compression:
         model, structure, statistics, places, _ = self.network
         group = structure.groups[number]
         apply(model, group, pair)
+        model.train().eval()  # some modules keep what follows from weights until they are trained
         self.wanted = narrowed_statistics(self.wanted, group, pair)
         self.network = Network(
             model,

@@ -18,6 +18,7 @@ from workloads.networks.models import build
 from workloads.structure.attention import OpenedAttention, opened
 from workloads.structure.layers import RECORDED, record, resize
 from workloads.structure.reshaping import InfersLastSizes, infer_last_sizes
+from workloads.structure.windows import OpenedWindowAttention
 
 FORMAT = "metaprune-2"
 
@@ -125,7 +126,7 @@ def modules_changed(model: nn.Module) -> dict[str, Any]:
     """
     changed: dict[str, Any] = {"opened": [], "sizes": {}, "inferring": []}
     for name, module in model.named_modules():
-        if isinstance(module, OpenedAttention):
+        if isinstance(module, (OpenedAttention, OpenedWindowAttention)):
             changed["opened"].append(name)
         if isinstance(module, InfersLastSizes):
             changed["inferring"].append(name)

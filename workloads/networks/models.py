@@ -1,4 +1,4 @@
-"""The paper's networks, with the state-dict names of the published ones."""
+"""Built-in networks: the paper's, with the state-dict names of the published ones, and a vision transformer."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from workloads.config import ModelConfig
 from workloads.isolation import process_kept, seed_all
 from workloads.messages import first_line
+from workloads.networks.vit import vit_cifar
 from workloads.plugins import MODEL
 from workloads.structure.logits import returning_logits, unwrapped
 
@@ -113,6 +114,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg11_bn": vgg11_bn,
     "resnet18": resnet18,
     "resnet10": resnet10,
+    "vit_cifar": vit_cifar,
 }
 
 

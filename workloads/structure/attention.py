@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workloads.structure.windows import OpenedWindowAttention, is_windowed
+
 
 class OpenedAttention(nn.Module):
     """What `nn.MultiheadAttention` computes, for any number of heads and of dimensions inside them.
@@ -103,19 +105,25 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def can_be_opened(module: Any) -> bool:
-    """Whether a module is PyTorch's own attention, without extra keys and values."""
-    return type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
+def can_be_opened(module: nn.Module) -> bool:
+    """Whether a module is PyTorch's own attention, without extra keys and values, or torchvision's in windows."""
+    plain = type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
+    return plain or is_windowed(module)
 
 
 def opened(model: nn.Module) -> nn.Module:
-    """The network with PyTorch's attentions replaced, in place, by such whose heads can be removed."""
+    """The network with PyTorch's and torchvision's attentions replaced, in place, by such that can be narrowed."""
     if can_be_opened(model):
-        return OpenedAttention(model)  # type: ignore[arg-type]
-    known: dict[nn.Module, OpenedAttention] = {}
+        return opened_attention(model)
+    known: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if can_be_opened(child):
-                known.setdefault(child, OpenedAttention(child))  # type: ignore[arg-type]
+                known.setdefault(child, opened_attention(child))
                 setattr(module, name, known[child])
     return model
+
+
+def opened_attention(module: Any) -> nn.Module:
+    """One attention with layers of their own for queries, keys and values."""
+    return OpenedWindowAttention(module, linear) if is_windowed(module) else OpenedAttention(module)

@@ -297,8 +297,6 @@ def apply(model: nn.Module, group: Group, maps: Maps) -> None:
         else:
             narrow_outputs(layer, member, maps)
     follow_size(model, group, len(maps.P))
-    if not model.training:
-        model.train().eval()  # some modules keep what follows from weights until they are trained
 
 
 def follow_size(model: nn.Module, group: Group, m: int) -> None:
