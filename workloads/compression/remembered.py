@@ -12,7 +12,8 @@ T = TypeVar("T")
 class Remembered(Generic[T]):
     """The last value that was made for a network and a key.
 
-    A change of the network's weights, in place or not, makes it forgotten.
+    A change of the network's weights, in place or not, makes it forgotten. Of tensors made in inference mode PyTorch
+    does not count the changes; for such a network nothing is kept.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,10 @@ class Remembered(Generic[T]):
 
     def get(self, model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
         """The value for the network and key, made if it is not that of the last call."""
-        key = key, tuple((id(tensor), tensor._version) for tensor in (*model.parameters(), *model.buffers()))
+        tensors = [*model.parameters(), *model.buffers()]
+        if any(tensor.is_inference() for tensor in tensors):
+            return make()
+        key = key, tuple((id(tensor), tensor._version) for tensor in tensors)
         if self.value is None or self.model is None or self.model() is not model or self.key != key:
             self.value = make()
             self.model, self.key = weakref.ref(model), key
