@@ -1,6 +1,7 @@
 """The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.running.progress import duration
-from workloads.messages import counted, message
+from workloads.messages import counted, message, text_of
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.settings.experiment import Experiment
 
 MOST_CAUSES = 5
+INTERRUPTED = 130
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False, soft_wrap=True)
 
@@ -50,7 +53,7 @@ def fail(error: Exception, status: int, text: str = "") -> NoReturn:
     """Say in one sentence what went wrong, or where it was raised if METAPRUNE_TRACEBACK is set, and exit."""
     if os.environ.get("METAPRUNE_TRACEBACK"):
         raise error
-    typer.echo(f"metaprune: {text or error}", err=True)
+    typer.echo(f"metaprune: {text or text_of(error)}", err=True)
     raise typer.Exit(status) from error
 
 
@@ -96,9 +99,9 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings)
-        from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
+        from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
-        from orchestrator.storage.store import Store
+        from orchestrator.storage.store import GoneError, Store
 
         folder = run_folder(loaded, out)
         store = Store(folder)
@@ -111,11 +114,14 @@ def run(
         result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
     except (BusyError, ConnectionError, ValueError) as error:
         fail(error, 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        by = f" by {stop.signal}" if isinstance(stop, AskedToEnd) else ""
         typer.echo(
-            f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True
+            f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there", err=True
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(REQUEUE if by else INTERRUPTED) from None
+    except GoneError as error:
+        fail(error, 1)
     except (StoppedError, OSError) as error:
         fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
     conclude(result)
@@ -130,7 +136,7 @@ def conclude(result: "RunSummary") -> None:
             f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
         )
     try:
-        write_report_of([result.run], quiet=True)
+        report_of_run(result.run)
     except (ValueError, OSError) as problem:
         fail(problem, 1, f"the report cannot be written: {problem}")
     failed = len(result.failed) + result.failed_before
@@ -147,6 +153,18 @@ def conclude(result: "RunSummary") -> None:
         if len(causes) > MOST_CAUSES:
             typer.echo(f"  and {len(causes) - MOST_CAUSES} other causes", err=True)
         raise typer.Exit(1)
+
+
+def report_of_run(folder: str) -> None:
+    """Write the report of a run into it, or beside the user where the run cannot be written to."""
+    try:
+        write_report_of([folder], quiet=True)
+    except OSError as problem:
+        from orchestrator.storage.store import folder_name
+
+        elsewhere = f"{folder_name(folder)}-report"
+        write_report_of([folder], elsewhere, quiet=True)
+        console.print(f"The report is in {elsewhere}, as {problem}.", markup=False)
 
 
 def write_report_of(
@@ -416,4 +434,7 @@ def repeated(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The entry point of `metaprune` and `python -m orchestrator`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or log without a letter shows its escape
+            stream.reconfigure(errors="backslashreplace")
     app(repeated(sys.argv[1:]), prog_name="metaprune")

@@ -23,7 +23,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from workloads.config import CalibrationConfig
 from workloads.messages import first_line
-from workloads.own_code import digest_of_sources
+from workloads.own_code import digest_of_sources, shadowed_file
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,14 @@ class PluginKind:
         module_name, _, attribute = name.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{self.name} '{name}': the module cannot be imported ({first_line(error)})") from error
         function: object = getattr(module, attribute, None)
+        if file := shadowed_file(module_name):
+            raise ValueError(
+                f"{self.name} '{name}': '{file}' has the name of a module of Python's or an installed one, which is "
+                f"imported in its place: give the file another name"
+            )
         if not callable(function):
             raise ValueError(f"{self.name} '{name}': module '{module_name}' has no function '{attribute}'")
         return function

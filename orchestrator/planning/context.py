@@ -9,13 +9,14 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.storage.store import Store
 from orchestrator.worker.work import Context
 from workloads.config import DatasetConfig
+from workloads.data.roots import expanded
 
 
 def located(dataset: DatasetConfig) -> DatasetConfig:
     """The data set with its root as an absolute path, since workers run in folders of their own."""
     if dataset.root is None:
         return dataset
-    return dataset.model_copy(update={"root": str(Path(dataset.root).expanduser().absolute())})
+    return dataset.model_copy(update={"root": str(expanded(dataset.root).absolute())})
 
 
 def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:

@@ -162,12 +162,16 @@ def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.M
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, *shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # own code may also try to end the process
         raise ValueError(
             f"model '{config.name}' fails on an image of {' × '.join(map(str, shape))} (channels, height, width) "
             f"({first_line(error)}): if it needs another size, set dataset.size"
         ) from error
-    if isinstance(logits, torch.Tensor) and logits.shape != (1, classes):
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(
+            f"model '{config.name}' returns {type(logits).__name__} for an image: it has to return a tensor of logits"
+        )
+    if logits.shape != (1, classes):
         raise ValueError(
             f"model '{config.name}' gives outputs of shape {tuple(logits.shape)} for an image, but has to give (1, "
             f"{classes}), one a class: its function gets the number as num_classes"
@@ -202,7 +206,7 @@ def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure
         raise ValueError(f"model '{config.name}' cannot be stored: {error}") from error
     try:
         return trace(model, torch.zeros(1, *dataset.shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error
 
 

@@ -31,6 +31,18 @@ from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_fo
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
+class AskedToEnd(KeyboardInterrupt):
+    """A batch system or a closed terminal wants the machine back; the run can go on elsewhere or later.
+
+    Attributes:
+        signal: that said so, such as SIGTERM.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number).name
+        super().__init__(self.signal)
+
+
 class StoppedError(RuntimeError):
     """A run that had begun cannot go on; what is done is kept."""
 
@@ -85,7 +97,7 @@ def run(
     Raises:
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
         BusyError: another process drives the run; nothing was written.
-        StorageError: the run cannot be written to; what is done is kept.
+        StorageError: the run cannot be written to, or is gone; what is done is kept.
         StoppedError: another process took the run over, a file of it is damaged, or the cluster is gone; likewise.
     """
     if not isinstance(experiment, Experiment):
@@ -93,7 +105,10 @@ def run(
         experiment = Experiment.load(experiment, overrides)
     facts = gather(experiment)
     plan = make_plan(experiment, facts)
-    return run_plan(experiment, facts, plan, out=out, address=address, progress=progress, retry_failed=retry_failed)
+    view = progress or progress_views.for_terminal()
+    for note in facts.notes:
+        view.note(f"{facts.dataset}: {note}")
+    return run_plan(experiment, facts, plan, out=out, address=address, progress=view, retry_failed=retry_failed)
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
@@ -140,9 +155,12 @@ def run_plan(
     lease = Lease(store)
     lease.check(view.note)
     if not frontier:
-        with lease.held():
-            write_plan(store, experiment, plan)
-            tidy(store, lease)
+        try:
+            with lease.held():
+                write_plan(store, experiment, plan)
+                tidy(store, lease)
+        except StorageError as error:
+            view.note(f"nothing is missing, and the run stays as it is: {error}")
         return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     with terminable() as heed_signals, connected(address) as started_here:
         heed_signals()  # Ray has just put a handler of its own in place
@@ -179,6 +197,7 @@ def check_whole(store: Store, recorded: set[str]) -> None:
     Raises:
         StorageError: names the folder and how many are not.
     """
+    store.check_there()
     if gone := recorded - store.done():
         raise StorageError(
             f"the results of {len(gone)} stages that were done are not in '{store.path('results')}', where all nodes "
@@ -189,6 +208,8 @@ def check_whole(store: Store, recorded: set[str]) -> None:
 @contextlib.contextmanager
 def terminable() -> Iterator[Callable[[], object]]:
     """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
+
+    Ctrl-C raises KeyboardInterrupt, the others `AskedToEnd`, which is one.
 
     Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
 
@@ -204,7 +225,7 @@ def terminable() -> Iterator[Callable[[], object]]:
         nonlocal asked
         asked += 1
         if asked == 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if signum == signal.SIGINT else AskedToEnd(signum)
         if asked > 2:
             os._exit(130)  # for somebody who cannot wait
 

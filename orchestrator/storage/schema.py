@@ -121,6 +121,11 @@ SCHEMAS: dict[str, pa.Schema] = {
                 )
             ),
             field("latency_others", pa.float64(), "CPU cores kept busy by other work meanwhile; null is unknown", "1"),
+            field(
+                "latency_others_gpu",
+                pa.int32(),
+                "other processes that used the GPU meanwhile; null on a CPU, and where that is unknown",
+            ),
             field("device", pa.string(), "GPU, or CPU, that latencies were measured on"),
             *PROVENANCE,
         ]

@@ -72,7 +72,7 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None
 
     only = quick("report", "runs/tiny", "--out", "r", "--format", "pdf", "svg", "--only", "data-free-figure")
     assert only.returncode == 0, only.stderr
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "r").iterdir() if p.name[0] != ".") == [
         "README.md",
         "data-free-vgg11_bn-w0.0625.pdf",
         "data-free-vgg11_bn-w0.0625.svg",
