@@ -26,6 +26,7 @@ from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
+from workloads.structure.standardised import keep_weights
 
 IMAGES = 4
 
@@ -64,7 +65,7 @@ def try_out(
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
     """The network with batch-norm merged and attentions opened, in place."""
-    model = opened(model)
+    model = keep_weights(opened(model))
     return Network(model, structure, merge_batch_norm(model, structure))
 
 
