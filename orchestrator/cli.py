@@ -6,14 +6,13 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.running.progress import duration
 from workloads.messages import counted, message, text_of
@@ -58,12 +57,32 @@ def fail(error: Exception, status: int, text: str = "") -> NoReturn:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Say that a command was stopped where Ctrl-C ends the block, and exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("metaprune: stopped", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
 def refusing_bad_input() -> Iterator[None]:
     """Turn what the library says of bad input into one sentence and exit status 2."""
     try:
-        yield
+        with interruptible():
+            yield
     except (ValueError, OSError) as error:
         fail(error, 2)
+
+
+def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print words at the left and numbers at the right, whole however narrow the terminal is."""
+    lines = [[*head], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        console.print("  ".join([first.ljust(widths[0]), *numbers]), markup=False)
 
 
 def show_version(wanted: bool) -> None:
@@ -124,7 +143,8 @@ def run(
         fail(error, 1)
     except (StoppedError, OSError) as error:
         fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
-    conclude(result)
+    with interruptible():
+        conclude(result)
 
 
 def conclude(result: "RunSummary") -> None:
@@ -253,13 +273,11 @@ def show_notes(facts: "Facts") -> None:
 
 def show_plan(planned: "Plan", facts: "Facts") -> None:
     """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "count", "core-seconds"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for kind, count in planned.count().items():
-        seconds = sum(stage.cost for stage in planned.stages.values() if stage.kind == kind)
-        table.add_row(kind, str(count), f"{seconds:.0f}")
-    console.print(table)
+    seconds = dict.fromkeys(planned.count(), 0.0)
+    for stage in planned.stages.values():
+        seconds[stage.kind] += stage.cost
+    rows = [(kind, count, f"{seconds[kind]:.0f}") for kind, count in planned.count().items()]
+    print_columns(("stage", "count", "core-seconds"), rows)
     shared = planned.requested - len(planned.stages)
     console.print(
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
@@ -334,22 +352,20 @@ def status(folder: RunArgument) -> None:
         from orchestrator.worker.training_progress import epochs_reached
         from reports import load
 
-        planned, failures = load(folder, "plan"), load(folder, "failures")
-        store = Store(folder)
+        failures, store = load(folder, "failures"), Store(folder)
+        planned = store.read_table("plan", ["cell", "kind"]).to_pandas()
         done, driver = store.done(), holder(store)
         epochs = epochs_reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
     open_failures = failures[~failures["cell"].isin(done)]
     active = driver.running if driver else {}
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "done", "running", "failed", "missing", "all"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    rows = []
     for kind, stages in planned.groupby("kind", sort=False):
         finished = stages["cell"].isin(done).sum()
         failed = stages["cell"].isin(open_failures["cell"]).sum()
         running = min(active.get(str(kind), 0), len(stages) - finished - failed)
         counts = (finished, running, failed, len(stages) - finished - failed - running, len(stages))
-        table.add_row(str(kind), *(str(count) for count in counts))
-    console.print(table)
+        rows.append((kind, *counts))
+    print_columns(("stage", "done", "running", "failed", "missing", "all"), rows)
     console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
     for key, (epoch, last) in epochs.items():
         console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)

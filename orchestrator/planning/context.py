@@ -19,6 +19,17 @@ def located(dataset: DatasetConfig) -> DatasetConfig:
     return dataset.model_copy(update={"root": str(expanded(dataset.root).absolute())})
 
 
+def as_run_anywhere(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths of its files, for use from other folders."""
+    models = [
+        model.model_copy(update={"checkpoint": str(Path(model.checkpoint).expanduser().absolute())})
+        if model.checkpoint
+        else model
+        for model in experiment.models
+    ]
+    return experiment.model_copy(update={"dataset": located(experiment.dataset), "models": tuple(models)})
+
+
 def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
     """What all tasks of a run have in common, for one thread."""
     files: dict[str, str] = {}

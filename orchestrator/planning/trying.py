@@ -19,7 +19,7 @@ from workloads.compression import Sources, compress, score
 from workloads.compression.methods import check_kind
 from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
-from workloads.messages import first_line
+from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.structure.attention import opened
@@ -79,7 +79,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # own code may also try to end the process
-        reason = str(error) if isinstance(error, ValueError) else first_line(error)
+        reason = text_of(error) if isinstance(error, ValueError) else first_line(error)
         raise ValueError(f"{what}: {reason}") from error
 
 

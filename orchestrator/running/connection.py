@@ -81,9 +81,7 @@ def start_local() -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
-    except (
-        Exception
-    ) as error:  # Ray raises bare ones too, for instance where the machine is too busy to start it in time
+    except Exception as error:  # Ray raises bare ones too, where the machine is too busy to start it in time, say
         raise ConnectionError(
             f"Ray cannot start on this machine ({message(error)}); it keeps its files in '{folder}', which the "
             f"environment variable RAY_TMPDIR moves"

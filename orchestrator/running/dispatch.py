@@ -22,6 +22,7 @@ from orchestrator.running.remote import Body, in_worker
 from orchestrator.settings.experiment import Experiment
 from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
+from orchestrator.worker.code import OtherCodeError
 from orchestrator.worker.hardware import SEES_ALL_GPUS
 from orchestrator.worker.training_progress import epochs_reached
 from orchestrator.worker.work import Context, Outcome, Work
@@ -171,6 +172,8 @@ class Dispatcher:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
                 self.store.check_there()  # what a node says of a run that is gone is beside the point
                 raise cause from None
+            if isinstance(cause, OtherCodeError):
+                raise ConnectionError(str(cause)) from None
             if isinstance(error, MACHINE_ERRORS) or not self.cluster.answers():
                 # No stage is to blame for what happened to Ray; the rows of those that were running would say so.
                 raise ConnectionError(f"Ray has ended while the run went on ({message(error)})") from error

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.planning.building import make_plan
-from orchestrator.planning.context import shared_context
+from orchestrator.planning.context import as_run_anywhere, shared_context
 from orchestrator.planning.facts import Facts, gather
 from orchestrator.planning.plan import Plan
 from orchestrator.running import progress as progress_views
@@ -27,6 +27,7 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
 from orchestrator.storage.compaction import TABLES, compact
 from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_folder
+from orchestrator.worker.code import code_in_use
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -168,7 +169,7 @@ def run_plan(
             check_fits(experiment, plan)
         with lease.held():
             write_plan(store, experiment, plan)
-            context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
+            context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT, code=dict(code_in_use()))
             ledger = Ledger(plan, store, frontier, view)
             dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body)
             view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
@@ -255,6 +256,6 @@ def missing(plan: Plan, store: Store) -> set[str]:
 
 def write_plan(store: Store, experiment: Experiment, plan: Plan) -> None:
     """Leave the resolved experiment and its stages in the run; results that belong to no stage are not reported."""
-    store.write(experiment.to_yaml().encode(), EXPERIMENT)
+    store.write(as_run_anywhere(experiment).to_yaml().encode(), EXPERIMENT)
     rows = ({**s.labels, "cell": s.key, "kind": s.kind, "inputs": s.inputs} for s in plan.stages.values())
     store.write_rows("plan", "plan", rows)

@@ -17,6 +17,7 @@ import torch
 
 from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
+from orchestrator.worker.code import check_same_code
 from orchestrator.worker.hardware import settle
 from orchestrator.worker.kind import Made, Rows
 from orchestrator.worker.learning import snapshot_place
@@ -43,15 +44,17 @@ class OutOfTime(Exception):
 def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     """Run the stages of one task and write what they made; the rows in `timings` come last and make them done.
 
-    A stage that raises becomes a row in `failures`; the others of the task go on. One that has such a row already, which
-    the driver removes before it sends the task, has ended an earlier worker with this task: it has failed.
+    A stage that raises becomes a row in `failures`; the others of the task go on. One that has such a row already (the
+    driver removes them before it sends a task) has ended an earlier worker with this task: it has failed.
 
     Raises:
+        OtherCodeError: this node runs other code than the driver.
         StorageError: the run cannot be written to, or is not the one that the driver sees.
     """
     for path in context.import_paths:
         if path not in sys.path:
             sys.path.append(path)
+    check_same_code(context.code, socket.gethostname())
     if settle(context.threads):
         forget_networks()
     store = Store(context.store)

@@ -255,3 +255,26 @@ def test_groups_shows_what_each_network_can_lose(quick, experiment: Path) -> Non
     assert header.split() == ["group", "kind", "size", "weights", "MACs", "made", "by", "read", "by"]
     assert first.split()[:2] == ["0", "channels"]
     assert quick("groups", str(experiment), "--set", "model.name=nothing").returncode == 2
+
+
+def test_counts_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(cli, "console", Console(highlight=False, soft_wrap=True))
+    cli.print_columns(("stage", "done", "missing"), [("train", 3, 1234567), ("fine-tune", 12, 0)])
+    assert capsys.readouterr().out.splitlines() == [
+        "stage      done  missing",
+        "train         3  1234567",
+        "fine-tune    12        0",
+    ]
+
+
+def test_an_interrupt_while_a_command_plans_ends_it_with_a_sentence(
+    quick, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "prepare", interrupted)
+    for command in ("plan", "run"):
+        ended = quick(command, "tiny.yaml")
+        assert (ended.returncode, ended.stderr) == (130, "metaprune: stopped\n")

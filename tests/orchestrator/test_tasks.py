@@ -21,6 +21,7 @@ from orchestrator.running.tasks import LOST_DEVICE, MEASURED_TOGETHER, OutOfTime
 from orchestrator.stages import compress, kinds
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker import measuring
+from orchestrator.worker.code import OtherCodeError, code_in_use
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
 from tests.conftest import MEASURED_TIMES, TINY
@@ -219,3 +220,13 @@ def test_stages_leave_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.
     assert [outcome.error for outcome in execute(works, context)] == ["SystemExit: 3"]
     assert torch.equal(torch.get_rng_state(), before)
     assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float32, 1)
+
+
+def test_a_node_with_other_code_than_the_driver_says_so(tmp_path: Path) -> None:
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
+    for name in code_in_use():
+        differing = dataclasses.replace(context, code={**code_in_use(), name: "another"})
+        with pytest.raises(OtherCodeError, match=r"node .* runs .*, and the driver another: install the same on all"):
+            execute(works, differing)
+    same = dataclasses.replace(context, code=dict(code_in_use()))
+    assert [outcome.error for outcome in execute(works, same)] == [None] * len(works)

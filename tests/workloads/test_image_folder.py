@@ -230,9 +230,9 @@ def test_little_shared_memory_means_fewer_loader_processes(tmp_path: Path, monke
     used: list[int] = []
     loader = torch.utils.data.DataLoader
 
-    def noted(*given, num_workers: int, **named):
+    def noted(images, batch_sampler, num_workers: int, **others):
         used.append(num_workers)
-        return loader(*given, num_workers=0, **{**named, "prefetch_factor": None})
+        return loader(images, batch_sampler=batch_sampler, num_workers=0)
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
     for free in (0, 3 * 4 * streamed[0][0].numel() * 2, sys.maxsize):

@@ -229,8 +229,8 @@ def check_room(count: int, shape: tuple[int, int, int]) -> None:
     needed, there = count * math.prod(shape), psutil.virtual_memory().total
     if needed > there:
         raise ValueError(
-            f"{count:,} images of {' × '.join(map(str, shape))} values take {needed / 2**30:,.0f} GiB, but this machine "
-            f"has {there / 2**30:,.0f} GiB of memory: give a smaller dataset.size, fewer images, or stream: true"
+            f"{count:,} images of {' × '.join(map(str, shape))} values take {needed / 2**30:,.0f} GiB, but this "
+            f"machine has {there / 2**30:,.0f} GiB of memory: give a smaller dataset.size, or fewer images"
         )
 
 
