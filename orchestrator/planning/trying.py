@@ -115,7 +115,7 @@ def smallest(repair: Repair) -> Repair:
     if isinstance(repair, str):
         return repair
     few = {"count": IMAGES} if repair.synthetic else {"images": min(IMAGES, int(repair.images))}
-    return repair.model_copy(update=few)
+    return repair.model_copy(update={**few, "refine": min(1, repair.refine)})
 
 
 def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
