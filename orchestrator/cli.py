@@ -1,21 +1,21 @@
 """The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
 
 import contextlib
+import io
 import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.running.progress import duration
-from workloads.messages import counted, message
+from workloads.messages import counted, message, text_of
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.settings.experiment import Experiment
 
 MOST_CAUSES = 5
+INTERRUPTED = 130
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Console(highlight=False, soft_wrap=True)
 
@@ -50,17 +52,37 @@ def fail(error: Exception, status: int, text: str = "") -> NoReturn:
     """Say in one sentence what went wrong, or where it was raised if METAPRUNE_TRACEBACK is set, and exit."""
     if os.environ.get("METAPRUNE_TRACEBACK"):
         raise error
-    typer.echo(f"metaprune: {text or error}", err=True)
+    typer.echo(f"metaprune: {text or text_of(error)}", err=True)
     raise typer.Exit(status) from error
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Say that a command was stopped where Ctrl-C ends the block, and exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("metaprune: stopped", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextlib.contextmanager
 def refusing_bad_input() -> Iterator[None]:
     """Turn what the library says of bad input into one sentence and exit status 2."""
     try:
-        yield
+        with interruptible():
+            yield
     except (ValueError, OSError) as error:
         fail(error, 2)
+
+
+def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print words at the left and numbers at the right, whole however narrow the terminal is."""
+    lines = [[*head], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        console.print("  ".join([first.ljust(widths[0]), *numbers]), markup=False)
 
 
 def show_version(wanted: bool) -> None:
@@ -96,9 +118,9 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings)
-        from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
+        from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
-        from orchestrator.storage.store import Store
+        from orchestrator.storage.store import GoneError, Store
 
         folder = run_folder(loaded, out)
         store = Store(folder)
@@ -111,14 +133,18 @@ def run(
         result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
     except (BusyError, ConnectionError, ValueError) as error:
         fail(error, 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        by = f" by {stop.signal}" if isinstance(stop, AskedToEnd) else ""
         typer.echo(
-            f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there", err=True
+            f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there", err=True
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(REQUEUE if by else INTERRUPTED) from None
+    except GoneError as error:
+        fail(error, 1)
     except (StoppedError, OSError) as error:
         fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
-    conclude(result)
+    with interruptible():
+        conclude(result)
 
 
 def conclude(result: "RunSummary") -> None:
@@ -130,7 +156,7 @@ def conclude(result: "RunSummary") -> None:
             f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
         )
     try:
-        write_report_of([result.run], quiet=True)
+        report_of_run(result.run)
     except (ValueError, OSError) as problem:
         fail(problem, 1, f"the report cannot be written: {problem}")
     failed = len(result.failed) + result.failed_before
@@ -147,6 +173,18 @@ def conclude(result: "RunSummary") -> None:
         if len(causes) > MOST_CAUSES:
             typer.echo(f"  and {len(causes) - MOST_CAUSES} other causes", err=True)
         raise typer.Exit(1)
+
+
+def report_of_run(folder: str) -> None:
+    """Write the report of a run into it, or beside the user where the run cannot be written to."""
+    try:
+        write_report_of([folder], quiet=True)
+    except OSError as problem:
+        from orchestrator.storage.store import folder_name
+
+        elsewhere = f"{folder_name(folder)}-report"
+        write_report_of([folder], elsewhere, quiet=True)
+        console.print(f"The report is in {elsewhere}, as {problem}.", markup=False)
 
 
 def write_report_of(
@@ -235,13 +273,11 @@ def show_notes(facts: "Facts") -> None:
 
 def show_plan(planned: "Plan", facts: "Facts") -> None:
     """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "count", "core-seconds"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for kind, count in planned.count().items():
-        seconds = sum(stage.cost for stage in planned.stages.values() if stage.kind == kind)
-        table.add_row(kind, str(count), f"{seconds:.0f}")
-    console.print(table)
+    seconds = dict.fromkeys(planned.count(), 0.0)
+    for stage in planned.stages.values():
+        seconds[stage.kind] += stage.cost
+    rows = [(kind, count, f"{seconds[kind]:.0f}") for kind, count in planned.count().items()]
+    print_columns(("stage", "count", "core-seconds"), rows)
     shared = planned.requested - len(planned.stages)
     console.print(
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
@@ -316,22 +352,20 @@ def status(folder: RunArgument) -> None:
         from orchestrator.worker.training_progress import epochs_reached
         from reports import load
 
-        planned, failures = load(folder, "plan"), load(folder, "failures")
-        store = Store(folder)
+        failures, store = load(folder, "failures"), Store(folder)
+        planned = store.read_table("plan", ["cell", "kind"]).to_pandas()
         done, driver = store.done(), holder(store)
         epochs = epochs_reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
     open_failures = failures[~failures["cell"].isin(done)]
     active = driver.running if driver else {}
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "done", "running", "failed", "missing", "all"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    rows = []
     for kind, stages in planned.groupby("kind", sort=False):
         finished = stages["cell"].isin(done).sum()
         failed = stages["cell"].isin(open_failures["cell"]).sum()
         running = min(active.get(str(kind), 0), len(stages) - finished - failed)
         counts = (finished, running, failed, len(stages) - finished - failed - running, len(stages))
-        table.add_row(str(kind), *(str(count) for count in counts))
-    console.print(table)
+        rows.append((kind, *counts))
+    print_columns(("stage", "done", "running", "failed", "missing", "all"), rows)
     console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
     for key, (epoch, last) in epochs.items():
         console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
@@ -416,4 +450,7 @@ def repeated(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The entry point of `metaprune` and `python -m orchestrator`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or log without a letter shows its escape
+            stream.reconfigure(errors="backslashreplace")
     app(repeated(sys.argv[1:]), prog_name="metaprune")

@@ -16,7 +16,7 @@ from orchestrator.running.progress import duration
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
 from orchestrator.stages import kinds
-from orchestrator.storage.store import EXPERIMENT, Store
+from orchestrator.storage.store import EXPERIMENT, Store, local_folder
 from orchestrator.worker.measuring import measured
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
@@ -69,7 +69,9 @@ def export_network(
     suffix = format_named(name).suffix
     store = Store(run)
     row = measured_cell(store, cell)
-    path = writable(Path(out or f"{row['model']}-{row['cell']}{suffix}").expanduser())
+    target = out or f"{row['model']}-{row['cell']}{suffix}"
+    local_folder(target)  # refuses what is no path on this machine
+    path = writable(Path(target).expanduser())
     make_importable(run)
     experiment = Experiment.from_yaml(store.read(EXPERIMENT).decode(), store.path(EXPERIMENT))
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -143,8 +143,19 @@ class ModelConfig(Config):
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
     """A safetensors state dict to start from instead of training."""
+    checkpoints: Annotated[tuple[str, ...], Field(min_length=2, max_length=8)] | None = None
+    """Two to eight safetensors state dicts, each of widths of its own if need be: the parents that FaP, PaF and `fuse`
+    start from instead of split models."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the model's function."""
+
+    @model_validator(mode="after")
+    def _one_network_or_parents(self) -> "ModelConfig":
+        if self.checkpoint and self.checkpoints:
+            raise ValueError(
+                f"model '{self.name}' has checkpoint, one network, and checkpoints, the parents of a fusion: give one"
+            )
+        return self
 
     @property
     def name_in_results(self) -> str:
@@ -221,6 +232,98 @@ class SplitsConfig(Config):
         return labelled(self, "mode", without="folds")
 
 
+def _number_or_synthetic(value: Any) -> Any:
+    if value != "synthetic" and (type(value) is not int or value < 0):
+        raise ValueError("should be a number of images, or 'synthetic'")
+    return value
+
+
+class CalibrationConfig(Config):
+    """The images that a criterion or a compensation looks at, which have no labels."""
+
+    images: Annotated[Count | Literal["synthetic"], BeforeValidator(_number_or_synthetic)] = 512
+    """How many training images, at most; or `synthetic`, made-up ones, and no training image is loaded."""
+    kind: Literal["dead-leaves", "pink-noise", "mixed"] = "dead-leaves"
+    """What is made up: discs and boxes that cover each other, noise with the spectrum of photographs, or both."""
+    count: Positive = 512
+    """How many images are made up; which ones, the experiment's seed says."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether they are made up."""
+        return self.images == "synthetic"
+
+    @model_validator(mode="after")
+    def _is_read(self) -> "CalibrationConfig":
+        defaults = CalibrationConfig.model_fields
+        made_up = [name for name in ("kind", "count") if getattr(self, name) != defaults[name].default]
+        if made_up and not self.synthetic:
+            raise ValueError(f"{' and '.join(made_up)} belong to images: synthetic; here images is {self.images}")
+        return self
+
+
+class LeastSquaresConfig(CalibrationConfig):
+    """Compensation by least squares: the layers around what was pruned are solved again (see `repair`).
+
+    With 0 images nothing is solved, and all layers keep the weights that the method's maps make.
+    """
+
+    name: Literal["least-squares"] = "least-squares"
+    """Which repair it is."""
+    kernels: Literal["full", "pointwise"] = "full"
+    """What is solved for: `full` kernels, or one map of the input channels for all places of a kernel, and the bias,
+    in less than half of the time."""
+    refine: Count = 0
+    """Epochs in which each chain of a layer, an activation and a second layer is fitted to what the second one is to
+    make, by gradient steps without labels."""
+
+    @property
+    def label(self) -> str:
+        """The name and every setting that is not the default, as in results."""
+        return labelled(self, "name")
+
+
+SIMPLE_REPAIRS = ("none", "data-free", "data")
+
+
+def _repair(value: Any) -> Any:
+    """A name alone where there are no options, else a mapping or settings."""
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and name not in (*SIMPLE_REPAIRS, "least-squares"):
+        raise ValueError("should be 'none', 'data-free', 'data' or 'least-squares'")
+    if isinstance(value, Mapping) and name in SIMPLE_REPAIRS:
+        if len(value) > 1:
+            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
+        return name
+    return {"name": name} if value == "least-squares" else value
+
+
+def _tag(value: Any) -> str:
+    return "tag-name" if isinstance(value, str) else "tag-options"
+
+
+Repair = Annotated[
+    Annotated[Literal["none", "data-free", "data"], Tag("tag-name")]
+    | Annotated[LeastSquaresConfig, Tag("tag-options")],
+    Discriminator(_tag),
+    BeforeValidator(_repair),
+]
+
+
+def repair_label(repair: Repair) -> str:
+    """A repair as it stands in results, with the options that are no defaults."""
+    return repair if isinstance(repair, str) else repair.label
+
+
+def as_switch(value: Any) -> Any:
+    """A fusion's repair in one way of writing, so that equal ones have equal keys: `data` is true, `none` false."""
+    return {"data": True, "none": False}.get(value, value) if isinstance(value, str) else value
+
+
+ALIGNING = ("alignment", "marginal", "regularisation", "sweeps", "onto")
+"""Settings of a fusion that say how neurons are aligned."""
+
+
 class FusionConfig(Config):
     """How the split models become one (section 6)."""
 
@@ -228,6 +331,9 @@ class FusionConfig(Config):
     """Optimal transport by distances of `activations` or of `weights`, Git Re-Basin's `weight-matching`, or none."""
     marginal: Literal["uniform", "importance"] = "uniform"
     """Masses of the neurons: equal, or in proportion to their l1 importance."""
+    regularisation: Annotated[float, Field(gt=0)] | None = None
+    """Makes the transport soft (Sinkhorn): the weight of its entropy, as a share of the mean cost. A neuron then mixes
+    with several that are alike; null is the exact transport. Heads of attention are always assigned one to one."""
     sweeps: Positive | None = None
     """Passes over the groups for costs from weights, fewer once nothing moves; null is 1 as in the paper, 100 for
     weight-matching."""
@@ -237,13 +343,54 @@ class FusionConfig(Config):
     """Weights of the average: equal, or the accuracy on the training images below."""
     samples: Positive = 200
     """Training images whose activations give the transport cost."""
-    repair: bool = True
-    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023)."""
+    repair: Annotated[bool | Repair, BeforeValidator(as_switch)] = True
+    """Match mean and deviation of the layers' outputs to those of the aligned models (REPAIR, Jordan et al. 2023):
+    `true` or `data`; `false` or `none` leaves them. After a `method`, any repair of a compression."""
+    method: Choice | None = None
+    """Instead of aligning: compress the models side by side, one network of all their neurons, to the widths of the
+    narrowest by this method (`metaprune list methods`); null aligns and averages."""
+    criterion: Choice = ChoiceConfig(name="l1")
+    """Importance criterion for the method."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FusionConfig":
+        given = self.model_dump(exclude_defaults=True)
+        aligning = [name for name in ALIGNING if name in given]
+        if self.method and aligning:
+            raise ValueError(
+                f"fusion has method {self.method.label}, which aligns nothing, and {aligning[0]} "
+                f"{given[aligning[0]]}: remove one of the two"
+            )
+        if self.regularisation and (self.alignment == "weight-matching" or self.sweeps not in (None, 1)):
+            raise ValueError(
+                "fusion.regularisation makes a soft transport, which mixes neurons each time anew: leave out sweeps, "
+                "and take alignment activations or weights"
+            )
+        if not self.method and "criterion" in given:
+            raise ValueError(f"fusion has criterion {self.criterion.label} but no method that asks for it: give both")
+        if not self.method and not isinstance(self.repair, bool):
+            raise ValueError(
+                f"fusion.repair is {repair_label(self.repair)}, which follows a method: give one, or set repair to true"
+            )
+        return self
+
+    @property
+    def repair_of_method(self) -> Repair:
+        """The repair as a compression has it."""
+        return ("data" if self.repair else "none") if isinstance(self.repair, bool) else self.repair
 
     @property
     def label(self) -> str:
-        """The alignment and every other setting that is not the default, as they stand in results."""
-        return labelled(self, "alignment")
+        """The alignment or the method, and every other setting that is not the default, as they stand in results."""
+        if self.method is None:
+            return labelled(self, "alignment")
+        others = self.model_dump(exclude_defaults=True, exclude={"method", "criterion"})
+        if self.criterion.label != "l1":
+            others["criterion"] = self.criterion.label
+        if not isinstance(self.repair, bool):
+            others["repair"] = repair_label(self.repair)
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+        return f"{self.method.label}; {settings}" if settings else self.method.label
 
 
 Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
@@ -290,9 +437,6 @@ class LandscapeConfig(Config):
     """Test images that each point is measured on; null is all."""
 
 
-Repair = Literal["none", "data-free", "data"]
-
-
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
@@ -305,4 +449,5 @@ class CompressionConfig(ScopeConfig):
     group: Count | None = None
     """The group to compress; null is all in sequence."""
     repair: Repair = "none"
-    """Repair of the activations' mean and deviation: none, from the weights alone, or on 512 training images."""
+    """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
+    deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""

@@ -126,7 +126,10 @@ def isolated(function: Callable[..., R], name: str, seed: int = 0) -> Callable[.
             raise ValueError(f"what {name} is given cannot be copied ({first_line(error)})") from error
         with process_kept():
             seed_all(seed)
-            return copied(function(*args, **others, **generators))
+            try:
+                return copied(function(*args, **others, **generators))
+            except SystemExit as error:
+                raise RuntimeError(f"{name} tries to end the process (sys.exit)") from error
 
     return run
 

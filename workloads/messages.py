@@ -8,7 +8,20 @@ def first_line(error: BaseException) -> str:
 
 def message(error: object) -> str:
     """The first line of an exception's message."""
-    return str(error).strip().partition("\n")[0]
+    return text_of(error).strip().partition("\n")[0]
+
+
+def text_of(error: object) -> str:
+    """An exception's whole message, also where that cannot be made or is not what UTF-8 can hold."""
+    try:
+        return printable(str(error))
+    except Exception:  # of the user's exceptions, whose `__str__` may raise anything
+        return "it has a text that cannot be shown"
+
+
+def printable(text: str) -> str:
+    """Text whose letters UTF-8 can hold; others, such as bytes of a file's name, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def counted(number: int, what: str) -> str:

@@ -76,6 +76,8 @@ class MovedModules(MetaPathFinder, Loader):
         module.__doc__ = f"The old name of {' and '.join(homes)}."
 
         def __getattr__(name: str) -> Any:
+            if name.startswith("__"):  # asked for by those who look at all modules, while others are being imported
+                raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
             for home in homes:
                 found = importlib.import_module(home)
                 if hasattr(found, name):

@@ -17,10 +17,17 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def digest_of_sources(module: ModuleType, named: str) -> str:
-    """16 hexadecimal digits over the source of a module and of all own modules that it or `named` imports."""
+    """16 hexadecimal digits over the source of a module and of all own modules that it or `named` imports.
+
+    A module that is compiled, or built into Python, counts by its name.
+    """
     imported = own_sources([named, module.__name__])
     imported.pop(module.__name__, None)
-    text = "".join([inspect.getsource(module), *(imported[name] for name in sorted(imported))])
+    try:
+        own = inspect.getsource(module)
+    except (OSError, TypeError):
+        own = module.__name__
+    text = "".join([own, *(imported[name] for name in sorted(imported))])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -50,8 +57,24 @@ def own_file(name: str) -> Path | None:
     if spec is None or not spec.has_location or spec.origin is None:
         return None
     path = Path(spec.origin)
-    installed = path.is_relative_to(sysconfig.get_path("stdlib")) or not INSTALLED.isdisjoint(path.parts)
-    return None if installed or path.suffix != ".py" else path
+    return None if is_installed(path) or path.suffix != ".py" else path
+
+
+def is_installed(path: Path) -> bool:
+    """Whether a file or folder is Python's or that of an installed package."""
+    return path.is_relative_to(sysconfig.get_path("stdlib")) or not INSTALLED.isdisjoint(path.parts)
+
+
+def shadowed_file(name: str) -> Path | None:
+    """A file of the user's of this module's name, where Python has imported one of its own or an installed one."""
+    module = sys.modules.get(name)
+    if "." in name or module is None or name in OURS:
+        return None
+    imported = getattr(module, "__file__", None)
+    if imported and not is_installed(Path(imported)):
+        return None
+    files = [Path(folder) / f"{name}.py" for folder in sys.path]
+    return next((file for file in files if not is_installed(file) and file.is_file()), None)
 
 
 def imported_names(source: str, package: str) -> Iterator[str]:

@@ -21,8 +21,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from workloads.config import CalibrationConfig
 from workloads.messages import first_line
-from workloads.own_code import digest_of_sources
+from workloads.own_code import digest_of_sources, shadowed_file
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class PluginKind:
         offers: what a function may ask for by naming an argument so, and what it then gets.
         drawn_from: those of them by which the results of a function depend on the seed.
         elsewhere: options that an experiment sets in a place of its own, and the place.
+        takes_synthetic: whether the images that functions ask for may be made-up ones.
     """
 
     name: str
@@ -44,6 +46,7 @@ class PluginKind:
     offers: Mapping[str, str] = field(default_factory=dict)
     drawn_from: frozenset[str] = frozenset()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    takes_synthetic: bool = False
 
     @property
     def registered(self) -> Mapping[str, Callable[..., Any]]:
@@ -84,9 +87,14 @@ class PluginKind:
         module_name, _, attribute = name.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{self.name} '{name}': the module cannot be imported ({first_line(error)})") from error
         function: object = getattr(module, attribute, None)
+        if file := shadowed_file(module_name):
+            raise ValueError(
+                f"{self.name} '{name}': '{file}' has the name of a module of Python's or an installed one, which is "
+                f"imported in its place: give the file another name"
+            )
         if not callable(function):
             raise ValueError(f"{self.name} '{name}': module '{module_name}' has no function '{attribute}'")
         return function
@@ -172,11 +180,11 @@ class Plugin:
         """
         asked = {name: offered[name] for name in self.asks if name in offered}
         if not self.own:
-            return self.function(*given, **asked, **self.options)
+            return self.function(*given, **asked, **self.arguments)
         from workloads.isolation import isolated  # here, as it loads PyTorch
 
         seed = offered["generator"].initial_seed() if "generator" in offered else 0
-        return isolated(self.function, self.where, seed)(*given, **asked, **self.options)
+        return isolated(self.function, self.where, seed)(*given, **asked, **self.arguments)
 
     def check_given(self, **sources: Any) -> None:
         """Make sure that none of the images that it requires is missing.
@@ -188,6 +196,40 @@ class Plugin:
         for source, value in sources.items():
             if self.requires(source) and not value:
                 raise ValueError(f"{self.where} needs {words[source]}: give them as `{source}`")
+
+    @functools.cached_property
+    def calibration(self) -> CalibrationConfig | None:
+        """Which images it is shown, where its options say so; those for all who ask for images are none of its own.
+
+        Raises:
+            ValueError: they are not such.
+        """
+        if "images" not in self.asks or "images" not in self.options:
+            return None
+        given = {name: self.options[name] for name in self.of_images if name in self.options}
+        try:
+            found = CalibrationConfig.model_validate(given)
+        except ValidationError as error:
+            reason = error.errors()[0]
+            where = ".".join(map(str, reason["loc"][:1])) or "images"
+            message = reason["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            raise ValueError(f"option '{where}' of {self.where} is {given.get(where)!r}: it {message}") from error
+        if found.images == 0 or (found.synthetic and not self.kind.takes_synthetic):
+            kinds = "a number of images, or `synthetic`" if self.kind.takes_synthetic else "a number of images"
+            raise ValueError(f"option 'images' of {self.where} is {found.images!r}: give {kinds}")
+        return found
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Its options, less those that say which images it is shown."""
+        if self.calibration is None:
+            return self.options
+        return {name: value for name, value in self.options.items() if name not in self.of_images}
+
+    @property
+    def of_images(self) -> list[str]:
+        """The options that say which images it is shown."""
+        return [name for name in CalibrationConfig.model_fields if name not in self.own_options]
 
     @property
     def own_options(self) -> dict[str, inspect.Parameter]:
@@ -207,6 +249,7 @@ class Plugin:
             for name, parameter in self.own_options.items()
             if name not in self.kind.elsewhere
         )
+        options = ", ".join(filter(None, ["images=512" if "images" in self.asks else "", options]))
         return first + (f" Options: {options}." if options else "")
 
     def check(self) -> None:
@@ -247,7 +290,7 @@ class Plugin:
         """Make sure that it has the options that it gets, of these types, and gets those that it needs."""
         own = self.own_options
         hints = self.hints
-        for option, value in self.options.items():
+        for option, value in self.arguments.items():
             if option not in own:
                 raise ValueError(
                     f"{self.where} has no option '{option}'{nearest(option, own)} It takes: {', '.join(own) or 'none'}"
@@ -291,6 +334,7 @@ CRITERION = PluginKind(
         "statistics": _STATISTICS,
     },
     drawn_from=frozenset({"generator", "batches", "images"}),
+    takes_synthetic=True,
 )
 """Importance of a group's neurons: returns (n,) scores."""
 

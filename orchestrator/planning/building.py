@@ -19,6 +19,7 @@ from workloads.config import (
     Repair,
     ScopeConfig,
     SplitsConfig,
+    repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
 
@@ -38,6 +39,11 @@ def make_plan(experiment: Experiment, facts: Facts) -> Plan:
 def changed(config: Config, *without: str) -> dict[str, Any]:
     """The settings that differ from their defaults, for a key."""
     return config.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+
+
+def repair_key(repair: Repair) -> Any:
+    """A repair for a key: its name, or what differs from the defaults."""
+    return repair if isinstance(repair, str) else {"name": repair.name, **changed(repair)}
 
 
 class _Builder:
@@ -90,12 +96,36 @@ class _Builder:
     def whole(self) -> str:
         """The model trained on everything, or read from its checkpoint."""
         labels = {**self.labels, "pipeline": "whole-data", "training_data": "whole", "stage": "baseline"}
-        network = changed(self.model, "checkpoint", "label") | self.code(self.model.name)
         if self.of_model.checkpoint:
-            parameters = {**self.measured, "model": network, "checkpoint": self.of_model.checkpoint}
-            digest = {"model.checkpoint": self.of_model.checkpoint}
-            return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
+            return self.load(self.of_model.checkpoint, labels)
         return self.train({}, 1.0, labels)
+
+    def load(self, checkpoint: str, labels: dict[str, Any]) -> str:
+        """The network that a file holds, by the file's digest."""
+        network = changed(self.model, "checkpoint", "checkpoints", "label") | self.code(self.model.name)
+        parameters = {**self.measured, "model": network, "checkpoint": checkpoint}
+        digest = {"model.checkpoint": checkpoint}
+        return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
+
+    def families(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """What is fused: the parents of each fusion, and the labels of what comes of them.
+
+        The models of every way to cut the training set; or, where the model has checkpoints, the networks in these.
+        """
+        if self.of_model.parents:
+            digests = self.of_model.parents
+            labels = {**self.labels, "parents": ", ".join(digests)}
+            own = {**self.labels, "stage": "baseline"}
+            yield (
+                [
+                    self.load(digest, {**own, "training_data": f"parent-{number}", "parents": digest})
+                    for number, digest in enumerate(digests, start=1)
+                ],
+                labels,
+            )
+            return
+        for splits in self.experiment.splits:
+            yield self.split_models(splits), {**self.labels, "folds": splits.folds, "split": splits.label}
 
     def split_models(self, splits: SplitsConfig) -> list[str]:
         """The models trained on parts of the training set."""
@@ -114,7 +144,7 @@ class _Builder:
         training = self.experiment.training
         parameters = {
             "dataset": self.data,
-            "model": changed(self.model, "label") | self.code(self.model.name),
+            "model": changed(self.model, "checkpoints", "label") | self.code(self.model.name),
             "training": changed(training),
             "seed": self.seed,
             **subset,
@@ -134,16 +164,24 @@ class _Builder:
         return self.add_stage("fine-tune", parameters, (key,), labels, cost)
 
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
-        parameters = {**self.measured, "fusion": changed(fusion), "seed": self.seed}
+        settings, own = changed(fusion), dict[str, str]()
+        if fusion.method:
+            for part, choice in (("criterion", fusion.criterion), ("method", fusion.method)):
+                if part in settings:
+                    settings[part] |= self.code(choice.name)
+                own |= self.applied.of_choice(f"fusion.{part}", choice)
+            if "repair" in settings and not isinstance(fusion.repair, bool):
+                settings["repair"] = repair_key(fusion.repair)
+        parameters = {**self.measured, "fusion": settings, "seed": self.seed}
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
-        return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000))
+        return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000), **own)
 
     def criterion(self, cell: "_Cell") -> dict[str, Any]:
         """A cell's criterion, for a key."""
         return changed(cell.criterion) | self.code(cell.criterion.name)
 
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
-        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair == "data"
+        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair not in ("none", "data-free")
         parameters = {
             **self.measured,
             "sparsity": sparsity,
@@ -151,7 +189,7 @@ class _Builder:
             "method": changed(cell.method) | self.code(cell.method.name),
             **({"seed": self.seed} if draws else {}),
             **({} if cell.group is None else {"group": cell.group}),
-            **({} if cell.repair == "none" else {"repair": cell.repair}),
+            **({} if cell.repair == "none" else {"repair": repair_key(cell.repair)}),
             **changed(cell.scope),
         }
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
@@ -172,12 +210,14 @@ class _Builder:
         if pipeline == "whole-data":
             self.add_from(self.whole(), grid, {**self.labels, "pipeline": pipeline})
             return
-        for splits in self.experiment.splits:
-            models = self.split_models(splits)
-            labels = {**self.labels, "pipeline": pipeline, "folds": splits.folds, "split": splits.label}
+        for models, family in self.families():
+            labels = {**family, "pipeline": pipeline}
             for fusion in grid.fusion or self.experiment.fusion:
-                add = self.add_fap if pipeline == "fap" else self.add_paf
-                add(models, fusion, grid, labels)
+                if pipeline == "fuse":
+                    self.fuse(models, fusion, labels, final=True)
+                else:
+                    add = self.add_fap if pipeline == "fap" else self.add_paf
+                    add(models, fusion, grid, labels)
 
     def epochs(self, grid: PruningConfig) -> int:
         """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
@@ -242,8 +282,9 @@ class _Builder:
         epochs = self.epochs(grid)
         for cell, cell_labels in self.cells(grid, labels):
             parents = []
-            for number, model in enumerate(models, start=1):
-                subset = {**cell_labels, "training_data": f"subset-{number}"}
+            for model in models:
+                own = self.plan.stages[model].labels
+                subset = {**cell_labels, **{name: own[name] for name in ("training_data", "parents") if name in own}}
                 if grid.mode == "fine-tuned":
                     pruned = self.in_steps(model, cell, grid.steps, subset)
                 else:
@@ -263,8 +304,8 @@ class _Cell:
     method: ChoiceConfig
     repair: Repair
     scope: ScopeConfig
-    kind: str | None
-    """Of a single group."""
+    kinds: str
+    """Of the group, or of those that the network has and the grid means."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -273,15 +314,17 @@ class _Cell:
             "target_sparsity": self.sparsity,
             "criterion": self.criterion.label,
             "method": self.method.label,
-            "repair": self.repair,
+            "repair": repair_label(self.repair),
             **self.scope.model_dump(exclude={"kinds"}),
-            "kinds": self.kind or ", ".join(self.scope.kinds),
+            "kinds": self.kinds,
         }
 
     @property
     def variant(self) -> str:
         """The method, with its repair."""
-        return self.method.label if self.repair == "none" else f"{self.method.label}, {self.repair} repair"
+        return (
+            self.method.label if self.repair == "none" else f"{self.method.label}, {repair_label(self.repair)} repair"
+        )
 
     def planned_sparsity(self, sparsity: float) -> float | None:
         """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
@@ -293,12 +336,12 @@ def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
     scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
     numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
     settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    if grid.groups != "all" or network.numbers(grid.kinds) == network.numbers(DEFAULT_KINDS):
-        del settings["kinds"]  # what is computed depends on the groups alone, not on how they were asked for
+    if grid.groups != "all" or network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
+        del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
     scope = ScopeConfig(**settings)
     for group in numbers:
-        kind = None if group is None else network.kind(group)
+        kinds = ", ".join(network.those_of(scope.kinds) if group is None else [network.kind(group)])
         for criterion in grid.criteria:
             for method, repair in itertools.product(grid.methods, grid.repair):
                 for sparsity in grid.sparsities:
-                    yield _Cell(group, sparsity, criterion, method, repair, scope, kind)
+                    yield _Cell(group, sparsity, criterion, method, repair, scope, kinds)

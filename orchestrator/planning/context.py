@@ -9,26 +9,38 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.storage.store import Store
 from orchestrator.worker.work import Context
 from workloads.config import DatasetConfig
+from workloads.data.roots import expanded
 
 
 def located(dataset: DatasetConfig) -> DatasetConfig:
     """The data set with its root as an absolute path, since workers run in folders of their own."""
     if dataset.root is None:
         return dataset
-    return dataset.model_copy(update={"root": str(Path(dataset.root).expanduser().absolute())})
+    return dataset.model_copy(update={"root": str(expanded(dataset.root).absolute())})
+
+
+def as_run_anywhere(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths of its files, for use from other folders."""
+    models = [
+        model.model_copy(update={"checkpoint": str(Path(model.checkpoint).expanduser().absolute())})
+        if model.checkpoint
+        else model
+        for model in experiment.models
+    ]
+    return experiment.model_copy(update={"dataset": located(experiment.dataset), "models": tuple(models)})
 
 
 def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
     """What all tasks of a run have in common, for one thread."""
-    digests = {model.name_in_results: facts.models[model.name_in_results].checkpoint for model in experiment.models}
+    files: dict[str, str] = {}
+    for model in experiment.models:
+        of_model = facts.models[model.name_in_results]
+        given = [(of_model.checkpoint, model.checkpoint), *zip(of_model.parents, model.checkpoints or (), strict=True)]
+        files |= {digest: str(Path(path).expanduser().absolute()) for digest, path in given if digest and path}
     return Context(
         store=store.uri,
         dataset=located(experiment.dataset).model_dump_json(),
-        checkpoints={
-            digest: str(Path(model.checkpoint).expanduser().absolute())
-            for model in experiment.models
-            if model.checkpoint and (digest := digests[model.name_in_results])
-        },
+        checkpoints=files,
         snapshot_every=experiment.resources.snapshot_every,
         import_paths=(*(path for path in sys.path if path), os.getcwd()),
     )

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from orchestrator.planning.fusing import fusions, try_fusions
 from orchestrator.planning.trying import try_out
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
+from workloads.fusion.fuse import by_width
 from workloads.measuring.evaluation import parameter_count
 from workloads.measuring.latency import latency
 from workloads.messages import first_line
@@ -32,6 +34,7 @@ class ModelFacts:
         widths: pairings of each group, in the paper's order.
         parameters: weights and biases.
         checkpoint: digest of the checkpoint file, or None.
+        parents: digests of the files of the networks that are fused, where these are given.
         seconds_per_image: of a forward pass on one core of this machine, for estimates.
         kept: (layer, reason) for each group that cannot be pruned.
         kinds: of the groups.
@@ -43,6 +46,11 @@ class ModelFacts:
     seconds_per_image: float
     kept: tuple[tuple[str, str], ...] = ()
     kinds: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+
+    def those_of(self, kinds: Collection[str]) -> list[str]:
+        """Which of some kinds the network has groups of."""
+        return [kind for kind in kinds if not self.kinds or kind in self.kinds]
 
     def numbers(self, kinds: Collection[str]) -> list[int]:
         """The groups of some kinds; all of them where kinds are not known."""
@@ -87,9 +95,10 @@ def gather(experiment: Experiment) -> Facts:
     plugins = all_plugins(experiment)
     networks: dict[str, ModelFacts] = {}
     for config in experiment.models:
-        model = built(config, dataset)
-        structure = traced(config, model, dataset)
+        parents = networks_of(config, dataset)
+        model, structure = parents[by_width([structure for _, structure in parents])[0]]
         networks[config.name_in_results] = facts_of(config, model, structure, dataset)
+        try_fusions(experiment, config, parents, dataset)
         for grid in experiment.pruning:
             check_groups(grid, config.name_in_results, networks[config.name_in_results])
         try_out(experiment, config, model, structure, dataset)
@@ -113,8 +122,8 @@ def structures(experiment: Experiment) -> Iterator[tuple[str, Structure]]:
     """
     dataset = datasets.load(experiment.dataset)
     for config in experiment.models:
-        model = built(config, dataset)
-        yield config.name_in_results, traced(config, model, dataset)
+        parents = networks_of(config, dataset)
+        yield config.name_in_results, parents[by_width([structure for _, structure in parents])[0]][1]
 
 
 def all_plugins(experiment: Experiment) -> list[Plugin]:
@@ -128,11 +137,25 @@ def all_plugins(experiment: Experiment) -> list[Plugin]:
     for grid in experiment.pruning:
         found += [CRITERION.plugin(choice.name, choice.options) for choice in grid.criteria]
         found += [METHOD.plugin(choice.name, choice.options) for choice in grid.methods]
+    for fusion in fusions(experiment):
+        if fusion.method:
+            found += [METHOD.plugin(fusion.method.name, fusion.method.options)]
+            found += [CRITERION.plugin(fusion.criterion.name, fusion.criterion.options)]
     return found
 
 
-def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
-    """The network with its checkpoint's weights, in evaluation mode.
+def networks_of(config: ModelConfig, dataset: Dataset) -> list[tuple[nn.Module, Structure]]:
+    """The network with its groups; where the model has several checkpoints, those of all of them.
+
+    Raises:
+        ValueError: see `built` and `traced`.
+    """
+    models = [built(config, dataset, path) for path in config.checkpoints or (config.checkpoint,)]
+    return [(model, traced(config, model, dataset)) for model in models]
+
+
+def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.Module:
+    """The network with the weights of a checkpoint if there is one, in evaluation mode.
 
     Raises:
         ValueError: it is none, does not run on the data set's images, or does not give one output a class.
@@ -143,12 +166,16 @@ def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, *shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # own code may also try to end the process
         raise ValueError(
             f"model '{config.name}' fails on an image of {' × '.join(map(str, shape))} (channels, height, width) "
             f"({first_line(error)}): if it needs another size, set dataset.size"
         ) from error
-    if isinstance(logits, torch.Tensor) and logits.shape != (1, classes):
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(
+            f"model '{config.name}' returns {type(logits).__name__} for an image: it has to return a tensor of logits"
+        )
+    if logits.shape != (1, classes):
         raise ValueError(
             f"model '{config.name}' gives outputs of shape {tuple(logits.shape)} for an image, but has to give (1, "
             f"{classes}), one a class: its function gets the number as num_classes"
@@ -159,8 +186,15 @@ def built(config: ModelConfig, dataset: Dataset) -> nn.Module:
                 f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what "
                 f"ran before: let it do so in training mode alone (if self.training: ...)"
             )
-    if config.checkpoint:
-        checkpoints.load_state(model, checkpoints.read_state(config.checkpoint), config.checkpoint)
+    if checkpoint:
+        checkpoints.load_state(
+            model, checkpoints.read_state(checkpoint), checkpoint, any_width=bool(config.checkpoints)
+        )
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, *shape))
+        except Exception as error:
+            raise ValueError(f"the network in '{checkpoint}' does not run: {first_line(error)}") from error
     return model
 
 
@@ -176,7 +210,7 @@ def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure
         raise ValueError(f"model '{config.name}' cannot be stored: {error}") from error
     try:
         return trace(model, torch.zeros(1, *dataset.shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"model '{config.name}' cannot be pruned: {error}") from error
 
 
@@ -186,6 +220,7 @@ def facts_of(config: ModelConfig, model: nn.Module, structure: Structure, datase
         widths=tuple(group.size for group in structure.groups),
         parameters=parameter_count(model),
         checkpoint=checkpoints.file_digest(config.checkpoint) if config.checkpoint else None,
+        parents=tuple(checkpoints.file_digest(path) for path in config.checkpoints or ()),
         seconds_per_image=forward_seconds(model, dataset.shape),
         kept=structure.kept,
         kinds=tuple(group.kind for group in structure.groups),

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
 from workloads.compression.methods import check_kind
-from workloads.config import CompressionConfig, ModelConfig
+from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
-from workloads.messages import first_line
+from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.structure.attention import opened
@@ -50,7 +50,9 @@ def try_out(
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
             spare = copy.deepcopy(model)
-        if not config.checkpoint or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
+        if not (config.checkpoint or config.checkpoints) or any(
+            grid.mode == "fine-tuned" for grid in experiment.pruning
+        ):
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)
         with explained(f"model '{config.name}' cannot be stored"):
@@ -77,7 +79,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:  # own code may also try to end the process
-        reason = str(error) if isinstance(error, ValueError) else first_line(error)
+        reason = text_of(error) if isinstance(error, ValueError) else first_line(error)
         raise ValueError(f"{what}: {reason}") from error
 
 
@@ -99,13 +101,28 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
 def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:
     """Write the network as a stage does, and read it again."""
     description = Description(
-        model=config.model_dump(mode="json", exclude={"checkpoint"}),
+        model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
         channels=dataset.shape[0],
         classes=len(dataset.classes),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         widths=tuple(group.size for group in structure.groups),
     )
     return checkpoints.loads(checkpoints.dumps(model, description), "the stored network")[0]
+
+
+def smallest(repair: Repair) -> Repair:
+    """The same repair with as little work as can be."""
+    if isinstance(repair, str):
+        return repair
+    few = {"count": IMAGES} if repair.synthetic else {"images": min(IMAGES, int(repair.images))}
+    return repair.model_copy(update={**few, "refine": min(1, repair.refine)})
+
+
+def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
+    """The same criterion with as few made-up images as are tried with."""
+    if criterion.options.get("images") != "synthetic":
+        return criterion
+    return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
 
 
 def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset) -> None:
@@ -126,10 +143,10 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
     where = f"group {group.number} of model '{config.name}'"
     for criterion in grid.criteria:
         with explained(f"criterion '{criterion.name}' cannot rank {where}"):
-            scored = score(network, group.number, criterion, sources)
+            scored = score(network, group.number, on_few_images(criterion), sources)
     for method, repair in itertools.product(grid.methods, grid.repair):
-        with explained(f"method '{method.name}' with repair '{repair}' cannot compress {where}"):
-            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=repair)
+        with explained(f"method '{method.name}' with repair '{repair_label(repair)}' cannot compress {where}"):
+            compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=smallest(repair))
             narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
             logits = narrow.model(sources.example)
         if (method, repair) == (grid.methods[0], grid.repair[0]):

@@ -55,7 +55,7 @@ def join(address: str, origin: str) -> None:
     try:
         check_reachable(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+    except Exception as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}, which {origin} names ({message(error)}): start one with "
             f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or give "
@@ -81,7 +81,7 @@ def start_local() -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises bare ones too, where the machine is too busy to start it in time, say
         raise ConnectionError(
             f"Ray cannot start on this machine ({message(error)}); it keeps its files in '{folder}', which the "
             f"environment variable RAY_TMPDIR moves"
@@ -113,7 +113,7 @@ def keep_token_out_of_home() -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Fail at once where no gRPC server, such as a cluster's head, listens at HOST:PORT; Ray would try for minutes.
+    """Fail at once where no head of a Ray cluster listens at HOST:PORT; Ray would try for minutes.
 
     Raises:
         OSError: the host or port does not answer, or something else does.
@@ -124,22 +124,27 @@ def check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise ValueError("an address is auto, local or HOST:PORT")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") == "0" and not speaks_http2(connection):
-            raise OSError(f"what listens at {host}:{port} is no head of a Ray cluster")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    secured = os.environ.get("RAY_USE_TLS", "0") != "0"
+    if not secured and not address.startswith("ray://") and not is_head(f"{host}:{port}"):
+        raise OSError(f"what listens at {host}:{port} is no head of a Ray cluster")
 
 
-def speaks_http2(connection: socket.socket) -> bool:
-    """Whether a server opens a conversation of HTTP/2, which gRPC is: its first frame is one of settings (RFC 9113)."""
-    length, settings = 9, 4
-    try:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, settings, 0, 0, 0, 0, 0]))
-        answer = b""
-        while len(answer) < length and (part := connection.recv(length - len(answer))):
-            answer += part
-    except OSError:
-        return False
-    return len(answer) == length and answer[3] == settings
+def is_head(address: str) -> bool:
+    """Whether the head of a Ray cluster answers at HOST:PORT, be it that it wants a token first."""
+    import grpc  # here, as a local run never needs it
+    from ray.core.generated import gcs_service_pb2
+
+    service = gcs_service_pb2.DESCRIPTOR.services_by_name.get("NodeInfoGcsService")
+    method = service and service.methods_by_name.get("CheckAlive")
+    if method is None:
+        return True  # this Ray asks otherwise
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(f"/{service.full_name}/{method.name}")(b"", timeout=CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            return error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    return True
 
 
 def check_fits(experiment: Experiment, plan: Plan) -> None:

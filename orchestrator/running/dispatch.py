@@ -5,6 +5,7 @@
 The frontier knows which stages can run, the cluster what there is to run them on, the ledger how they ended.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from orchestrator.running.remote import Body, in_worker
 from orchestrator.settings.experiment import Experiment
 from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
+from orchestrator.worker.code import OtherCodeError
 from orchestrator.worker.hardware import SEES_ALL_GPUS
 from orchestrator.worker.training_progress import epochs_reached
 from orchestrator.worker.work import Context, Outcome, Work
@@ -30,6 +32,7 @@ from workloads.messages import message
 MACHINE_ERRORS = (ray.exceptions.LocalRayletDiedError, ray.exceptions.OwnerDiedError)
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 10.0
+SNAPSHOT_SECONDS = 10.0
 
 
 class Dispatcher:
@@ -82,10 +85,22 @@ class Dispatcher:
                 finished, _ = ray.wait(list(self.in_flight), num_returns=1, timeout=POLL_SECONDS)
                 for reference in finished:
                     self.collect(reference)
+        except KeyboardInterrupt:
+            self.let_trainings_leave_snapshots()
+            raise
         finally:
             for reference in self.in_flight:
                 ray.cancel(reference, force=True)
             self.cluster.let_go()
+
+    def let_trainings_leave_snapshots(self) -> None:
+        """Interrupt the trainings, and wait a little until each has stored what it was after its last epoch."""
+        learning = [reference for reference, stages in self.in_flight.items() if kinds()[stages[0].kind].trains]
+        with contextlib.suppress(Exception):  # Ray may have ended, too
+            for reference in learning:
+                ray.cancel(reference)  # raises KeyboardInterrupt in the worker
+            if learning:
+                ray.wait(learning, num_returns=len(learning), timeout=SNAPSHOT_SECONDS)
 
     def look(self) -> None:
         """See now and then what the cluster has and how far trainings are; often while it has nothing."""
@@ -116,6 +131,7 @@ class Dispatcher:
     def submit(self, stages: list[Stage], *, alone: bool = False) -> None:
         """Send stages of one kind to Ray as one task, with a node to itself where it shall be alone."""
         kind = stages[0].kind
+        self.ledger.forget_failures(stages)
         reserved = self.cluster.reserved(kind)
         limit = self.resources.task(kind).time_limit
         context = replace(self.context, threads=max(1, int(reserved["CPU"])), time_limit=limit)
@@ -156,7 +172,10 @@ class Dispatcher:
             outcomes: list[Outcome] = ray.get(reference)
         except ray.exceptions.RayError as error:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
+                self.store.check_there()  # what a node says of a run that is gone is beside the point
                 raise cause from None
+            if isinstance(cause, OtherCodeError):
+                raise ConnectionError(str(cause)) from None
             if isinstance(error, MACHINE_ERRORS) or not self.cluster.answers():
                 # No stage is to blame for what happened to Ray; the rows of those that were running would say so.
                 raise ConnectionError(f"Ray has ended while the run went on ({message(error)})") from error

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.planning.building import make_plan
-from orchestrator.planning.context import shared_context
+from orchestrator.planning.context import as_run_anywhere, shared_context
 from orchestrator.planning.facts import Facts, gather
 from orchestrator.planning.plan import Plan
 from orchestrator.running import progress as progress_views
@@ -27,8 +27,21 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
 from orchestrator.storage.compaction import TABLES, compact
 from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_folder
+from orchestrator.worker.code import code_in_use
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class AskedToEnd(KeyboardInterrupt):
+    """A batch system or a closed terminal wants the machine back; the run can go on elsewhere or later.
+
+    Attributes:
+        signal: that said so, such as SIGTERM.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number).name
+        super().__init__(self.signal)
 
 
 class StoppedError(RuntimeError):
@@ -85,7 +98,7 @@ def run(
     Raises:
         ValueError, FileNotFoundError, ConnectionError: bad input; nothing was written.
         BusyError: another process drives the run; nothing was written.
-        StorageError: the run cannot be written to; what is done is kept.
+        StorageError: the run cannot be written to, or is gone; what is done is kept.
         StoppedError: another process took the run over, a file of it is damaged, or the cluster is gone; likewise.
     """
     if not isinstance(experiment, Experiment):
@@ -93,7 +106,10 @@ def run(
         experiment = Experiment.load(experiment, overrides)
     facts = gather(experiment)
     plan = make_plan(experiment, facts)
-    return run_plan(experiment, facts, plan, out=out, address=address, progress=progress, retry_failed=retry_failed)
+    view = progress or progress_views.for_terminal()
+    for note in facts.notes:
+        view.note(f"{facts.dataset}: {note}")
+    return run_plan(experiment, facts, plan, out=out, address=address, progress=view, retry_failed=retry_failed)
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
@@ -140,9 +156,12 @@ def run_plan(
     lease = Lease(store)
     lease.check(view.note)
     if not frontier:
-        with lease.held():
-            write_plan(store, experiment, plan)
-            tidy(store, lease)
+        try:
+            with lease.held():
+                write_plan(store, experiment, plan)
+                tidy(store, lease)
+        except StorageError as error:
+            view.note(f"nothing is missing, and the run stays as it is: {error}")
         return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
     with terminable() as heed_signals, connected(address) as started_here:
         heed_signals()  # Ray has just put a handler of its own in place
@@ -150,7 +169,7 @@ def run_plan(
             check_fits(experiment, plan)
         with lease.held():
             write_plan(store, experiment, plan)
-            context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT)
+            context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT, code=dict(code_in_use()))
             ledger = Ledger(plan, store, frontier, view)
             dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body)
             view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
@@ -179,6 +198,7 @@ def check_whole(store: Store, recorded: set[str]) -> None:
     Raises:
         StorageError: names the folder and how many are not.
     """
+    store.check_there()
     if gone := recorded - store.done():
         raise StorageError(
             f"the results of {len(gone)} stages that were done are not in '{store.path('results')}', where all nodes "
@@ -190,6 +210,8 @@ def check_whole(store: Store, recorded: set[str]) -> None:
 def terminable() -> Iterator[Callable[[], object]]:
     """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
 
+    Ctrl-C raises KeyboardInterrupt, the others `AskedToEnd`, which is one.
+
     Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
 
     Yields:
@@ -198,14 +220,13 @@ def terminable() -> Iterator[Callable[[], object]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    asked = 0
+    asked: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            raise KeyboardInterrupt
-        if asked > 2:
+        asked.append(signum)
+        if len(asked) == 1:
+            raise KeyboardInterrupt if signum == signal.SIGINT else AskedToEnd(signum)
+        if len(asked) > 2:
             os._exit(130)  # for somebody who cannot wait
 
     def heed() -> dict[signal.Signals, Any]:
@@ -215,6 +236,10 @@ def terminable() -> Iterator[Callable[[], object]]:
     before = heed()
     try:
         yield heed
+    except KeyboardInterrupt as stopped:  # compiled code of Ray's passes each one on as a plain one
+        if asked and asked[0] != signal.SIGINT and not isinstance(stopped, AskedToEnd):
+            raise AskedToEnd(asked[0]) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -234,6 +259,6 @@ def missing(plan: Plan, store: Store) -> set[str]:
 
 def write_plan(store: Store, experiment: Experiment, plan: Plan) -> None:
     """Leave the resolved experiment and its stages in the run; results that belong to no stage are not reported."""
-    store.write(experiment.to_yaml().encode(), EXPERIMENT)
+    store.write(as_run_anywhere(experiment).to_yaml().encode(), EXPERIMENT)
     rows = ({**s.labels, "cell": s.key, "kind": s.kind, "inputs": s.inputs} for s in plan.stages.values())
     store.write_rows("plan", "plan", rows)

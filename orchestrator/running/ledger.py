@@ -43,14 +43,19 @@ class Ledger:
 
     def done(self, stage: Stage) -> None:
         """A stage is done: release what waited for it."""
-        if stage.key in self.has_failure:
-            self.store.delete("results", "failures", f"{stage.key}.parquet")
-            self.has_failure.remove(stage.key)
+        self.forget_failures([stage])
         if not self.rebuilds.finished(stage.key):
             self.done_now += 1
             self.progress.finished(stage.kind, stage.key, stage.cost, None)
         self.has_rows.add(stage.key)
         self.frontier.finish(stage.key)
+
+    def forget_failures(self, stages: Iterable[Stage]) -> None:
+        """Remove what stages have left in `failures`: they are done, or run once more."""
+        for stage in stages:
+            if stage.key in self.has_failure:
+                self.store.delete("results", "failures", f"{stage.key}.parquet")
+                self.has_failure.remove(stage.key)
 
     def failed(self, stage: Stage, error: str) -> None:
         """A stage has failed: block what depends on it."""
@@ -64,6 +69,7 @@ class Ledger:
         for stage in stages:
             row = {**stage.labels, "cell": stage.key, **failure(stage.kind, error)}
             self.store.write_rows("failures", stage.key, [row])
+            self.has_failure.add(stage.key)
             outcomes.append(Outcome(stage.key, 0.0, first_line(error)))
         return outcomes
 

@@ -17,6 +17,7 @@ import torch
 
 from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
+from orchestrator.worker.code import check_same_code
 from orchestrator.worker.hardware import settle
 from orchestrator.worker.kind import Made, Rows
 from orchestrator.worker.learning import snapshot_place
@@ -25,12 +26,15 @@ from orchestrator.worker.networks import LostNetwork, forget_networks
 from orchestrator.worker.records import failure, recorded_environment, timing
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
+from workloads.isolation import process_kept
 from workloads.measuring.evaluation import Measurement
-from workloads.messages import first_line
+from workloads.messages import first_line, message
 from workloads.networks import checkpoints
 
 LOST_DEVICE = getattr(torch, "AcceleratorError", ())  # what PyTorch 2.8 and later raise once CUDA's context is lost
 MEASURED_TOGETHER = 16  # networks in memory at a time
+GRACE_SECONDS = 30.0  # after which a stage that goes on beyond its time is interrupted again
+MOST_INTERRUPTS = 3
 
 
 class OutOfTime(Exception):
@@ -40,29 +44,37 @@ class OutOfTime(Exception):
 def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     """Run the stages of one task and write what they made; the rows in `timings` come last and make them done.
 
-    A stage that raises becomes a row in `failures`; the others of the task go on.
+    A stage that raises becomes a row in `failures`; the others of the task go on. One that has such a row already (the
+    driver removes them before it sends a task) has ended an earlier worker with this task: it has failed.
 
     Raises:
+        OtherCodeError: this node runs other code than the driver.
         StorageError: the run cannot be written to, or is not the one that the driver sees.
     """
     for path in context.import_paths:
         if path not in sys.path:
             sys.path.append(path)
+    check_same_code(context.code, socket.gethostname())
     if settle(context.threads):
         forget_networks()
     store = Store(context.store)
     check_same_store(store, context)
     task = functools.cache(lambda: Task(context))  # made within the first stage, which fails where the data is gone
-    attempts = []
-    for start in range(0, len(batch), MEASURED_TOGETHER):
-        attempts += attempted(batch[start : start + MEASURED_TOGETHER], task, store, context)
+    failed_before = store.failed()
+    attempts = [Attempt(work, store, context) for work in batch if work.key in failed_before]
+    for attempt in attempts:
+        attempt.recall_failure()
+    fresh = [work for work in batch if work.key not in failed_before]
+    for start in range(0, len(fresh), MEASURED_TOGETHER):
+        attempts += attempted(fresh[start : start + MEASURED_TOGETHER], task, store, context)
     write_rows(attempts, store, recorded_environment(context.store))
     for attempt in attempts:
         if kinds()[attempt.work.kind].trains and attempt.error is None:
             store.delete(*snapshot_place(attempt.work.key))
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # for the other processes on this GPU
-    return [attempt.outcome for attempt in attempts]
+    outcomes = {attempt.work.key: attempt.outcome for attempt in attempts}
+    return [outcomes[work.key] for work in batch]
 
 
 def check_same_store(store: Store, context: Context) -> None:
@@ -119,7 +131,7 @@ def measure_together(attempts: Sequence["Attempt"], task: Callable[[], Task], co
     if len(unmeasured) < 2:
         return
     limit = context.time_limit and context.time_limit * len(unmeasured)
-    with contextlib.suppress(Exception), time_limit(limit):
+    with contextlib.suppress(Exception, SystemExit), process_kept(), time_limit(limit):
         tests = measured_together(task(), list(unmeasured.values()), next(iter(unmeasured)).work)
         for attempt, test in zip(unmeasured, tests, strict=True):
             attempt.test = test
@@ -154,31 +166,46 @@ class Attempt:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Take the time of a block; an error in it becomes a row in `failures`.
+        """Take the time of a block, after which the process is as before; an error in it becomes a row in `failures`.
 
         Raises:
             StorageError: the run cannot be written to.
         """
         clock = time.perf_counter()
         try:
-            yield
+            with process_kept():  # own networks and data sets run within, whatever they do
+                yield
         except StorageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # own code may also try to end the process
             self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
             if isinstance(error, LOST_DEVICE) and not self.short_of_memory:
                 traceback.print_exc()
                 os._exit(1)  # nothing more can run in this process; Ray tries the task again in another
             self.lost = error.key if isinstance(error, LostNetwork) else None
             self.error = first_line(error)
-            row = {**self.work.labels, "cell": self.work.key, "environment": recorded_environment(self.store.uri)}
-            self.store.write_rows("failures", self.work.key, [{**row, **failure(self.work.kind, error)}])
+            self.write_failure(error)
         finally:
             self.seconds += time.perf_counter() - clock
 
+    def write_failure(self, error: BaseException) -> None:
+        """Leave a row in `failures`."""
+        row = {**self.work.labels, "cell": self.work.key, "environment": recorded_environment(self.store.uri)}
+        self.store.write_rows("failures", self.work.key, [{**row, **failure(self.work.kind, error)}])
+
+    def recall_failure(self) -> None:
+        """Take over what an earlier worker has written into `failures`."""
+        (row,) = self.store.read_shards("failures", [f"{self.work.key}.parquet"], ["error", "message"]).to_pylist()
+        self.error = f"{row['error']}: {message(row['message'])}"
+
     def limit(self) -> contextlib.AbstractContextManager[None]:
-        """What is left of the stage's time."""
-        return time_limit(self.context.time_limit, self.seconds)
+        """What is left of the stage's time; one that cannot be interrupted ends this worker."""
+
+        def end_worker(error: OutOfTime) -> None:
+            self.write_failure(error)
+            os._exit(1)  # Ray sends the task to another worker, which finds the row
+
+        return time_limit(self.context.time_limit, self.seconds, end_worker)
 
     def end(self) -> None:
         """Let go of the network; the rows of a stage that is done get that of its timing, if they are wanted."""
@@ -190,10 +217,15 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float | None, spent: float = 0.0) -> Iterator[None]:
+def time_limit(
+    seconds: float | None, spent: float = 0.0, stuck: Callable[[OutOfTime], object] = lambda error: None
+) -> Iterator[None]:
     """Interrupt what runs longer than this less the seconds spent before, and again where it goes on nevertheless.
 
     None lets it run.
+
+    Args:
+        stuck: called once the block has gone on after several interrupts, because it catches every exception.
 
     Raises:
         OutOfTime: the time was over.
@@ -201,12 +233,18 @@ def time_limit(seconds: float | None, spent: float = 0.0) -> Iterator[None]:
     if seconds is None:
         yield
         return
+    interrupts = 0
 
     def over(signum: int, frame: FrameType | None) -> None:
-        raise OutOfTime(f"the stage took longer than its time_limit of {seconds:g} s")
+        nonlocal interrupts
+        interrupts += 1
+        error = OutOfTime(f"the stage took longer than its time_limit of {seconds:g} s")
+        if interrupts > MOST_INTERRUPTS:
+            stuck(error)
+        raise error
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds - spent, 0.001), seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds - spent, 0.001), min(seconds, GRACE_SECONDS))
     try:
         yield
     finally:

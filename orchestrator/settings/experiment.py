@@ -1,7 +1,7 @@
 """The experiment: every setting with its default."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,7 @@ from workloads.config import (
     TrainingConfig,
 )
 
-Pipeline = Literal["whole-data", "fap", "paf"]
+Pipeline = Literal["whole-data", "fap", "paf", "fuse"]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -55,7 +55,7 @@ class PruningConfig(ScopeConfig):
     pipelines: tuple[Pipeline, ...] | None = None
     """Pipelines of this grid; null is the experiment's."""
     fusion: Fusions | None = None
-    """Fusions of this grid's FaP and PaF; null is the experiment's."""
+    """Fusions of this grid's FaP, PaF and `fuse`; null is the experiment's."""
     groups: Annotated[Literal["each", "all"] | tuple[int, ...], BeforeValidator(_groups)] = "each"
     """`each` group alone, `all` in sequence from the output backwards, or these groups, each alone."""
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -68,8 +68,9 @@ class PruningConfig(ScopeConfig):
     )
     """Compression methods (`metaprune list methods`)."""
     repair: Annotated[tuple[Repair, ...], Field(min_length=1), BeforeValidator(_several)] = ("none",)
-    """Repairs of the activations' mean and deviation, each with every method: none, data-free (from the weights
-    alone), data (on 512 training images)."""
+    """What is done for the layers around what was pruned, each with every criterion and method: `none`; repair of the
+    activations' mean and deviation, `data-free` from the weights alone or on the `data` of 512 training images; or
+    `least-squares`, which solves the layers again, also as a mapping with its options."""
     steps: Positive = 4
     """Pruning steps to the target when fine-tuned; data-free pruning is always one step."""
     output_distances: bool = False
@@ -87,6 +88,26 @@ class PruningConfig(ScopeConfig):
         if self.landscape and (self.mode != "data-free" or len(self.methods) < 2):
             raise ValueError("a landscape is a plane through two methods' networks: give two, and mode data-free")
         return self
+
+
+def _check_different(part: str, labels: Sequence[str], remedy: str) -> None:
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart{remedy}")
+
+
+def _check_start(model: ModelConfig, pipelines: Collection[str]) -> None:
+    """Refuse pipelines that do not begin with what a model's checkpoints are."""
+    fusing = sorted(set(pipelines) - {"whole-data"})
+    if model.checkpoint and fusing:
+        raise ValueError(
+            f"model.checkpoint replaces training, but {' and '.join(fusing)} train their own split models: give "
+            f"model.checkpoints, the parents to fuse, or leave only whole-data in pipelines"
+        )
+    if model.checkpoints and "whole-data" in pipelines:
+        raise ValueError(
+            "model.checkpoints are the parents of a fusion, but whole-data starts from one network: give "
+            "model.checkpoint, or set pipelines to fap, paf or fuse"
+        )
 
 
 def _safe_name(name: str) -> str:
@@ -114,9 +135,10 @@ class Experiment(Config):
     splits: Annotated[tuple[SplitsConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (SplitsConfig(),)
     """How the training set is cut for FaP and PaF: a mapping, or a list of them, with each of which these are run."""
     pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)] = ("whole-data",)
-    """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse."""
+    """`whole-data`: train, prune. `fap`: train on splits, fuse, prune. `paf`: train on splits, prune, fuse. `fuse`:
+    train on splits, fuse. Where the model has `checkpoints`, these stand for the split models."""
     fusion: Fusions = (FusionConfig(),)
-    """How split models are fused: a mapping, or a list of them, with each of which FaP and PaF are run."""
+    """How split models are fused: a mapping, or a list of them, with each of which FaP, PaF and `fuse` are run."""
     pruning: Annotated[tuple[PruningConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (PruningConfig(),)
     """Grids of pruning: a mapping, or a list of them."""
     fine_tuning: FineTuningConfig = FineTuningConfig()
@@ -151,13 +173,9 @@ class Experiment(Config):
     def _consistent(self) -> "Experiment":
         if self.storage:
             checked_uri(self.storage)
-        from_splits = {p for grid in self.pruning for p in grid.pipelines or self.pipelines} & {"fap", "paf"}
+        pipelines = {pipeline for grid in self.pruning for pipeline in grid.pipelines or self.pipelines}
         for model in self.models:
-            if model.checkpoint and from_splits:
-                raise ValueError(
-                    f"model.checkpoint replaces training, but {' and '.join(sorted(from_splits))} train their own "
-                    f"split models: remove the checkpoint, or leave only whole-data in pipelines"
-                )
+            _check_start(model, pipelines)
         if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
             raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
         for part in ("criteria", "methods"):
@@ -173,11 +191,7 @@ class Experiment(Config):
             ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
             ("fusion", [fusion.label for fusion in self.fusion]),
         ):
-            if len(set(labels)) < len(labels):
-                remedy = "; give each a label" if part == "models" else ""
-                raise ValueError(
-                    f"{part} has the same twice ({', '.join(labels)}): results could not tell them apart{remedy}"
-                )
+            _check_different(part, labels, "; give each a label" if part == "models" else "")
         return self
 
     @classmethod

@@ -31,6 +31,7 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any], model: type[B
         return f"the key '{key}' is missing{more}"
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     reason = reason.removeprefix("Tuple ").replace("a valid tuple", "a list").removesuffix(" after validation")
+    reason = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping of settings", reason)
     reason = re.sub(r" after validation, not (\d+)$", r", not \1", reason)
     if not key:
         return f"{reason}{more}"
@@ -43,7 +44,7 @@ def _sentence(error: ValidationError, settings: Mapping[str, Any], model: type[B
 
 def is_union_tag(part: int | str) -> bool:
     """Whether a part of a location names one of several types that a value may have, not a key."""
-    return isinstance(part, str) and part.startswith(("literal[", "tuple[", "function-"))
+    return isinstance(part, str) and part.startswith(("literal[", "tuple[", "function-", "tag-"))
 
 
 def _as_written(location: list[Any], settings: Any) -> Iterator[str]:

@@ -11,7 +11,8 @@ from orchestrator.worker.task import Task, without_code
 from orchestrator.worker.work import Work
 from workloads.compression import compress, score
 from workloads.compression.pairings import Pairings
-from workloads.config import CompressionConfig
+from workloads.config import CompressionConfig, LeastSquaresConfig
+from workloads.plugins import CRITERION
 
 
 def make(task: Task, work: Work) -> Made:
@@ -21,21 +22,30 @@ def make(task: Task, work: Work) -> Made:
     settings |= {part: without_code(settings[part]) for part in ("criterion", "method")}
     config = CompressionConfig(**settings)
     sources = task.sources(work)
+    solving = config.repair if isinstance(config.repair, LeastSquaresConfig) else None
     memory = task.memory.setdefault("scores", {})
+    task.loaded = 0
 
     def scored(number: int) -> tuple[Pairings, Tensor]:
         shared = work.inputs, number, config.criterion.model_dump_json(), sources.seed
         if shared not in memory:
-            if config.allocation == "uniform":
+            if config.allocation == "uniform" and solving is None:
                 memory.clear()
-            memory[shared] = score(base, number, config.criterion, sources)
-        return memory[shared]  # type: ignore[no-any-return]
+            before, task.loaded = task.loaded, 0
+            memory[shared] = score(base, number, config.criterion, sources), task.loaded
+            task.loaded = max(before, task.loaded)
+        known: tuple[Pairings, Tensor]
+        known, loaded = memory[shared]
+        task.loaded = max(task.loaded, loaded)
+        return known
 
     widths = [group.size for group in base.structure.groups]
     widths[: len(description.widths)] = description.widths  # older networks do not know groups of later kinds
     pruned = compress(base, config, sources, originals=widths, parameters=description.parameters, scored=scored)
     places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
-    return Made((pruned.model, replace(description, places=places)))
+    criterion = CRITERION.plugin(config.criterion.name, config.criterion.options)
+    columns = {"training_images": task.loaded, "calibration": task.calibration(criterion.calibration, solving)}
+    return Made((pruned.model, replace(description, places=places)), columns=columns)
 
 
 def shares_task(stage: StageLike) -> Hashable:
@@ -44,4 +54,6 @@ def shares_task(stage: StageLike) -> Hashable:
     return stage.inputs, stage.parameters.get("group"), criterion
 
 
-KIND = Kind(code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task)
+KIND = Kind(
+    code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task, reads=("measuring",)
+)

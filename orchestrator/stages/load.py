@@ -16,9 +16,11 @@ def make(task: Task, work: Work) -> Made:
         raise ValueError(f"model.checkpoint '{path}' is not the file here that it was when the run was planned")
     config = ModelConfig(**without_code(work.parameters["model"]))
     model = build(config, channels=task.dataset.shape[0], classes=len(task.dataset.classes))
-    checkpoints.load_state(model, checkpoints.read_state(path), path)
+    checkpoints.load_state(model, checkpoints.read_state(path), path, any_width=True)  # planned as fitting
     model.to(device()).eval()
     return Made((model, task.describe(model, config)))
 
 
-KIND = Kind(code_version=2, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",))
+KIND = Kind(
+    code_version=2, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), reads=("dataset", "model", "measuring")
+)

@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from orchestrator.storage.schema import SCHEMAS, identity
+from orchestrator.storage.sealing import parquet_bytes
 from orchestrator.storage.store import MERGED, REPLACES, Store
 
 MANY_FILES = 64
@@ -44,12 +44,9 @@ def merge(store: Store, table: str, names: list[str], beat: Callable[[], None] =
     replaced = sorted({*names}.union(*(store.replaced_by(table, name) for name in names)))
     rows = store.read_shards(table, names)
     rows = rows.filter(pa.array(~rows.select(identity(table)).to_pandas().duplicated()))
-    buffer = pa.BufferOutputStream()
-    metadata = {REPLACES: json.dumps(replaced)}
-    whole = rows.replace_schema_metadata(metadata)
-    pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
+    content = parquet_bytes(rows.replace_schema_metadata({REPLACES: json.dumps(replaced)}))
     digest = hashlib.sha256(" ".join(replaced).encode()).hexdigest()[:20]
-    store.write(buffer.getvalue().to_pybytes(), "results", table, f"{MERGED}{digest}.parquet")
+    store.write(content, "results", table, f"{MERGED}{digest}.parquet")
     _delete(store, table, names, beat)
 
 

@@ -16,13 +16,20 @@ COORDINATES = [
     field("cell", pa.string(), "key of the stage that made the row; a final row is a cell of a grid"),
     field("model", pa.string(), "label of the network, or its name, with the width where that is not 1"),
     field("dataset", pa.string(), "data set"),
-    field("training_data", pa.string(), "whole, or subset-i of the folds; null after fusion"),
-    field("pipeline", pa.string(), "whole-data, fap or paf; null for what pipelines share"),
+    field(
+        "training_data", pa.string(), "whole, subset-i of the folds, or parent-i of given networks; null after fusion"
+    ),
+    field("pipeline", pa.string(), "whole-data, fap, paf or fuse; null for what pipelines share"),
     field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
     field(
         "split", pa.string(), "how it was cut: unions, separate or overlapping, with its settings; null for whole-data"
     ),
-    field("fusion", pa.string(), "how split models were fused, with its settings; null where none were"),
+    field("fusion", pa.string(), "how models were fused, with its settings; null where none were"),
+    field(
+        "parents",
+        pa.string(),
+        "digests of the files of given networks that are fused, or of the one at hand; null where none were given",
+    ),
     field("seed", pa.int64(), "seed of the experiment"),
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
@@ -40,7 +47,11 @@ COORDINATES = [
     field("allocation", pa.string(), "uniform, or global: one threshold over all groups"),
     field("order", pa.string(), "output-first or input-first, when all groups are pruned"),
     field("round_to", pa.int32(), "groups keep a multiple of this many neurons"),
-    field("repair", pa.string(), "of statistics after compression: none, data-free or data"),
+    field(
+        "repair",
+        pa.string(),
+        "what was done for the layers around what was pruned: none, data-free, data, or least-squares with its options",
+    ),
     field("stage", pa.string(), "baseline, pruned, fused or fine-tuned"),
     field("step", pa.int32(), "number of the pruning step; null outside iterative pruning"),
     field("final", pa.bool_(), "whether the row is the result of a cell, not on the way to one"),
@@ -85,6 +96,12 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "percent",
             ),
             field("loss", pa.float64(), "mean cross entropy over all test images", "nat"),
+            field(
+                "training_images",
+                pa.int64(),
+                "of the training set that the compression looked at; null where none compressed, and in older runs",
+            ),
+            field("calibration", pa.string(), "which part of which images these are, and which ones were made up"),
             field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),
             field(
                 "seconds", pa.float64(), "wall clock of measuring accuracy and loss; measured together, a share", "s"
@@ -104,6 +121,11 @@ SCHEMAS: dict[str, pa.Schema] = {
                 )
             ),
             field("latency_others", pa.float64(), "CPU cores kept busy by other work meanwhile; null is unknown", "1"),
+            field(
+                "latency_others_gpu",
+                pa.int32(),
+                "other processes that used the GPU meanwhile; null on a CPU, and where that is unknown",
+            ),
             field("device", pa.string(), "GPU, or CPU, that latencies were measured on"),
             *PROVENANCE,
         ]

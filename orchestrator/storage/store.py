@@ -5,6 +5,7 @@ whole). A stage is done when its row is in the `timings` table, which is written
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -12,6 +13,8 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,18 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
+from orchestrator.storage.sealing import is_damaged, parquet_bytes
 
 EXPERIMENT = "experiment.yaml"
 MERGED = "merged-"
 REPLACES = b"replaces"
 READ_ATTEMPTS = 5
+ELECTION_SECONDS = 1.0
+RETRY_SECONDS = 60
+MOST_LETTERS = 300  # of what others say of an error
 PART_ROWS = 4096
 PART_FILES = 64
+READERS = 8
 CHECKED_PARQUET = pads.ParquetFileFormat(
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
@@ -36,6 +44,18 @@ CHECKED_PARQUET = pads.ParquetFileFormat(
 
 class StorageError(OSError):
     """The run cannot be written to, for instance because the disk is full."""
+
+
+class GoneError(StorageError):
+    """The run was there and is not any more."""
+
+    @classmethod
+    def of(cls, uri: str) -> "GoneError":
+        """With a sentence about the run at `uri`."""
+        return cls(
+            f"run '{uri}' was there and is gone: it was moved or deleted. Move it back, or give its new place as "
+            f"--out; what was done is in it"
+        )
 
 
 def checked_uri(uri: str) -> str:
@@ -68,6 +88,13 @@ def local_folder(place: str | Path) -> Path:
         ) from error
 
 
+def with_time_limit(uri: str) -> str:
+    """The URI with a limit on how long Google's client tries again, 15 minutes unless told otherwise."""
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
+
+
 def place_parts(uri: str | Path) -> list[str]:
     """The parts of the path of a folder or URI, without the URI's parameters."""
     place = str(uri)
@@ -94,18 +121,26 @@ class Store:
         self.uri = checked_uri(str(uri))
         try:
             if "://" in self.uri:
-                self.files, self.root = fs.FileSystem.from_uri(self.uri)
+                self.files, self.root = fs.FileSystem.from_uri(with_time_limit(self.uri))
             else:
                 self.files, self.root = fs.LocalFileSystem(), str(local_folder(self.uri))
-        except (pa.ArrowInvalid, OSError) as error:
+            bucket = self.root.partition("/")[0]
+            there = not bucket or self.files.get_file_info(bucket).type != fs.FileType.NotFound
+            found = self.files.get_file_info(self.root).type
+        except pa.ArrowInvalid as error:
             raise ValueError(
                 f"storage '{self.uri}' cannot be used ({error}): give a folder or an s3:// or gs:// URI"
             ) from error
-        bucket = self.root.partition("/")[0]
-        if bucket and self.files.get_file_info(bucket).type == fs.FileType.NotFound:
+        except OSError as error:
+            raise ValueError(
+                f"storage '{self.uri}' cannot be used ({' '.join(str(error).split())[:MOST_LETTERS]}): check its name, "
+                f"the network, and the keys of this machine"
+            ) from error
+        if not there:
             raise ValueError(f"storage '{self.uri}' cannot be used: there is no bucket '{bucket}'")
-        if self.files.get_file_info(self.root).type == fs.FileType.File:
+        if found == fs.FileType.File:
             raise ValueError(f"storage '{self.uri}' is a file: give a folder")
+        self.seen = found == fs.FileType.Directory
 
     def path(self, *parts: str) -> str:
         """The full path of a file of the run."""
@@ -119,12 +154,17 @@ class Store:
         """Write a file so that it is there whole or not at all.
 
         Raises:
+            GoneError: the run was there before, in a folder, and is gone.
             StorageError: it cannot be written.
         """
         try:
             self._write(content, self.path(*parts))
+        except GoneError:
+            raise
         except OSError as error:
-            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}") from error
+            closed = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+            remedy = ": let it be written to, or copy the run and give the copy as --out" if closed else ""
+            raise StorageError(f"'{self.path(*parts)}' cannot be written: {error}{remedy}") from error
 
     def _write(self, content: bytes, target: str) -> None:
         folder, _, name = target.rpartition("/")
@@ -132,7 +172,10 @@ class Store:
             with self.files.open_output_stream(target) as stream:
                 stream.write(content)
             return
+        if self.seen and not os.path.isdir(self.root):
+            raise GoneError.of(self.uri)  # a folder made anew would hold the rest of the results alone
         self.files.create_dir(folder)
+        self.seen = True
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with open(temporary, "wb") as stream:
@@ -145,20 +188,27 @@ class Store:
                 self.files.delete_file(temporary)
             raise
 
-    def write_once(self, content: bytes, *parts: str) -> None:
-        """Write a file unless it is there already; of several writers at a time, the first one's stays.
+    def check_there(self) -> None:
+        """Make sure that the run, which has begun, is still there.
 
-        An object store cannot refuse a second writer: there, the last one of those who write in the same moment stays.
+        Raises:
+            GoneError: it is not.
+        """
+        if not self.exists(EXPERIMENT):
+            raise GoneError.of(self.uri)
+
+    def write_once(self, content: bytes, *parts: str) -> None:
+        """Write a file unless it is there already; of several writers at a time, one's stays, and all return after it.
 
         Raises:
             StorageError: it cannot be written.
         """
         if self.exists(*parts):
             return
-        if not isinstance(self.files, fs.LocalFileSystem):
-            self.write(content, *parts)
-            return
         *folder, name = parts
+        if not isinstance(self.files, fs.LocalFileSystem):
+            self._write_if_elected(content, folder, name)
+            return
         temporary = [*folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp"]
         self.write(content, *temporary)
         try:
@@ -168,6 +218,27 @@ class Store:
             self.write(content, *parts)
         finally:
             self.delete(*temporary)
+
+    def _write_if_elected(self, content: bytes, folder: list[str], name: str) -> None:
+        """The same on an object store, which cannot refuse a second writer.
+
+        Each writer shows itself by a file, and waits until those have done so too who found nothing when it did. Then
+        the first of them by name writes. The others wait for it; one that does not write in time is taken for dead.
+        """
+        mine = f".{name}.{uuid.uuid4().hex}.writer"
+        self.write(b"", *folder, mine)
+        try:
+            time.sleep(ELECTION_SECONDS)
+            listed = self.files.get_file_info(fs.FileSelector(self.path(*folder)))
+            writers = [i.base_name for i in listed if i.base_name.startswith(f".{name}.")]
+            deadline = time.monotonic() + 10 * ELECTION_SECONDS
+            while not self.exists(*folder, name):
+                if mine == min(writers, default=mine) or time.monotonic() > deadline:
+                    self.write(content, *folder, name)
+                else:
+                    time.sleep(ELECTION_SECONDS / 4)
+        finally:
+            self.delete(*folder, mine)
 
     def read(self, *parts: str) -> bytes:
         """The content of a file; FileNotFoundError where there is none."""
@@ -235,10 +306,8 @@ class Store:
             if unknown:
                 raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
             parts.append(pa.Table.from_pylist(part, schema))
-        buffer = pa.BufferOutputStream()
-        whole = pa.concat_tables([schema.empty_table(), *parts])
-        pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
-        self.write(buffer.getvalue().to_pybytes(), "results", table, f"{shard}.parquet")
+        content = parquet_bytes(pa.concat_tables([schema.empty_table(), *parts]))
+        self.write(content, "results", table, f"{shard}.parquet")
 
     def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """All rows of a table; empty where there are none yet.
@@ -263,12 +332,12 @@ class Store:
         schema = SCHEMAS[table]
         if not names:
             return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
-        files = [self.path("results", table, name) for name in names]
         asked = [*dict.fromkeys([*(columns or schema.names), "schema_version"])]
         parts = []
-        for start in range(0, len(files), PART_FILES):  # a data set keeps the metadata of all its files in memory
-            part = pads.dataset(files[start : start + PART_FILES], schema, CHECKED_PARQUET, self.files)
-            parts.append(part.to_table(columns=asked).combine_chunks())
+        with ThreadPoolExecutor(READERS) as readers:
+            for start in range(0, len(names), PART_FILES):
+                read = readers.map(partial(self._rows_of, table, asked), names[start : start + PART_FILES])
+                parts.append(pa.concat_tables(read).combine_chunks())
         rows = pa.concat_tables(parts)
         versions = rows["schema_version"]
         if versions.null_count:
@@ -277,6 +346,21 @@ class Store:
         if len(rows) and pc.max(versions).as_py() > SCHEMA_VERSION:
             raise ValueError(f"run '{self.uri}' was written by a newer metaprune: update this one to read it")
         return rows.select(columns or schema.names)
+
+    def _rows_of(self, table: str, columns: list[str], name: str) -> pa.Table:
+        """The rows of one file of a table, if it is whole."""
+        path = self.path("results", table, name)
+        try:
+            with self.files.open_input_file(path) as file:
+                content = file.read_buffer()
+            if is_damaged(memoryview(content)):
+                raise OSError("it does not fit its checksum")
+            fragment = CHECKED_PARQUET.make_fragment(pa.BufferReader(content))
+            return fragment.to_table(schema=SCHEMAS[table], columns=columns)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(f"'{path}': {error}") from error
 
     def listed(self, table: str) -> set[str]:
         """Names of a table's files as they were together at one time.
@@ -298,8 +382,12 @@ class Store:
         """Names of the files whose rows are in this one."""
         if not name.startswith(MERGED):
             return set()
-        metadata = pq.read_schema(self.path("results", table, name), filesystem=self.files).metadata or {}
-        return set(json.loads(metadata.get(REPLACES, "[]")))
+        path = self.path("results", table, name)
+        metadata = pq.read_schema(path, filesystem=self.files).metadata or {}
+        try:
+            return set(json.loads(metadata.get(REPLACES, "[]")))
+        except ValueError as error:
+            raise OSError(f"'{path}' is damaged: it does not say which files it replaces") from error
 
     def failed(self) -> set[str]:
         """Keys of the stages with a row in `failures`."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.environment import environment
-from workloads.measuring.latency import OtherWork, latency
+from workloads.measuring.latency import OtherWork, latency, other_gpu_processes
 from workloads.networks.checkpoints import Description
 
 BATCHES = (1, 64)
@@ -62,7 +62,9 @@ def measured(store: Store, key: str, model: nn.Module, shape: tuple[int, int, in
         found = latency(model, shape, batch)
         row |= {f"latency_{batch}": found.milliseconds}
         row |= {f"latency_{batch}_low": found.low, f"latency_{batch}_high": found.high}
-    row["latency_others"] = others.cores() if next(model.parameters()).device.type == "cpu" else None
+    device = next(model.parameters()).device
+    row["latency_others"] = others.cores()
+    row["latency_others_gpu"] = other_gpu_processes(device) if device.type == "cuda" else None
     with contextlib.suppress(StorageError):  # what has to be written later will say what is wrong
         store.write_once(json.dumps(row).encode(), FOLDER, f"{key}.json")
     return shared(store, key) or row

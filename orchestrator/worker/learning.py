@@ -28,6 +28,8 @@ def snapshot_place(key: str) -> tuple[str, str]:
 def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor, seed: int) -> list[Epoch]:
     """Train a network in place; its epochs.
 
+    Every few epochs it leaves a snapshot in the run, and one of its last epoch where it is interrupted.
+
     Args:
         pool: numbers of the training images.
         seed: of their order and augmentation.
@@ -37,6 +39,14 @@ def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool
     start = None
     with contextlib.suppress(FileNotFoundError, ValueError):
         start = Snapshot.loads(store.read(*place))
+    every, latest = task.context.snapshot_every, start
+
+    def keep(snapshot: Snapshot) -> None:
+        nonlocal latest
+        latest = snapshot
+        if len(snapshot.history) % every == 0:
+            store.write(snapshot.dumps(), *place)
+
     try:
         return train(
             model,
@@ -46,10 +56,14 @@ def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool
             indices=pool,
             augmentation=task.augmentation,
             start=start,
-            snapshot_every=task.context.snapshot_every,
-            on_snapshot=lambda snapshot: store.write(snapshot.dumps(), *place),
+            snapshot_every=min(every, 1),
+            on_snapshot=keep,
             on_epoch=progress,
         )
+    except KeyboardInterrupt:
+        if latest is not start and latest is not None:
+            store.write(latest.dumps(), *place)
+        raise
     finally:
         progress.forget()
 

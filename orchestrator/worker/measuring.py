@@ -32,4 +32,4 @@ def measured(task: Task, work: Work, made: Made, test: Measurement | None = None
     row = evaluation_row(
         Store(task.context.store), model, description, task.dataset, test, 0, precision(work), work.labels
     )
-    return replace(made, rows={"evaluations": [row]})
+    return replace(made, rows={"evaluations": [{**row, **made.columns}]})

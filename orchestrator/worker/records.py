@@ -11,6 +11,7 @@ import ray
 
 from orchestrator.storage.store import Store
 from orchestrator.worker.environment import environment
+from workloads.messages import printable, text_of
 
 
 def recorded_environment(uri: str) -> str:
@@ -31,8 +32,8 @@ def failure(kind: str, error: BaseException) -> dict[str, Any]:
     return {
         "kind": kind,
         "error": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
+        "message": text_of(error),
+        "traceback": printable("".join(traceback.format_exception(error))),
         "failed": datetime.now(UTC),
         "final": False,
     }

@@ -11,7 +11,7 @@ from orchestrator.worker.hardware import device
 from orchestrator.worker.networks import merged_network, stored_network
 from orchestrator.worker.work import Context, Work, stage_seed
 from workloads.compression import Sources
-from workloads.config import DatasetConfig, ModelConfig
+from workloads.config import CalibrationConfig, DatasetConfig, ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import parameter_count
@@ -32,6 +32,7 @@ class Task:
         dataset: the experiment's data set.
         augmentation: of training batches.
         memory: values that stages leave for later ones of the task, by a name of their own.
+        loaded: training images that the stage at hand has looked at.
     """
 
     def __init__(self, context: Context):
@@ -40,6 +41,7 @@ class Task:
         self.dataset: Dataset = datasets.load(config)
         self.augmentation = config.augmentation
         self.memory: dict[Any, Any] = {}
+        self.loaded = 0
 
     def network(self, key: str) -> tuple[nn.Module, Description]:
         """The network that a stage left; shared, so copy it before you change it."""
@@ -53,12 +55,13 @@ class Task:
         """`count` batches of normalised training images, the same for every stage with the same seed."""
         generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
         pool = self.dataset.train_pool
+        self.loaded = max(self.loaded, min(count * size, len(pool)))
         chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
         return list(self.dataset.batches("train", size, device(), chosen))
 
-    def calibration_images(self, work: Work) -> list[Tensor]:
-        """Unlabelled training images, the same for every stage with the same seed."""
-        batches = self.training_batches(work, 1, CALIBRATION_IMAGES)
+    def calibration_images(self, work: Work, count: int = CALIBRATION_IMAGES) -> list[Tensor]:
+        """Unlabelled training images, the same for every stage with the same seed; fewer are the first of more."""
+        batches = self.training_batches(work, 1, count)
         return [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)]
 
     def sources(self, work: Work) -> Sources:
@@ -69,13 +72,25 @@ class Task:
             images=lambda: self.calibration_images(work),
             seed=work.parameters.get("seed", 0),
             method_seed=stage_seed(work.key),
+            calibration=lambda count: self.calibration_images(work, count),
         )
+
+    def calibration(self, *settings: CalibrationConfig | None) -> str:
+        """Which images a stage has looked at, in words; `settings` are those of its criterion and repair."""
+        config = DatasetConfig(**json.loads(self.context.dataset))
+        found = []
+        if self.loaded:
+            held_out = "" if config.held_out is None else f", less the held-out {config.held_out:g}"
+            found.append(f"{self.loaded} of the {len(self.dataset.train_pool)} images of {config.train}{held_out}")
+        made_up = dict.fromkeys((each.kind, each.count) for each in settings if each is not None and each.synthetic)
+        found += [f"{count} made-up images ({kind})" for kind, count in made_up]
+        return " and ".join(found) or "none"
 
     def describe(self, model: nn.Module, config: ModelConfig) -> Description:
         """What is remembered of a network before any pruning."""
         example = torch.zeros(1, *self.dataset.shape, device=next(model.parameters()).device)
         return Description(
-            model=config.model_dump(mode="json", exclude={"checkpoint"}),
+            model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
             channels=self.dataset.shape[0],
             classes=len(self.dataset.classes),
             parameters=parameter_count(model),

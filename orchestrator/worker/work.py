@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -39,6 +39,7 @@ class Context:
         snapshot_every: epochs between two snapshots of a training.
         time_limit: seconds that a stage may take; None is no limit.
         witness: a file of the run that the driver has left, by which a node knows that it sees the same store.
+        code: what the driver runs, see `orchestrator.worker.code`; empty is not compared.
     """
 
     store: str
@@ -49,6 +50,7 @@ class Context:
     snapshot_every: int = 0
     time_limit: float | None = None
     witness: str | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,17 @@
 """What a report can show of any run, by id."""
 
-from reports.exhibits import cells, comparisons, grids, models, pipelines, ranking, reproduction, runtime, tradeoffs
+from reports.exhibits import (
+    calibration,
+    cells,
+    comparisons,
+    grids,
+    models,
+    pipelines,
+    ranking,
+    reproduction,
+    runtime,
+    tradeoffs,
+)
 from reports.exhibits.exhibit import Exhibit
 
 CIFAR10 = "data-free-cifar10"
@@ -84,6 +95,12 @@ ANY_RUN: dict[str, Exhibit] = {
         )
         for name in tradeoffs.COSTS
     },
+    "accuracy-against-images": Exhibit(
+        "accuracy against the number of images that layers were solved on",
+        "a grid with repair: least-squares on several numbers of images",
+        calibration.images_figures,
+        "compensation",
+    ),
     "ranks": Exhibit("methods over all cells", "a grid with two methods", ranking.ranks_tables),
     "reproduction": Exhibit(
         "measured beside published",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from reports.exhibits.exhibit import Item
+from reports.exhibits.latency import INTERVAL, mean_intervals, measured_beside
 from reports.exhibits.models import natural_column
 from reports.results.selection import Tables, cuts_of
 from reports.statistics import over_seeds
@@ -40,12 +41,16 @@ def cells_table(rows: pd.DataFrame, most: int = MOST_CELLS) -> Table:
     names = [column for column in COORDINATES if column != "note" or (rows["note"] != "").any()]
     by = [*names, "group", "target_sparsity"]
     caption = "Every measured network: test accuracy (%), mean and deviation over seeds."
+    beside = measured_beside(rows)
     if rows.groupby(by, dropna=False).ngroups > most:
         by.remove("group")
         caption = "Test accuracy (%) of every setting: mean over groups, then mean and deviation over seeds."
-        rows = rows.groupby([*by, "seed"], dropna=False, sort=False)[["accuracy", *COSTS]].mean().reset_index()
+        values = ["accuracy", *COSTS, *INTERVAL]
+        rows = rows.groupby([*by, "seed"], dropna=False, sort=False)[values].mean().reset_index()
     costs = rows.groupby(by, dropna=False, sort=False)[COSTS].mean().reset_index(drop=True)
-    means = pd.concat([over_seeds(rows, by), costs], axis=1).sort_values(by, key=natural_column)
+    parts = [over_seeds(rows, by), costs, mean_intervals(rows, by)]
+    means = pd.concat(parts, axis=1).sort_values(by, key=natural_column)
+    intervals = [interval(*ends) for ends in zip(means["low"], means["high"], strict=True)]
     columns = {
         **{COORDINATES[column]: means[column].map(word) for column in names},
         **({"group": means["group"].map(lambda group: number(group, digits=0))} if "group" in by else {}),
@@ -54,11 +59,18 @@ def cells_table(rows: pd.DataFrame, most: int = MOST_CELLS) -> Table:
         "parameters": means["parameters"].map("{:,.0f}".format),
         "million MACs": (means["macs"] / 1e6).map(number),
         "ms an image": means["latency_1"].map(number),
+        **({"ms, 95 % interval": intervals} if means["low"].notna().any() else {}),
         "accuracy": [number(*pair) for pair in zip(means["mean"], means["std"], strict=True)],
         "n": means["n"].map(str),
     }
     keys = len(names) + ("group" in by) + 1
+    caption += f" Times were {beside}." if beside else ""
     return Table(caption, list(columns), list(zip(*columns.values(), strict=True)), len(names), keys)
+
+
+def interval(low: float, high: float) -> str:
+    """`0.35 to 0.39`; a dash where it is not known."""
+    return number(low) if low != low else f"{number(low)} to {number(high)}"
 
 
 def word(value: object) -> str:

@@ -18,6 +18,7 @@ OF_DATASET = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
 # Built-in experiments; rows of one are of no other's tables.
 EXPERIMENTS = {
     *OF_DATASET.values(),
+    "compensation",
     "distributions",
     "fine-tuned",
     "landscapes",

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from reports import figures
 from reports.exhibits.exhibit import Item, Make
+from reports.exhibits.latency import mean_intervals, measured_beside
 from reports.names import in_order
 from reports.results.selection import Tables, final_rows, variants
 from reports.statistics import over_seeds
@@ -27,7 +28,6 @@ FRONT: figures.Look = {
 }
 STAGES = {True: "fine-tuned", False: "not fine-tuned"}
 UNPRUNED: figures.Look = {"color": "#000000", "marker": "*", "linestyle": "", "markersize": 8, "label": "unpruned"}
-BUSY_CORES = 0.5  # of other work, from which on a measured time is no network's alone
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,16 @@ def figures_against(
             unpruned = means(same, ["model"], cost)
             pruned = means(part, ["variant", "target_sparsity"], cost)
             every[title] = Panel(pruned, unpruned, pareto_front(pd.concat([pruned, unpruned]), cost))
-        busy = frame["latency_others"].median() if cost.column == "latency_1" else 0.0
+        beside = measured_beside(frame) if cost.column == "latency_1" else ""
         for part_of, panels in figures.pages(every):
-            yield (str(model), *part_of), tradeoff_figure(cost, panels, busy)
+            yield (str(model), *part_of), tradeoff_figure(cost, panels, beside)
 
 
 def means(rows: pd.DataFrame, by: list[str], cost: Cost) -> pd.DataFrame:
     """Mean cost, and mean and deviation of accuracy over seeds, for each combination of `by`; of latency also the mean
     ends of its interval, `low` and `high`."""
     found = over_seeds(rows, by, x=cost.column)
-    if cost.column != "latency_1":
-        return found
-    ends = rows.groupby(by, dropna=False, observed=True, sort=False)[["latency_1_low", "latency_1_high"]].mean()
-    return found.assign(low=ends["latency_1_low"].to_numpy(), high=ends["latency_1_high"].to_numpy())
+    return pd.concat([found, mean_intervals(rows, by)], axis=1) if cost.column == "latency_1" else found
 
 
 class Panel(NamedTuple):
@@ -122,11 +119,11 @@ class Panel(NamedTuple):
     front: pd.DataFrame
 
 
-def tradeoff_figure(cost: Cost, panels: Mapping[str, Panel], busy: float = 0.0) -> Figure:
+def tradeoff_figure(cost: Cost, panels: Mapping[str, Panel], beside: str = "") -> Figure:
     """A line a variant, the unpruned network, and the front of each panel.
 
     Args:
-        busy: CPU cores that others kept busy while latencies were measured; NaN is unknown.
+        beside: what else went on while times were measured.
     """
     figure, axes = figures.panels(list(panels), columns=3 if len(panels) == 3 else 2)
     looks = figures.style(in_order(name for panel in panels.values() for name in panel.pruned["variant"]))
@@ -138,9 +135,7 @@ def tradeoff_figure(cost: Cost, panels: Mapping[str, Panel], busy: float = 0.0) 
     notes = [figures.repetitions(*(panel.pruned for panel in panels.values()))]
     if any("low" in panel.pruned and panel.pruned["low"].notna().any() for panel in panels.values()):
         notes.append("horizontal bars: 95 % interval of the median time")
-    if busy > BUSY_CORES:
-        notes.append(f"measured while other work kept {busy:.1f} CPU cores busy")
-    figures.label(figure, cost.label, note="; ".join(notes))
+    figures.label(figure, cost.label, note="; ".join([*notes, *[beside] * bool(beside)]))
     front = "Pareto front" + " of the panel" * (len(panels) > 1)
     figures.legend(figure, {**looks, "unpruned": UNPRUNED, front: FRONT})
     return figure

@@ -14,12 +14,15 @@ from reports.exhibits.exhibit import Item
 from reports.exhibits.provenance import environments_table, failures_table
 from reports.names import network_name
 from reports.page import html
+from reports.page.place import Place
 from reports.results.runs import run_names, runs_of
 from reports.results.selection import Tables, final_rows, pipeline_rows, tables_of
 from reports.statistics import AmbiguousRows, balanced, side_by_side
 from reports.tables import Table, escaped, number
 
 FORMATS = ("png", "pdf", "svg")
+TABLE_FORMATS = ("md", "tex", "csv", "html")
+PAGES = ("README.md", "index.html")
 MOST_NAMES = 5  # in a sentence
 MOST_LINES = 100  # of a table in README.md; the files hold all
 
@@ -64,8 +67,12 @@ def write_report(
 
     Raises:
         FileNotFoundError: no such run.
-        ValueError: an unknown format or id.
+        FileExistsError: a file of somebody else's has the name of one of the report's.
+        ValueError: an unknown format or id, or `out` is no folder of this machine.
+        OSError: the folder cannot be written to.
     """
+    place = Place(out)
+    place.check(PAGES)
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown figure format '{name}': give {', '.join(FORMATS)}")
@@ -75,8 +82,6 @@ def write_report(
             raise ValueError(f"unknown result '{name}'. Known: {', '.join(EXHIBITS)}")
     runs = [run] if isinstance(run, (str, Path)) else list(run)
     tables = tables_of(runs, published)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     made = {name: EXHIBITS[name].made(tables) for name in only or EXHIBITS}
     exhibits = {name: items for name, (items, _) in made.items()}
     refused = {name: reason for name, (_, reason) in made.items() if reason}
@@ -88,24 +93,35 @@ def write_report(
         *(f"{name} is not shown: {reason}." for name, reason in refused.items()),
         *missing_letters(exhibits),
     ]
-    written = {stem: write_item(item, folder, stem, formats) for items in exhibits.values() for stem, item in items}
-    (folder / "README.md").write_text(markdown(runs, sentences, exhibits, written), encoding="utf-8")
-    page = web_page(runs, tables, sentences, exhibits, lacking, command)
-    (folder / "index.html").write_text(page.html(), encoding="utf-8")
-    files = [name for names in written.values() for name in names]
-    return Report(folder, [*files, "README.md", "index.html"], lacking, sentences, refused)
+    shown = dict(item for items in exhibits.values() for item in items)
+    written = {stem: file_names(item, stem, formats) for stem, item in shown.items()}
+    files = [*(name for names in written.values() for name in names), *PAGES]
+    place.claim(files)
+    for stem, item in shown.items():
+        write_item(item, place.folder, stem, formats)
+    texts = (
+        markdown(runs, sentences, exhibits, written),
+        web_page(runs, tables, sentences, exhibits, lacking, command).html(),
+    )
+    for name, text in zip(PAGES, texts, strict=True):
+        (place.folder / name).write_text(text, encoding="utf-8")
+    return Report(place.folder, files, lacking, sentences, refused)
 
 
-def write_item(item: Figure | Table, folder: Path, stem: str, formats: Sequence[str]) -> list[str]:
-    """Write a figure in each format, or a table in all of its; the names of the files."""
-    if isinstance(item, Table):
-        texts = {"md": item.markdown(), "tex": item.latex(stem), "csv": item.csv(), "html": item.html()}
-        for suffix, text in texts.items():
-            (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
-        return [f"{stem}.{suffix}" for suffix in texts]
-    for suffix in formats:
-        figures.save(item, folder / f"{stem}.{suffix}", suffix)
-    return [f"{stem}.{suffix}" for suffix in formats]
+def file_names(item: Figure | Table, stem: str, formats: Sequence[str]) -> list[str]:
+    """The names of the files of a figure or a table."""
+    return [f"{stem}.{suffix}" for suffix in (TABLE_FORMATS if isinstance(item, Table) else formats)]
+
+
+def write_item(item: Figure | Table, folder: Path, stem: str, formats: Sequence[str]) -> None:
+    """Write a figure in each format, or a table in all of its."""
+    if isinstance(item, Figure):
+        for suffix in formats:
+            figures.save(item, folder / f"{stem}.{suffix}", suffix)
+        return
+    texts = (item.markdown(), item.latex(stem), item.csv(), item.html())
+    for suffix, text in zip(TABLE_FORMATS, texts, strict=True):
+        (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
 
 
 def missing_letters(exhibits: Mapping[str, list[Item]]) -> list[str]:

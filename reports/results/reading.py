@@ -47,6 +47,8 @@ def _one(run: str | Path, table: str, everything: bool) -> pd.DataFrame:
     frame = without_zones(store.read_table(table).to_pandas())
     if "cell" not in frame or table == "plan":
         return frame
+    if frame.empty and store.names("results", "plan"):
+        return frame  # a plan may be large
     names = [field.name for field in COORDINATES]
     plan = store.read_table("plan", names).to_pandas().set_index("cell")
     if plan.empty:

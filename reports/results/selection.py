@@ -19,10 +19,11 @@ NAMED = {
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
+REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
-PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF"}
+PIPELINES = {"whole-data": "whole-data", "fap": "FaP", "paf": "PaF", "fuse": "fused"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     without, and `variation` these and the note."""
     unusual = pd.DataFrame(
         {
-            "repair": frame["repair"].map({"data-free": "data-free repair", "data": "repair"}),
+            "repair": frame["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
             "allocation": frame["allocation"].map({"global": "global"}),
             "order": frame["order"].map({"input-first": "input first"}),
             "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),
@@ -160,7 +161,7 @@ def final_rows(tables: Tables) -> pd.DataFrame:
 def untuned(tables: Tables) -> pd.DataFrame:
     """Final rows of pruned models that were not fine-tuned; PaF's end with the fusion."""
     frame = tables.evaluations
-    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"])]
+    return frame[frame["final"] & frame["stage"].isin(["pruned", "fused"]) & frame["method"].notna()]
 
 
 def pipeline_rows(tables: Tables) -> pd.DataFrame:

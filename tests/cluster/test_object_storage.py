@@ -5,6 +5,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from pyarrow import fs
 from orchestrator import Experiment, run
 from orchestrator.cli import write_report_of
 from orchestrator.running.progress import LogProgress
+from orchestrator.storage import store as module
 from orchestrator.storage.store import Store
 from reports import load
 from tests.conftest import TINY
@@ -77,6 +79,30 @@ def test_files_come_and_go(named_by: str, bucket: str, endpoint: str, monkeypatc
     assert store.network_keys() == set()
     with pytest.raises(FileNotFoundError):
         store.read_network("a")
+
+
+def test_of_writers_at_a_time_all_find_what_one_of_them_wrote(bucket: str, endpoint: str) -> None:
+    def tried(number: int) -> bytes:
+        store = Store(f"s3://{bucket}/once?endpoint_override={endpoint}")
+        store.write_once(str(number).encode(), "latencies", "shape.json")
+        return store.read("latencies", "shape.json")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(tried, range(8)))
+    assert len(found) == 1
+    folder = Store(f"s3://{bucket}/once?endpoint_override={endpoint}").path("latencies")
+    endpoint_files = fs.S3FileSystem(endpoint_override=endpoint)
+    assert [i.base_name for i in endpoint_files.get_file_info(fs.FileSelector(folder))] == ["shape.json"]
+
+
+def test_a_writer_that_died_keeps_nobody_from_writing(
+    bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ELECTION_SECONDS", 0.05)
+    store = Store(f"s3://{bucket}/dead?endpoint_override={endpoint}")
+    store.write(b"", "latencies", ".shape.json.0.writer")
+    store.write_once(b"1", "latencies", "shape.json")
+    assert store.read("latencies", "shape.json") == b"1"
 
 
 @pytest.mark.slow

@@ -84,7 +84,9 @@ OTHERS = {
     "pruning.landscape.margin": 0.5,
     "pruning.landscape.samples": 9,
 }
-IN_NO_KEY = {"dataset.root", "dataset.stream", "dataset.label", "model.checkpoint", "model.label"}
+IN_NO_KEY = {f"dataset.{name}" for name in ("root", "stream", "label")} | {
+    f"model.{name}" for name in ("checkpoint", "checkpoints", "label")
+}
 
 
 def planned(settings: dict[str, Any], **facts: Any) -> Plan:

@@ -72,7 +72,7 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None
 
     only = quick("report", "runs/tiny", "--out", "r", "--format", "pdf", "svg", "--only", "data-free-figure")
     assert only.returncode == 0, only.stderr
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "r").iterdir() if p.name[0] != ".") == [
         "README.md",
         "data-free-vgg11_bn-w0.0625.pdf",
         "data-free-vgg11_bn-w0.0625.svg",
@@ -92,6 +92,7 @@ def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_p
     assert quick("run", "tiny.yaml", "--set", "pruning.groups=[0]", "pruning.sparsities=[0.3]").returncode == 0
     shutil.rmtree(tmp_path / "runs/tiny/report")
     (tmp_path / "runs/tiny/report").write_text("in the way")
+    (tmp_path / "tiny-report").write_text("in the way of the place beside the user too")
     ended = quick("run", "tiny.yaml", "--set", "pruning.groups=[0]")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
@@ -255,3 +256,26 @@ def test_groups_shows_what_each_network_can_lose(quick, experiment: Path) -> Non
     assert header.split() == ["group", "kind", "size", "weights", "MACs", "made", "by", "read", "by"]
     assert first.split()[:2] == ["0", "channels"]
     assert quick("groups", str(experiment), "--set", "model.name=nothing").returncode == 2
+
+
+def test_counts_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(cli, "console", Console(highlight=False, soft_wrap=True))
+    cli.print_columns(("stage", "done", "missing"), [("train", 3, 1234567), ("fine-tune", 12, 0)])
+    assert capsys.readouterr().out.splitlines() == [
+        "stage      done  missing",
+        "train         3  1234567",
+        "fine-tune    12        0",
+    ]
+
+
+def test_an_interrupt_while_a_command_plans_ends_it_with_a_sentence(
+    quick, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "prepare", interrupted)
+    for command in ("plan", "run"):
+        ended = quick(command, "tiny.yaml")
+        assert (ended.returncode, ended.stderr) == (130, "metaprune: stopped\n")

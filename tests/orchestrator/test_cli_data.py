@@ -9,6 +9,8 @@ from orchestrator import Experiment
 from orchestrator.cli import app
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
+from orchestrator.running import driver
+from orchestrator.running.progress import NoProgress
 from tests.workloads.pictures import table, write, write_folder
 from workloads.data.datasets import load
 
@@ -62,3 +64,17 @@ def test_the_name_of_a_data_set_is_in_its_rows_and_not_in_the_keys(tmp_path: Pat
     assert set(plans[0].stages) == set(plans[1].stages)
     named = [{stage.labels["dataset"] for stage in plan.stages.values()} for plan in plans]
     assert named == [{"set"}, {"ants"}]
+
+
+def test_a_run_in_python_says_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "set")
+    write(root / "train" / "ant" / "notes.txt", b"a")
+    told: list[str] = []
+
+    class Told(NoProgress):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    monkeypatch.setattr(driver, "run_plan", lambda *given, progress, **named: progress)
+    driver.run(experiment(root, "image-folder", ", label: ants"), progress=Told())
+    assert told == ["ants: train: files that are no images by their ending are left out: 1, such as 'ant/notes.txt'."]

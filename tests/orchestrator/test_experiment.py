@@ -83,7 +83,17 @@ def test_a_scale_changes_what_it_lists_and_the_name(write) -> None:
         ("mode: datafree", r"'pruning.mode' is \"datafree\": it should be 'data-free' or 'fine-tuned'"),
         ("groups: some", r"'pruning.groups' is \"some\": it should be 'each', 'all' or a list of group numbers"),
         ("groups: [-1]", r"'pruning.groups' is \[-1\]: it should be 'each', 'all' or a list"),
-        ("repair: [all]", r"'pruning.repair.0' is \"all\": it should be 'none', 'data-free' or 'data'"),
+        (
+            "repair: [all]",
+            r"'pruning.repair.0' is \"all\": it should be 'none', 'data-free', 'data' or 'least-squares'",
+        ),
+        (
+            "repair: {name: data, images: 3}",
+            r"'pruning.repair.*' is .*'data' has no options: leave out images|'data' has no",
+        ),
+        ("repair: {name: least-squares, image: 3}", r"unknown key 'pruning.repair.image'; did you mean 'images'\?"),
+        ("repair: {name: least-squares, images: -1}", r"'pruning.repair.images' is -1: it should be"),
+        ("repair: {name: least-squares, kind: mixed}", r"kind belong to images: synthetic; here images is 512"),
         ("allocation: global", r"allocation is global, one threshold over the network: set groups to all"),
         ("round_to: 0", r"'pruning.round_to' is 0: it should be greater than 0"),
         ("sparsity_of: weight", r"'pruning.sparsity_of' is \"weight\": it should be 'neurons' or 'weights'"),
@@ -91,7 +101,10 @@ def test_a_scale_changes_what_it_lists_and_the_name(write) -> None:
         ("{landscape: {}, methods: [conventional]}", "a landscape is a plane through two methods' networks"),
         ("fusion: {alignment: weight}", r"'pruning.fusion.alignment' is \"weight\": it should be 'activations'"),
         ("fusion: [{samples: 0}]", r"'pruning.fusion.0.samples' is 0: it should be greater than 0"),
-        ("pipelines: [whole]", r"'pruning.pipelines.0' is \"whole\": it should be 'whole-data', 'fap' or 'paf'"),
+        (
+            "pipelines: [whole]",
+            r"'pruning.pipelines.0' is \"whole\": it should be 'whole-data', 'fap', 'paf' or 'fuse'",
+        ),
     ],
 )
 def test_bad_pruning_is_one_clear_sentence(write, text: str, message: str) -> None:

@@ -209,7 +209,7 @@ def test_a_stopped_run_says_how_to_go_on(
     """By Ctrl-C, once or twice, by a batch system that takes the machine away, by a terminal that is closed."""
     folder = tmp_path / "run"
     order("hang", "train", after=6)
-    process = driver(folder)
+    process = driver(folder, "--set", "resources.snapshot_every=10")
     wait_for(lambda: (folder / "driver.json").exists() and not Path(os.environ["FAULT_ORDER"]).exists())
     status = subprocess.run(
         [sys.executable, "-m", "orchestrator", "status", str(folder)], capture_output=True, text=True, check=True
@@ -224,11 +224,13 @@ def test_a_stopped_run_says_how_to_go_on(
             process.send_signal(number)
         time.sleep(0.5)
     _, stderr = process.communicate(timeout=600)
-    assert process.returncode == 130
+    assert process.returncode == (130 if number == signal.SIGINT else 75)
+    by = "" if number == signal.SIGINT else f" by {number.name}"
     assert stderr.strip().splitlines()[-1] == (
-        f"metaprune: stopped; what is done is kept in {folder}, the same command goes on from there"
+        f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there"
     )
     assert not (folder / "driver.json").exists()
+    assert os.listdir(folder / "snapshots"), "a training has left what it was after its last epoch"
     wait_for(lambda: not any(is_process(pid) for pid in started))
     assert start(folder).complete
     assert_equal(folder, calm)
@@ -362,6 +364,17 @@ def test_a_stage_over_its_time_limit(half: Path, calm: Path, order: Callable) ->
     assert "OutOfTime: the stage took longer than its time_limit of 300 s" in next(iter(result.failed.values()))
     assert result.done == 7
     assert start(half, limited, retry_failed=True).complete
+    assert_equal(half, calm)
+
+
+def test_a_stage_that_cannot_be_interrupted_ends_its_worker_and_has_failed(
+    half: Path, calm: Path, order: Callable
+) -> None:
+    order("hang_for_ever", "sweep")
+    result = start(half, changed(resources={"compress": {"time_limit": 1}}))
+    assert result.done == 7
+    assert [*result.failed.values()] == ["OutOfTime: the stage took longer than its time_limit of 1 s"]
+    assert start(half, retry_failed=True).complete
     assert_equal(half, calm)
 
 

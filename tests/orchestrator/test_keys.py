@@ -84,7 +84,7 @@ OTHERS: dict[str, dict] = {
 
 def made_up_facts(experiment: Experiment) -> Facts:
     """What `gather` would find, without data and networks."""
-    drawing = frozenset({"taylor", "hessian", "chip", "random", "reconstruction"})
+    drawing = frozenset({"taylor", "hessian", "chip", "random", "elimination", "reconstruction"})
     networks = {
         model.name_in_results: ModelFacts((64, 32, 16), 10_000, "0123456789abcdef" if model.checkpoint else None, 0.001)
         for model in experiment.models

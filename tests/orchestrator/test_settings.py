@@ -67,6 +67,7 @@ def test_variants_of_one_model_are_told_apart_by_their_labels(tmp_path: Path) ->
         ("seeds: 3\n", r"'seeds' is 3: it should be a list, such as \[3\]$"),
         ("training: {epochs: true}\n", "'training': epochs is true: it is no switch, give a value$"),
         ("pruning: {sparsities: []}\n", r"'pruning.sparsities' is \[\]: it should have at least 1 item, not 0$"),
+        ("training: 3\n", "'training' is 3: it should be a mapping of settings$"),
         ("training: {epochs: 1:30}\n", "'training.epochs' is \"1:30\": it should be a valid integer"),
     ],
 )

@@ -18,6 +18,9 @@ from orchestrator.storage.store import Store
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from tests.conftest import TINY
+from workloads.data.samples import Dataset, Samples
+from workloads.networks.models import build
+from workloads.structure.network import Network
 
 NEW_KIND = '''"""Counts the parameters of a network."""
 
@@ -104,3 +107,91 @@ def test_each_step_of_iterative_pruning_learns_in_an_order_of_its_own(
         (outcome,) = execute([work], dataclasses.replace(context))
         assert outcome.error is None
     assert len(seeds) == len(set(seeds)) == 4
+
+
+def compressed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, criterion: object, repair: object, **dataset: object
+) -> tuple[Task, dict]:
+    """The task and the columns of a compression; the network that it starts from is not trained."""
+    pruning = {"groups": "all", "sparsities": [0.5], "criteria": [criterion], "methods": ["conventional"]}
+    changes = {"pruning": {**pruning, "repair": repair}, "dataset": TINY["dataset"] | dataset}
+    experiment = Experiment.model_validate(TINY | changes)
+    facts = gather(experiment)
+    context = shared_context(experiment, facts, Store(folder))
+    works = {
+        s.kind: Work(s.kind, s.key, s.parameters, s.inputs, s.labels, keep=True, record=True)
+        for s in make_plan(experiment, facts).stages.values()
+    }
+    task = Task(context)
+    start = task.dataset.shape
+    network = build(experiment.models[0], channels=start[0], classes=len(task.dataset.classes)).eval()
+    base = Network.prepared(network, torch.zeros(1, *start)), task.describe(network, experiment.models[0])
+    monkeypatch.setattr(Task, "merged", lambda self, key: base)
+    return task, dict(kinds()["compress"].make(task, works["compress"]).columns)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "repair", "images", "calibration"),
+    [
+        ("l1", "none", 0, "none"),
+        ("l1", "data", 200, "200 of the 200 images of train"),
+        ("l1", {"name": "least-squares", "images": 20}, 20, "20 of the 200 images of train"),
+        (
+            {"name": "elimination", "images": 30},
+            {"name": "least-squares", "images": 20},
+            30,
+            "30 of the 200 images of train",
+        ),
+        (
+            {"name": "elimination", "images": "synthetic", "count": 16},
+            {"name": "least-squares", "images": "synthetic", "count": 16},
+            0,
+            "16 made-up images (dead-leaves)",
+        ),
+    ],
+)
+def test_results_say_which_images_a_compression_has_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: object, repair: object, images: int, calibration: str
+) -> None:
+    _, columns = compressed(tmp_path, monkeypatch, criterion, repair)
+    assert columns == {"training_images": images, "calibration": calibration}
+
+
+def test_calibration_images_are_of_the_training_set_and_never_of_what_is_measured_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, torch.Tensor]] = []
+    batches = Dataset.batches
+
+    def recorded(self: Dataset, part: str, size: int, device: object, indices: torch.Tensor) -> object:
+        drawn.append((part, indices))
+        return batches(self, part, size, device, indices)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Dataset, "batches", recorded)
+    repair = {"name": "least-squares", "images": 20}
+    held_out = {"held_out": 0.2, "train_samples": 150}
+    task, columns = compressed(tmp_path, monkeypatch, {"name": "elimination", "images": 40}, repair, **held_out)
+    assert columns["calibration"] == "40 of the 150 images of train, less the held-out 0.2"
+    assert {part for part, _ in drawn} == {"train"}
+    shown = torch.cat([indices for _, indices in drawn])
+    assert set(shown.tolist()) <= set(task.dataset.train_pool.tolist())
+    assert not set(shown.tolist()) & set(task.dataset.test_pool.tolist())
+    by_size = sorted((indices for _, indices in drawn), key=len)
+    assert torch.equal(by_size[0], by_size[-1][: len(by_size[0])])
+
+
+def test_a_run_on_made_up_images_loads_none_of_the_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("an image was loaded")
+
+    monkeypatch.setattr(Samples, "batches", refuse)
+    monkeypatch.setattr(Samples, "nearest", refuse)
+    synthetic = {"images": "synthetic", "count": 16}
+    compressed(
+        tmp_path,
+        monkeypatch,
+        {"name": "elimination", **synthetic},
+        {"name": "least-squares", **synthetic},
+    )

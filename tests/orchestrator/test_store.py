@@ -1,9 +1,11 @@
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,8 @@ from pyarrow import fs
 
 from orchestrator import Experiment
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
-from orchestrator.storage.store import Store, folder_name
+from orchestrator.storage.sealing import MAGIC, SEAL, footer_start
+from orchestrator.storage.store import GoneError, Store, folder_name, with_time_limit
 from tests.conftest import TINY
 
 
@@ -79,6 +82,35 @@ def test_a_changed_value_is_refused_in_every_column(tmp_path: Path) -> None:
                 store.read_table("evaluations")
     path.write_bytes(whole)
     assert store.read_table("evaluations")["accuracy"].to_pylist() == [87.5]
+
+
+def test_a_file_in_which_any_bit_has_flipped_is_refused(tmp_path: Path) -> None:
+    """The footer has no checksum in Parquet: a flipped bit there could make a column null."""
+    store = Store(tmp_path)
+    store.write_rows("timings", "shard", [{"cell": "a", "seconds": 1.5}])
+    path = tmp_path / "results" / "timings" / "shard.parquet"
+    whole = path.read_bytes()
+    footer = footer_start(whole)
+    seal = range(footer - SEAL.size, footer)
+    assert whole[seal.start :].startswith(MAGIC)
+    expected = store.read_table("timings").to_pylist()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        if place in seal[: len(MAGIC)]:
+            assert store.read_table("timings").to_pylist() == expected
+            continue
+        with pytest.raises(ValueError, match=r"cannot be read: '.*shard\.parquet'.*delete the file and run again"):
+            store.read_table("timings")
+
+
+def test_other_readers_find_nothing_unusual_in_a_file_and_what_they_write_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_rows("timings", "shard", [{"cell": "a", "seconds": 1.5}])
+    path = tmp_path / "results" / "timings" / "shard.parquet"
+    assert pd.read_parquet(path)["seconds"].tolist() == [1.5]
+    rows = pq.read_table(path)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("seconds"), "seconds", pa.array([2.5])), path)
+    assert store.read_table("timings")["seconds"].to_pylist() == [2.5]
 
 
 def test_an_empty_run_has_empty_tables(tmp_path: Path) -> None:
@@ -215,3 +247,26 @@ def test_only_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> No
     assert Store(tmp_path).holds_others_files() == "notes.txt"
     Store(tmp_path).write(b"", "results", "plan", "plan.parquet")
     assert Store(tmp_path).holds_others_files() is None
+
+
+def test_a_run_that_is_gone_is_not_begun_anew_in_its_old_place(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.write(b"", "experiment.yaml")
+    store.check_there()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for use in (store.check_there, lambda: store.write(b"", "results", "a"), lambda: store.write_once(b"", "b")):
+        with pytest.raises(GoneError, match=r"run '.*/run' was there and is gone: it was moved or deleted"):
+            use()
+    assert not (tmp_path / "run").exists()
+    error = pickle.loads(pickle.dumps(GoneError.of("x")))
+    assert isinstance(error, GoneError)
+    assert str(error) == str(GoneError.of("x"))
+
+
+def test_google_storage_that_does_not_answer_is_not_asked_for_long() -> None:
+    assert with_time_limit("gs://bucket/run") == "gs://bucket/run?retry_limit_seconds=60"
+    assert with_time_limit("gs://bucket/run?scheme=http") == "gs://bucket/run?scheme=http&retry_limit_seconds=60"
+    assert with_time_limit("gs://b/r?retry_limit_seconds=9") == "gs://b/r?retry_limit_seconds=9"
+    assert with_time_limit("s3://bucket/run") == "s3://bucket/run"
+    with pytest.raises(ValueError, match=r"storage 'gs://.*' cannot be used \(.+\): check its name, the network, and"):
+        Store("gs://anonymous@bucket/run?endpoint_override=127.0.0.1:1&scheme=http&retry_limit_seconds=1")

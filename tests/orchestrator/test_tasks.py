@@ -1,5 +1,6 @@
 """Stages of one task: measured together as each by itself, and none fails for another."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +16,12 @@ from orchestrator import Experiment
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
+from orchestrator.running import tasks
 from orchestrator.running.tasks import LOST_DEVICE, MEASURED_TOGETHER, OutOfTime, execute, time_limit
 from orchestrator.stages import compress, kinds
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker import measuring
+from orchestrator.worker.code import OtherCodeError, code_in_use
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
 from tests.conftest import MEASURED_TIMES, TINY
@@ -172,3 +175,59 @@ def test_a_worker_whose_gpu_is_lost_ends_and_leaves_no_failure(tmp_path: Path, m
     with pytest.raises(SystemExit):
         execute(works, context)
     assert not len(Store(tmp_path).read_table("failures"))
+
+
+def test_what_catches_every_exception_is_interrupted_again_and_then_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "GRACE_SECONDS", 0.05)
+    stuck: list[OutOfTime] = []
+    with time_limit(0.1, stuck=stuck.append):
+        while not stuck:
+            with contextlib.suppress(BaseException):
+                time.sleep(60)
+    assert str(stuck[0]) == "the stage took longer than its time_limit of 0.1 s"
+
+
+def test_a_stage_that_ended_an_earlier_worker_is_not_tried_again(tmp_path: Path) -> None:
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.2, 0.5], "methods": ["conventional"]})
+    attempt = tasks.Attempt(works[1], Store(tmp_path), context)
+    attempt.write_failure(OutOfTime("the stage took longer than its time_limit of 1 s\nand more"))
+    outcomes = [(outcome.key, outcome.error) for outcome in execute(works, context)]
+    said = "OutOfTime: the stage took longer than its time_limit of 1 s"
+    assert outcomes == [(works[0].key, None), (works[1].key, said)], "in the order in which they were sent"
+
+
+def test_texts_that_are_no_utf_8_are_kept_as_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(task: Task, work: Work) -> Any:
+        raise ValueError("caf\udce9")
+
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5], "methods": ["conventional"]})
+    compressing_by(monkeypatch, fail)
+    assert [outcome.error for outcome in execute(works, context)] == ["ValueError: caf\\udce9"]
+    (row,) = Store(tmp_path).read_table("failures").to_pylist()
+    assert row["message"] == "caf\\udce9"
+    assert "ValueError" in row["traceback"]
+
+
+def test_stages_leave_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(task: Task, work: Work) -> Any:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(2)
+        torch.manual_seed(9)
+        raise SystemExit(3)
+
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5], "methods": ["conventional"]})
+    compressing_by(monkeypatch, change)
+    before = torch.get_rng_state()
+    assert [outcome.error for outcome in execute(works, context)] == ["SystemExit: 3"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float32, 1)
+
+
+def test_a_node_with_other_code_than_the_driver_says_so(tmp_path: Path) -> None:
+    works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
+    for name in code_in_use():
+        differing = dataclasses.replace(context, code={**code_in_use(), name: "another"})
+        with pytest.raises(OtherCodeError, match=r"node .* runs .*, and the driver another: install the same on all"):
+            execute(works, differing)
+    same = dataclasses.replace(context, code=dict(code_in_use()))
+    assert [outcome.error for outcome in execute(works, same)] == [None] * len(works)

@@ -44,6 +44,41 @@ def stops(model, group):
     raise SystemExit(3)
 
 
+class Textless(Exception):
+    def __str__(self):
+        raise RuntimeError("none")
+
+
+def textless(model, group):
+    raise Textless
+
+
+def odd_text(model, group):
+    raise ValueError("caf\\udce9")
+
+
+def lacking(config):
+    raise KeyError("q")
+
+
+class Silent(nn.Conv2d):
+    def forward(self, x):
+        return None
+
+
+def silent(*, in_channels=3, num_classes=10):
+    return Silent(in_channels, num_classes, 1)
+
+
+class Leaving(nn.Conv2d):
+    def forward(self, x):
+        raise SystemExit(3)
+
+
+def leaving(*, in_channels=3, num_classes=10):
+    return Leaving(in_channels, num_classes, 1)
+
+
 class Auxiliary(nn.Sequential):
     def forward(self, x):
         logits = super().forward(x)
@@ -77,6 +112,8 @@ def frozen(*, in_channels=3, num_classes=10):
 @pytest.fixture(autouse=True)
 def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_functions.py").write_text(OWN)
+    (tmp_path / "own_exit.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "torch.py").write_text("def rank(model, group): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -101,7 +138,7 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             {"pruning": {"criteria": ["own_functions:stops"]}},
-            "criterion 'own_functions:stops' cannot rank .*SystemExit: 3",
+            r"criterion 'own_functions:stops' cannot rank .* tries to end the process \(sys.exit\)",
         ),
         ({"model": {"name": "own_functions:none_net"}}, "model 'own_functions:none_net' gave NoneType"),
         ({"model": {"name": "own_functions:auxiliary"}}, "cannot be trained: in training mode it returns dict"),
@@ -114,7 +151,26 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             },
             "method 'intra-fusion' averages neurons, which has no meaning for groups of kind heads",
         ),
+        (
+            {"model": {"name": "own_functions:silent"}},
+            "'own_functions:silent' returns NoneType for an image",
+        ),
+        ({"model": {"name": "own_functions:leaving"}}, "'own_functions:leaving' fails on an image of .*SystemExit: 3"),
+        ({"model": {"name": "os:system"}}, "model 'os:system' needs its option 'command'"),
+        ({"model": {"name": "own_exit:net"}}, r"'own_exit:net': the module cannot be imported \(SystemExit: 3\)"),
+        (
+            {"pruning": {"criteria": ["torch:rank"]}},
+            "torch.py' has the name of a module of Python's or an installed",
+        ),
+        ({"pruning": {"criteria": ["own_functions:textless"]}}, "Textless: it has a text that cannot be shown"),
+        ({"pruning": {"criteria": ["own_functions:odd_text"]}}, r"caf\\udce9"),
         ({"dataset": {"name": "own_functions:no_config"}}, r"has to take \(config\)"),
+        ({"dataset": {"name": "own_functions:lacking"}}, r"dataset 'own_functions:lacking' fails \(KeyError: 'q'\)"),
+        ({"dataset": {"name": "os:system"}}, r"dataset 'os:system' fails \(TypeError: "),
+        (
+            {"dataset": {"name": "digits", "size": 100000}},
+            "of 1 × 100000 × 100000 values take .* GiB, but this",
+        ),
     ],
 )
 def test_what_would_fail_in_the_run_is_refused_by_the_plan(changes: dict, message: str) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from orchestrator import cli
 from orchestrator.storage.schema import SCHEMAS
 from orchestrator.storage.store import Store
 from reports.exhibits import ranking
@@ -181,7 +183,10 @@ def test_models_of_subsets_stand_apart_in_the_table_of_cells(tmp_path: Path) -> 
     ]
 
 
-def test_rows_that_nothing_tells_apart_are_refused_and_the_page_says_so(tmp_path: Path) -> None:
+def test_rows_that_nothing_tells_apart_are_refused_and_page_and_command_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "console", Console(highlight=False, soft_wrap=True))
     stages = [base(0, TRAINING), *chain("one", 1, TRAINING), *chain("four", 1, TRAINING)]
     report = write_report(written(tmp_path / "run", stages, by_steps), tmp_path / "out")
     assert "pipelines-table" in report.refused
@@ -190,6 +195,8 @@ def test_rows_that_nothing_tells_apart_are_refused_and_the_page_says_so(tmp_path
     assert "pipelines-table is not shown: 2 results" in (tmp_path / "out" / "README.md").read_text()
     assert "models.md" in report.files, "what can be shown is shown"
     assert "pipelines-table" not in {name for names in report.lacking.values() for name in names}
+    cli.write_report_of([str(tmp_path / "run")], str(tmp_path / "again"), quiet=True)
+    assert "pipelines-table is not shown: 2 results" in capsys.readouterr().out
 
 
 def test_statistics_refuse_two_rows_of_a_seed() -> None:

@@ -13,6 +13,7 @@ from reports.exhibits.catalog import EXHIBITS
 from reports.exhibits.cells import cells_table
 from reports.exhibits.provenance import environments_table
 from reports.page import headline, write_report
+from reports.page.place import NAMES
 from reports.results.selection import tables_of
 from reports.statistics import over_seeds
 from reports.tables import Table, number, signed
@@ -375,15 +376,26 @@ def test_a_half_done_seed_does_not_move_the_means(run: Path) -> None:
 
 
 def test_many_cells_are_shown_as_means_over_groups() -> None:
-    rows = [
-        evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, latency_1=1.0) for g in (0, 2)
-    ]
-    frame = pd.DataFrame(rows).assign(note="", training_data=None, split=None, folds=None)
+    times = {"latency_1": 1.0, "latency_1_low": 0.9, "latency_1_high": 1.2, "latency_others": 0.0}
+    rows = [evaluation("", method="conventional", group=g, target_sparsity=0.5, accuracy=g, **times) for g in (0, 2)]
+    frame = pd.DataFrame(rows).assign(note="", training_data=None, split=None, folds=None, latency_others_gpu=None)
     assert [row[-2] for row in cells_table(frame).rows] == ["0.00", "2.00"]
     frame = pd.concat([frame, frame.assign(seed=1, accuracy=frame["accuracy"] + 2)])
     many = cells_table(frame, most=1)
     assert [row[-2] for row in many.rows] == ["2.00 ± 1.41"], "the deviation is over seeds"
     assert "group" not in many.head
+    assert {row[many.head.index("ms, 95 % interval")] for row in many.rows} == {"0.90 to 1.20"}
+    assert "ms, 95 % interval, low" in many.csv()
+    assert "Times were" not in many.caption
+
+
+def test_the_table_of_cells_says_what_ran_beside_its_times() -> None:
+    times = {"latency_1": 1.0, "latency_1_low": None, "latency_1_high": None, "latency_others": 1.5}
+    frame = pd.DataFrame([evaluation("", method="conventional", target_sparsity=0.5, accuracy=1.0, **times)])
+    frame = frame.assign(note="", training_data=None, split=None, folds=None, group=None, latency_others_gpu=2)
+    table = cells_table(frame)
+    assert "Times were measured while other work kept 1.5 CPU cores busy and up to 2 other processes" in table.caption
+    assert not any("interval" in name for name in table.head)
 
 
 @pytest.mark.parametrize(
@@ -399,3 +411,41 @@ def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     with pytest.raises(FileNotFoundError, match="is not a run: no stage is in its table 'plan'"):
         write_report(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("theirs", ["README.md", "index.html", "models.csv"])
+def test_a_report_overwrites_nothing_that_no_report_wrote(run: Path, tmp_path: Path, theirs: str) -> None:
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / theirs).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"project/{theirs}' is there and no report has written it: give --out"):
+        write_report(run, out, only=["models"])
+    assert {file.name: file.read_text() for file in out.iterdir()} == {theirs: "mine"}
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_beside_what_is_somebody_elses(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    for _ in range(2):
+        report = write_report(run, out, only=["models"])
+    assert {file.name for file in out.iterdir()} == {*report.files, "notes.txt", NAMES}
+    (out / NAMES).unlink()  # as version 0.1 left it
+    write_report(run, out, only=["models"])
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_report_has_a_folder_of_this_machine(run: Path) -> None:
+    for out, message in (
+        ("s3://bucket/report", "not to 's3://"),
+        ("s3:/bucket", "write s3://"),
+        ("~nobody-x/r", "no such"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_report(run, out)
+
+
+def test_a_report_says_where_it_cannot_be_written(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot be written to '.*/file/report' \(.+\): give --out as another folder"):
+        write_report(run, tmp_path / "file" / "report", only=["models"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workloads.compression.criteria import CRITERIA, importance, independence
+from workloads.compression.criteria.eliminating import order_of_elimination
 from workloads.compression.criteria.magnitude import relative
 from workloads.plugins import CRITERION
 from workloads.structure.batch_norm import merge_batch_norm
@@ -360,3 +361,41 @@ def test_depthwise_weights_count(criterion: str) -> None:
         layers[1].weight[0] *= 10
     after = importance(criterion, model, group, options=options)
     assert after[0] / after[1:].mean() > before[0] / before[1:].mean()
+
+
+def test_elimination_goes_by_what_the_others_cannot_make_up_for() -> None:
+    torch.manual_seed(0)
+    activations = torch.randn(4000, 6, dtype=torch.float64)
+    activations[:, 4] = activations[:, 0] + activations[:, 1]
+    activations[:, 5] *= 0.1
+    covariance, weights = torch.cov(activations.T), torch.eye(6, dtype=torch.float64)
+    order = order_of_elimination(covariance, weights)
+    assert sorted(order.tolist()) == list(range(6))
+    assert order.argsort()[0] in (0, 1, 4)  # one of three that know each other goes at no cost at all
+    assert order.argsort()[1] == 5
+
+
+@pytest.mark.parametrize("steps", [1024, 4])
+def test_elimination_is_greedy_least_squares(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workloads.compression.criteria.eliminating.STEPS", steps)
+    monkeypatch.setattr("workloads.compression.criteria.eliminating.RIDGE", 1e-12)
+    torch.manual_seed(1)
+    activations = torch.randn(300, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
+    activations -= activations.mean(0)
+    readers = torch.randn(12, 5, dtype=torch.float64)
+    order = order_of_elimination(activations.T @ activations / 300, readers @ readers.T)
+
+    def cost(kept: list[int]) -> float:
+        known = activations[:, kept]
+        wanted = activations @ readers
+        return float((wanted - known @ torch.linalg.lstsq(known, wanted).solution).square().sum())
+
+    left = list(range(12))
+    if steps == 1024:
+        for gone in order.argsort().tolist()[:-1]:
+            costs = {neuron: cost([other for other in left if other != neuron]) for neuron in left}
+            assert costs[gone] == pytest.approx(min(costs.values()), rel=1e-6)
+            left.remove(gone)
+    else:
+        half = order.argsort()[6:].tolist()
+        assert cost(half) < cost(list(range(6)))

@@ -151,6 +151,27 @@ def test_maps_of_unequal_sizes_average_and_sum() -> None:
     torch.testing.assert_close(pair.Q.sum(0), torch.ones(6))
 
 
+@pytest.mark.parametrize("alignment", ["activations", "weights"])
+def test_a_soft_transport_comes_to_the_exact_one_as_its_entropy_weighs_less(
+    merged, images: torch.Tensor, alignment: str
+) -> None:
+    model, structure = merged
+    others = [permuted(model, structure, 0)]
+
+    def error(regularisation: float | None) -> float:
+        config = FusionConfig(alignment=alignment, regularisation=regularisation, repair=False)
+        with torch.no_grad():
+            return float((fuse([model, *others], [structure] * 2, [images], config)(images) - model(images)).norm())
+
+    assert error(0.003) < error(0.3) / 10
+    soft = transport_maps(torch.rand(6, 4, generator=torch.Generator().manual_seed(0)), regularisation=0.3)
+    assert bool((soft.P > 0).all())
+    torch.testing.assert_close(soft.P.sum(1), torch.ones(4))
+    torch.testing.assert_close(soft.Q.sum(0), torch.ones(6))
+    with pytest.raises(ValueError, match="regularisation makes a soft transport"):
+        FusionConfig(alignment="weight-matching", regularisation=0.1)
+
+
 def test_a_wider_anchor_is_refused(images: torch.Tensor) -> None:
     models = [build(ModelConfig(name="vgg11_bn", width=w), channels=1, classes=10).eval() for w in (0.125, 0.0625)]
     structures = trace(models[0], images[:1]), trace(models[1], images[:1])

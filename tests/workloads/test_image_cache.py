@@ -1,5 +1,9 @@
 """Files of decoded images are whole, or made again."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -69,3 +73,47 @@ def test_images_stay_in_memory_where_they_cannot_be_written(tmp_path: Path, monk
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("METAPRUNE_CACHE", str(tmp_path / "file"))
     assert torch.equal(cache.memory_mapped("set", lambda: IMAGES), IMAGES)
+
+
+MAKING = """
+import sys, time
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from workloads.data import cache
+
+def make():
+    with Path(sys.argv[1]).open("a") as file:
+        file.write("made\\n")
+    time.sleep(1)
+    return torch.arange(64).to(torch.uint8)
+
+assert torch.equal(cache.memory_mapped("set", make), torch.arange(64).to(torch.uint8))
+"""
+
+
+def test_of_processes_that_want_the_same_images_at_a_time_one_decodes_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKING, str(tmp_path / "log")]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=100) for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_who_dies_while_decoding_keeps_nobody_out(folder: Path, tmp_path: Path) -> None:
+    dying = MAKING.replace("time.sleep(1)", "import os; os._exit(3)")
+    assert subprocess.run([sys.executable, "-c", dying, str(tmp_path / "log")]).returncode == 3
+    assert torch.equal(cache.memory_mapped("set", lambda: IMAGES), IMAGES)
+
+
+def test_a_user_without_a_home_has_a_cache_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("METAPRUNE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache.cache_folder() == Path.home() / ".cache" / "metaprune"
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache.cache_folder() == Path(tempfile.gettempdir()) / f"metaprune-{os.getuid()}"

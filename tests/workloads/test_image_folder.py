@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from PIL import Image
 
 from tests.workloads.pictures import content, picture, pixels, write, write_folder
 from workloads.config import DatasetConfig
+from workloads.data import samples
 from workloads.data.datasets import load
-from workloads.data.samples import Dataset
+from workloads.data.samples import Dataset, StreamedSamples
 
 STREAM = pytest.mark.parametrize("stream", [False, True])
 
@@ -219,3 +221,21 @@ def test_an_edit_among_many_files_is_noticed_and_nothing_is_read_twice(
     assert loaded(root).fingerprint == before.fingerprint
     shutil.copytree(root, tmp_path / "moved")
     assert loaded(tmp_path / "moved").fingerprint == before.fingerprint
+
+
+def test_little_shared_memory_means_fewer_loader_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Docker's 64 MiB, where a loader process would die of a bus error."""
+    streamed = loaded(write_folder(tmp_path / "set"), stream=True).train
+    assert isinstance(streamed, StreamedSamples)
+    used: list[int] = []
+    loader = torch.utils.data.DataLoader
+
+    def noted(images, batch_sampler, num_workers: int, **others):
+        used.append(num_workers)
+        return loader(images, batch_sampler=batch_sampler, num_workers=0)
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
+    for free in (0, 3 * 4 * streamed[0][0].numel() * 2, sys.maxsize):
+        monkeypatch.setattr(samples, "shared_memory", lambda free=free: free)
+        assert sum(len(images) for images, _ in streamed.batches(torch.arange(len(streamed)), 2, torch.device("cpu")))
+    assert used == [0, 2, 2]

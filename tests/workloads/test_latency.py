@@ -2,8 +2,11 @@
 
 import math
 import multiprocessing
+import os
 import time
+from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,3 +77,30 @@ def test_work_of_other_processes_is_seen_and_own_work_is_not() -> None:
     seen = watch.cores()
     assert seen is not None
     assert seen > 0.3
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ("{own}, GPU-a\n12, GPU-a\n13, GPU-b\n", 1),
+        ("{own}, GPU-a\n", 0),
+        ("12, GPU-a\n", None),
+        ("", None),
+        ("exit 9", None),
+    ],
+)
+def test_other_processes_of_a_gpu_are_counted_where_its_list_is_of_this_machine(
+    listed: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    said = f"printf '{listed.format(own=os.getpid())}'" if "exit" not in listed else listed
+    command.write_text(f"#!/bin/sh\n{said}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    assert module.other_gpu_processes(torch.device("cuda", 0)) == expected
+
+
+def test_without_the_command_other_processes_of_a_gpu_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert module.other_gpu_processes(torch.device("cuda", 0)) is None

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from workloads.compression.calls import output_moments
+from workloads.compression.compensation import compensate
+from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import widths
 from workloads.compression.methods import maps
@@ -18,11 +20,11 @@ from workloads.compression.repair import (
     repaired_layers,
     with_corrected_variance,
 )
-from workloads.config import ChoiceConfig, CompressionConfig, as_choice
+from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
-from workloads.structure.groups import Group, apply
+from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
 T = TypeVar("T")
@@ -38,6 +40,8 @@ class Sources:
         images: unlabelled training batches for methods and repair, likewise.
         seed: of criteria that draw.
         method_seed: of methods that draw.
+        calibration: a function that returns batches of so many unlabelled training images, where an option asks for a
+            number; None takes the first of `images`.
     """
 
     example: Tensor
@@ -45,6 +49,22 @@ class Sources:
     images: Callable[[], Sequence[Tensor]] | Sequence[Tensor] = ()
     seed: int = 0
     method_seed: int = 0
+    calibration: Callable[[int], Sequence[Tensor]] | None = None
+
+    def shown(self, config: CalibrationConfig | None) -> Sequence[Tensor]:
+        """Batches of unlabelled images: as many as the settings say, or as there are; without such, all of `images`."""
+        if config is None:
+            return made(self.images)
+        assert isinstance(config.images, int)
+        count = config.images
+        if self.calibration is not None:
+            return self.calibration(count) if count else []
+        batches, found = made(self.images), []
+        for batch in batches:
+            if count > 0:
+                found.append(batch[:count])
+            count -= len(batch)
+        return found
 
 
 def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
@@ -56,21 +76,26 @@ def score(
     network: Network, number: int, criterion: ChoiceConfig | str | Mapping[str, Any], sources: Sources
 ) -> tuple[Pairings, Tensor]:
     """A group's weights and the importance of its pairings by a criterion, given as in an experiment."""
-    group = network.structure.groups[number]
     criterion = ChoiceConfig.model_validate(as_choice(criterion))
-    asks = CRITERION.plugin(criterion.name, criterion.options).asks
+    plugin = CRITERION.plugin(criterion.name, criterion.options)
+    pairings = Pairings(network.model, network.structure.groups[number])
+    images: Sequence[Tensor] = []
+    if plugin.calibration is not None and plugin.calibration.synthetic:
+        network, images, _ = surrogate(network, plugin.calibration, sources.example, sources.seed)
+    elif "images" in plugin.asks:
+        images = sources.shown(plugin.calibration)
     scores = importance(
         criterion.name,
         network.model,
-        group,
-        batches=made(sources.batches) if "batches" in asks else [],
-        images=made(sources.images) if "images" in asks else [],
+        network.structure.groups[number],
+        batches=made(sources.batches) if "batches" in plugin.asks else [],
+        images=images,
         seed=sources.seed,
         example=sources.example,
         statistics=network.statistics,
         options=criterion.options,
     )
-    return Pairings(network.model, group), scores
+    return pairings, scores
 
 
 def compress(
@@ -81,6 +106,7 @@ def compress(
     originals: Sequence[int] | None = None,
     parameters: int | None = None,
     scored: Callable[[int], tuple[Pairings, Tensor]] | None = None,
+    sizes: Mapping[int, int] | None = None,
 ) -> Network:
     """A narrower copy of the network.
 
@@ -91,12 +117,17 @@ def compress(
         originals: pairings of each group before any pruning, which sparsity refers to; None: as they are.
         parameters: of the network before any pruning, for sparsities of weights; None: before batch-norm was merged.
         scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
+        sizes: in place of a sparsity, how many pairings groups keep, in the order in which they are narrowed.
 
     Raises:
         ValueError: options that a function does not have, images that it lacks, a weight sparsity that cannot be
             reached, or scores and maps that are no such.
     """
-    return _Compression(base, config, sources, scored).run(
+    compression = _Compression(base, config, sources, scored)
+    if sizes is not None:
+        compression.narrow_all(list(sizes), list(sizes.values()), order=1)
+        return compression.network
+    return compression.run(
         originals or [group.size for group in base.structure.groups],
         parameters or base.parameters or parameter_count(base.model),
     )
@@ -116,18 +147,31 @@ class _Compression:
         self.network = base
         self.scored = scored or (lambda number: score(base, number, config.criterion, sources))
         CRITERION.plugin(config.criterion.name, config.criterion.options)
-        asks = METHOD.plugin(config.method.name, config.method.options).asks
-        self.batches: Sequence[Batch] = made(sources.batches) if "batches" in asks else []
-        self.images: Sequence[Tensor] = []
-        if config.repair == "data" or "images" in asks:
-            self.images = made(sources.images)
-        if config.repair == "data" and not self.images:
-            raise ValueError("repair 'data' needs unlabelled images: give them as `images`")
+        method = METHOD.plugin(config.method.name, config.method.options)
+        self.batches: Sequence[Batch] = made(sources.batches) if "batches" in method.asks else []
+        self.images: Sequence[Tensor] = sources.shown(method.calibration) if "images" in method.asks else []
         self.original: Statistics = {}
-        if config.repair == "data":
+        self.wanted: Statistics = {}
+        self.maps: dict[int, Maps] = {}
+        self.solving = config.repair if isinstance(config.repair, LeastSquaresConfig) else None
+        self.surrogate: Surrogate | None = None
+        self.calibration: Sequence[Tensor] = []
+        if self.solving is not None and self.solving.synthetic:
+            self.surrogate = surrogate(base, self.solving, sources.example, sources.seed)
+            self.calibration = self.surrogate.images
+        elif self.solving is not None:
+            self.calibration = self.given(sources.shown(self.solving), needed=self.solving.images != 0)
+        elif config.repair == "data":
+            self.calibration = self.given(made(sources.images))
             layers = repaired_layers(base.structure.of_kinds(config.kinds))
-            self.original = output_moments(base.model, layers, self.images)
-        self.wanted = self.original
+            self.original = output_moments(base.model, layers, self.calibration)
+
+    def given(self, images: Sequence[Tensor], *, needed: bool = True) -> Sequence[Tensor]:
+        """The images that a repair looks at."""
+        if needed and not images:
+            name = self.config.repair if self.solving is None else self.solving.name
+            raise ValueError(f"repair '{name}' needs unlabelled images: give them as `images`")
+        return images
 
     def run(self, originals: Sequence[int], parameters: int) -> Network:
         """Bring every group to its size.
@@ -161,7 +205,7 @@ class _Compression:
                 round_to=config.round_to,
                 scores=scores,
             )
-            self.narrow_all(numbers, sizes)
+            self.narrow_all(numbers, sizes, order=-1 if config.order == "input-first" else 1)
             gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
             reached = 1 - parameter_count(self.network.model) / parameters
             if config.sparsity_of == "neurons" or config.sparsity == 0 or reached >= config.sparsity:
@@ -170,21 +214,31 @@ class _Compression:
                 raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
             gaining |= gained
 
-    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int]) -> None:
-        """Bring groups of the base to these sizes, one after the other, and repair the network."""
+    def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int], order: int) -> None:
+        """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
-        self.network = Network(copy.deepcopy(base.model), base.structure, base.statistics)
-        self.wanted = self.original
-        order = -1 if self.config.order == "input-first" else 1
+        start = base if self.surrogate is None else self.surrogate.network
+        self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
+        self.wanted, self.maps = self.original, {}
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
                 self.narrow(number, m)
         if self.wanted:
-            match_statistics(self.network.model, self.wanted, self.images)
+            match_statistics(self.network.model, self.wanted, self.calibration)
+        if self.solving is not None:
+            compensate(start, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
+        if self.surrogate is not None:
+            self.surrogate.undo(self.network, self.maps)
 
     def narrow(self, number: int, m: int) -> None:
-        """Bring one group to m pairings."""
-        config, (model, structure, statistics, places, _) = self.config, self.network
+        """Bring one group to m pairings.
+
+        Criterion and method look at the network as it is; where layers will be solved again, at the original, as what
+        an uncompensated one makes on the way says little about what becomes of it.
+        """
+        config = self.config
+        seen = self.network if self.solving is None else self.base
+        model, structure, statistics = seen.model, seen.structure, seen.statistics
         group = structure.groups[number]
         if config.allocation == "global" or structure is self.base.structure:
             pairings, scores = self.scored(number)
@@ -209,6 +263,9 @@ class _Compression:
         )
         if config.repair == "data-free" and isinstance(pair.Q, Tensor):  # what was solved knows what is produced
             pair = with_corrected_variance(model, group, statistics, pair)
+        self.maps[number] = pair
+        model, structure, statistics, places, _ = self.network
+        group = structure.groups[number]
         apply(model, group, pair)
         model.train().eval()  # some modules keep what follows from weights until they are trained
         self.wanted = narrowed_statistics(self.wanted, group, pair)

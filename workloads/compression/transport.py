@@ -73,3 +73,26 @@ def exact_plan(source: Tensor, target: Tensor, cost: Tensor) -> Tensor:
     if log["warning"] is not None:
         raise RuntimeError(f"optimal transport of {n} to {m} neurons did not converge: {log['warning']}")
     return torch.from_numpy(solution)
+
+
+def soft_plan(source: Tensor, target: Tensor, cost: Tensor, regularisation: float) -> Tensor:
+    """The plan of least cost minus entropy (Cuturi 2013), in which mass goes to several targets.
+
+    Args:
+        source, target, cost: as for `exact_plan`.
+        regularisation: weight of the entropy as a share of the mean cost above the least.
+
+    Returns:
+        (n, m) float64, whose column sums are `target`, and row sums `source` as nearly as the iteration gets.
+    """
+    import ot  # as in `exact_plan`
+
+    costs = cost.detach().double().cpu()
+    costs = costs - costs.min()
+    scale = float(costs.mean())
+    if scale == 0:
+        return torch.outer(source, target)
+    plan = ot.sinkhorn(
+        source, target, costs / scale, regularisation, method="sinkhorn_log", numItermax=1000, warn=False
+    )
+    return torch.as_tensor(plan)

@@ -5,7 +5,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from workloads.config import DatasetConfig
 from workloads.data.cache import memory_mapped
 from workloads.data.idx import NAMES, idx_folder, read_part
+from workloads.data.roots import expanded
 from workloads.data.samples import Source, in_memory, resize
 
 PARTS = ("train", "test")
@@ -59,7 +59,7 @@ def _torchvision(config: DatasetConfig, name: str, part: str) -> Any:
     """One part of a data set as torchvision has it, from below `dataset.root` or downloaded there."""
     import torchvision  # here, as it takes seconds to load and images are mostly in the cache
 
-    root = Path(config.root or "data").expanduser()
+    root = expanded(config.root or "data")
     kind = getattr(torchvision.datasets, name)
     made = [root / name / "raw", root / name, *([] if root.exists() else [root])]
     with contextlib.suppress(RuntimeError):
@@ -71,7 +71,8 @@ def _torchvision(config: DatasetConfig, name: str, part: str) -> Any:
             with contextlib.suppress(OSError):  # it is left where it is not empty
                 folder.rmdir()
         raise FileNotFoundError(
-            f"dataset '{config.name}' is not under dataset.root '{root}' and cannot be downloaded ({error})"
+            f"dataset '{config.name}' is not under dataset.root '{root}' and cannot be downloaded "
+            f"({' '.join(str(error).split())}): give the folder that holds its files"
         ) from error
 
 
@@ -97,7 +98,7 @@ def cifar100(config: DatasetConfig) -> Source:
 
 def _idx(config: DatasetConfig, name: str, classes: Sequence[str], published: dict[str, str]) -> Source:
     """A set in the form of MNIST, known by its content."""
-    root = Path(config.root or "data").expanduser()
+    root = expanded(config.root or "data")
     folder = idx_folder(root, name)
     if folder is None:
         for part in PARTS:

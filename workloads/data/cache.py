@@ -1,7 +1,8 @@
 """Where what is read once is kept on a node, and the files of decoded images in it.
 
 A file of images is an array in NumPy's format with a seal behind it: the checksum of the array and the time at which
-the file was written. A file whose seal does not fit, one that was cut off, say, is made again.
+the file was written. A file whose seal does not fit, one that was cut off, say, is made again. Of several processes
+that want the same file at a time one makes it, and the others wait.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import IO
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 CHECKED_BYTES = 2**30  # up to this size every opening compares the checksum; above, only where the time has changed
@@ -26,9 +28,16 @@ MAGIC = b"METAIMGS"
 
 
 def cache_folder() -> Path:
-    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaprune"
-    return Path(os.environ.get("METAPRUNE_CACHE") or default)
+    """Where decoded images lie: `METAPRUNE_CACHE`, or `metaprune` in the user's cache folder; for a user without a home
+    in that for temporary files."""
+    if chosen := os.environ.get("METAPRUNE_CACHE"):
+        return Path(chosen)
+    if around := os.environ.get("XDG_CACHE_HOME"):
+        return Path(around) / "metaprune"
+    try:
+        return Path.home() / ".cache" / "metaprune"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"metaprune-{os.getuid()}"
 
 
 @contextlib.contextmanager
@@ -57,15 +66,34 @@ def memory_mapped(name: str, make: Callable[[], Tensor]) -> Tensor:
     """
     path = cache_folder() / "images" / f"{name}.npy"
     if not intact(path):
-        made = make()
-        try:
-            with replacing(path) as file:
-                np.save(file, made.numpy())
-                seal(file)
-        except OSError as error:
-            logging.getLogger(__name__).warning("decoded images stay in this process alone: %s", error)
-            return made
+        with alone_with(path):
+            if not intact(path):  # another process may have made it meanwhile
+                made = make()
+                try:
+                    with replacing(path) as file:
+                        np.save(file, made.numpy())
+                        seal(file)
+                except OSError as error:
+                    logging.getLogger(__name__).warning("decoded images stay in this process alone: %s", error)
+                    return made
     return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Keep all other processes out of such blocks for the same file; they wait, and go on where this one dies.
+
+    Where the folder cannot be written to, or its file system has no locks, several may be inside: files still appear
+    whole, and only work is done twice.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with contextlib.suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def seal(file: IO[bytes]) -> None:

@@ -11,9 +11,10 @@ from workloads.data.builtin import cifar10, cifar100, digits, fashion_mnist, mni
 from workloads.data.fingerprints import fingerprint_of
 from workloads.data.image_folder import image_folder
 from workloads.data.parquet import parquet
-from workloads.data.samples import Dataset, Source, first_shuffled
+from workloads.data.samples import Dataset, Source, check_room, first_shuffled
 from workloads.data.splits import evenly_mixed
-from workloads.plugins import DATASET
+from workloads.messages import first_line
+from workloads.plugins import DATASET, Plugin
 
 __all__ = ["DATASETS", "fingerprint_of", "load"]
 
@@ -26,6 +27,7 @@ DATASETS: dict[str, Callable[[DatasetConfig], Source]] = {
     "parquet": parquet,
     "image-folder": image_folder,
 }
+FEW_IMAGES = 64  # that are in memory at a time at least, also where others wait on disk
 OF_FILES = ("train", "test", "resize", "channels", "background")
 # Settings that only some of the data sets above read, with those that do; functions of the user's may read any.
 READ_BY = {
@@ -48,7 +50,7 @@ def load(config: DatasetConfig) -> Dataset:
     """
     plugin = DATASET.plugin(config.name)
     _check_settings_are_read(config)
-    source: Source = plugin(config)
+    source: Source = made_by(plugin, config)
     if not isinstance(source, Source):
         raise ValueError(
             f"data set '{config.name}' gave {type(source).__name__}: its function has to return a Source, as "
@@ -58,6 +60,7 @@ def load(config: DatasetConfig) -> Dataset:
     test = source.train if config.held_out else source.test
     for part, samples in (("train", source.train), ("test", test)):
         count, labels = len(samples), samples.labels
+        check_room(FEW_IMAGES, samples.shape)
         if not count or labels.min() < 0 or labels.max() >= len(source.classes):
             raise ValueError(
                 f"the {count} {part} images of '{config.name}' need labels from 0 to {len(source.classes) - 1}, one a "
@@ -84,6 +87,21 @@ def load(config: DatasetConfig) -> Dataset:
         notes=source.notes,
         label=config.label or source.label or config.name.rpartition(":")[2],
     )
+
+
+def made_by(plugin: Plugin, config: DatasetConfig) -> Source:
+    """What the function of a data set returns.
+
+    Raises:
+        ValueError: it fails; says which, and how.
+    """
+    try:
+        source: Source = plugin(config)
+    except (ValueError, OSError):
+        raise  # these say themselves what is wrong with the files
+    except Exception as error:
+        raise ValueError(f"{plugin.where} fails ({first_line(error)})") from error
+    return source
 
 
 def held_out(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from workloads.data.fingerprints import fingerprint_of, joined
 from workloads.data.labels import LabelColumn, matched, named_classes, place_of, whole_numbers
 from workloads.data.naming import name_of
 from workloads.data.roots import base_of, existing_root, is_hidden, parts_of
-from workloads.data.samples import Samples, Source
+from workloads.data.samples import Samples, Source, check_room
 from workloads.data.shards import files_of, has_split, read_as, splits_in
 from workloads.data.survey import Form, form_of, kept_survey
 from workloads.messages import message
@@ -94,6 +94,7 @@ class Split:
 
     def decoded(self, form: Form) -> Tensor:
         """(N, C, H, W) uint8: all images."""
+        check_room(self.rows, form.shape)
         images = torch.empty(self.rows, *form.shape, dtype=torch.uint8)
         for number, (image, place) in enumerate(self.images()):
             images[number] = decode(image, form.shape, form.resize, background=form.background, place=place)

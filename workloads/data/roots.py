@@ -12,10 +12,18 @@ def existing_root(config: DatasetConfig) -> Path:
     """The folder `dataset.root`; ValueError where it is not given, FileNotFoundError where it is no folder."""
     if config.root is None:
         raise ValueError(f"dataset '{config.name}' needs dataset.root, the folder that holds train and test")
-    root = Path(config.root).expanduser()
+    root = expanded(config.root)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root '{root}' is not a folder: give the one that holds train and test")
     return root
+
+
+def expanded(root: str | Path) -> Path:
+    """The path `dataset.root`, `~` being the user's home; ValueError where it is that of an unknown user."""
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"dataset.root '{root}': this machine has no such user, or you have no home folder") from error
 
 
 def is_hidden(name: str) -> bool:

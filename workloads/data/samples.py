@@ -1,10 +1,14 @@
 """Labelled images: in memory (one copy a node) or streamed from files, as normalised batches."""
 
 import functools
+import math
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +17,7 @@ from workloads.data.augmentation import normalise
 from workloads.data.decoding import decode
 
 RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
+BATCHES_AHEAD = 2  # of each loader process, as PyTorch has it
 
 
 class Samples:
@@ -53,6 +58,14 @@ class Samples:
             yield images[chosen].to(device), labels[chosen].to(device)
 
 
+def shared_memory() -> int:
+    """Free bytes of the memory through which loader processes hand over their batches; containers often have little."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:  # not Linux: no such place
+        return sys.maxsize
+
+
 class StreamedSamples(Samples):
     """Labelled image files, decoded by loader processes while the batches are consumed.
 
@@ -62,6 +75,7 @@ class StreamedSamples(Samples):
         files: N paths.
         resize: shorter side that they are resized to before the centre is cut out; None is that of `shape`.
         workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
+            There are fewer where shared memory has no room for their batches.
         background: black or white, which transparent images are laid on.
     """
 
@@ -82,6 +96,7 @@ class StreamedSamples(Samples):
 
     def decoded(self) -> Tensor:
         """(N, C, H, W) uint8: all images, decoded once more."""
+        check_room(len(self.files), self.shape)
         images = torch.empty(len(self.files), *self.shape, dtype=torch.uint8)
         for number in range(len(self.files)):
             images[number] = self.image(number)
@@ -97,10 +112,12 @@ class StreamedSamples(Samples):
     def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = [chosen.tolist() for chosen in order.split(size)]
         workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
+        workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * size * math.prod(self.shape)))
         loader: torch.utils.data.DataLoader[tuple[Tensor, Tensor]] = torch.utils.data.DataLoader(
             self,  # type: ignore[arg-type]
             batch_sampler=numbers,
             num_workers=workers,
+            prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=device.type == "cuda",
         )
         for images, labels in loader:
@@ -203,9 +220,28 @@ def shape_of(images: Tensor) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def check_room(count: int, shape: tuple[int, int, int]) -> None:
+    """Make sure that so many uint8 images (C, H, W) fit the memory of this machine.
+
+    Raises:
+        ValueError: they do not.
+    """
+    needed, there = count * math.prod(shape), psutil.virtual_memory().total
+    if needed > there:
+        raise ValueError(
+            f"{count:,} images of {' × '.join(map(str, shape))} values take {needed / 2**30:,.0f} GiB, but this "
+            f"machine has {there / 2**30:,.0f} GiB of memory: give a smaller dataset.size, or fewer images"
+        )
+
+
 def resize(images: Tensor, size: int | None) -> Tensor:
-    """(N, C, H, W) uint8 to (N, C, size, size), bilinear with antialiasing; unchanged where size is null."""
+    """(N, C, H, W) uint8 to (N, C, size, size), bilinear with antialiasing; unchanged where size is null.
+
+    Raises:
+        ValueError: the machine has not so much memory.
+    """
     if size is None or images.shape[-2:] == (size, size):
         return images
+    check_room(len(images), (images.shape[1], size, size))
     scale = functools.partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
     return torch.cat([scale(part.float()).round().to(torch.uint8) for part in images.split(1000)])

@@ -1,19 +1,21 @@
 """Carrying the neurons of one network onto those of another that are alike, group by group."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from workloads.compression.calls import Call, by_channel, run_all
 from workloads.compression.criteria.magnitude import l1
-from workloads.compression.transport import exact_plan, proportional, uniform
+from workloads.compression.transport import exact_plan, proportional, soft_plan, uniform
 from workloads.config import FusionConfig
-from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Structure, apply
+from workloads.fusion.heads import align_inside, head_cost, roles, settled
+from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Member, Structure, apply
 from workloads.structure.layers import get_layer, rows
 
 MOST_SWEEPS = 100
+ATTENTION = ("heads", "query-key", "value-output")
 
 
 def align(
@@ -26,7 +28,8 @@ def align(
     """A copy of `other` with its pairings carried onto those of `anchor`.
 
     Args:
-        anchor, other: networks of the same architecture, batch-norm merged; the anchor is in no group the wider one.
+        anchor, other: networks of the same architecture, batch-norm merged, every group of any kind is aligned; the
+            anchor is in no group the wider one.
         structures: their groups.
         images: normalised batches, for costs from activations.
         config: where costs and masses come from, and how often they are taken anew.
@@ -43,26 +46,58 @@ def align(
     if config.alignment == "none":
         return unaligned(other, structures)
     aligned, structure = copy.deepcopy(other), structures[1]
-    recorded = activation_costs(anchor, other, structures, images) if config.alignment == "activations" else []
+    inside = settled(structure)
+    recorded = activation_costs(anchor, other, structures, images) if config.alignment == "activations" else {}
     sweeps = config.sweeps or (MOST_SWEEPS if config.alignment == "weight-matching" else 1)
-    for sweep in range(1 if recorded else sweeps):
+    for sweep in range(1 if config.alignment == "activations" else sweeps):
         moved = False
         done: set[int] = set()
         for number in forward_order(structure):
             pair = structures[0].groups[number], structure.groups[number]
-            if recorded:
-                cost = recorded[number]
-            else:
-                known = done if sweep == 0 else None
-                cost = weight_cost(anchor, aligned, pair, structure, known, config.alignment == "weights")
-            maps = transport_maps(cost, masses(aligned, pair[1], config), masses(anchor, pair[0], config))
+            done.add(number)
+            if number in inside:
+                continue
+            known = done - {number} if sweep == 0 else None
+            maps = maps_of(anchor, aligned, pair, structure, known, recorded.get(number), config)
             moved = moved or not torch.equal(maps.P, torch.eye(*maps.P.shape))
             apply(aligned, pair[1], maps)
+            if pair[1].kind == "heads" and roles(pair[1]) is not None:
+                moved = align_inside(anchor, aligned, pair) or moved
             structure = structure.narrowed(number, pair[0].size)
-            done.add(number)
         if not moved:
             break
     return aligned
+
+
+def maps_of(
+    anchor: nn.Module,
+    aligned: nn.Module,
+    pair: tuple[Group, Group],
+    structure: Structure,
+    known: set[int] | None,
+    recorded: Tensor | None,
+    config: FusionConfig,
+) -> Maps:
+    """The maps that carry a group of a network onto that of the anchor.
+
+    Heads, and the dimensions of queries and keys, keep their function only one for one, so that no masses are theirs.
+
+    Args:
+        anchor, aligned, pair, structure, known: as for `weight_cost`.
+        recorded: costs from activations; None takes them from the weights as they are by now.
+        config: the kinds of costs and masses.
+    """
+    kind = pair[1].kind
+    if kind == "heads" and roles(pair[1]) is not None:
+        return transport_maps(head_cost(anchor, aligned, pair))
+    cost = recorded
+    if cost is None:
+        normalise = config.alignment != "weight-matching"
+        cost = weight_cost(anchor, aligned, pair, structure, known, normalise)
+    if kind in ("heads", "query-key"):
+        return transport_maps(cost)
+    each = masses(aligned, pair[1], config), masses(anchor, pair[0], config)
+    return transport_maps(cost, *each, regularisation=config.regularisation)
 
 
 def unaligned(other: nn.Module, structures: tuple[Structure, Structure]) -> nn.Module:
@@ -86,14 +121,19 @@ def read_groups(structure: Structure) -> dict[str, set[int]]:
 
 
 def forward_order(structure: Structure) -> list[int]:
-    """Group numbers so that as many as possible of a group's producers read groups that come before it."""
+    """Group numbers so that as many as possible of a group's producers read groups that come before it.
+
+    Heads come before the dimensions inside them.
+    """
     reads, order = read_groups(structure), list[int]()
+    heads = {group.number for group in structure.groups if group.kind == "heads"}
     remaining = {group.number: [m.layer for m in group.on(PRODUCER)] for group in structure.groups}
     while remaining:
 
-        def readiness(number: int) -> tuple[float, int]:
+        def readiness(number: int) -> tuple[float, bool, int]:
             layers = remaining[number]
-            return sum(reads.get(layer, set()) <= set(order) for layer in layers) / len(layers), number
+            ready = sum(reads.get(layer, set()) <= set(order) for layer in layers) / len(layers)
+            return ready, number in heads, number
 
         order.append(max(remaining, key=readiness))
         del remaining[order[-1]]
@@ -149,30 +189,39 @@ def vectors(model: nn.Module, group: Group, usable: Iterable[bool]) -> Tensor:
 
 def activation_costs(
     anchor: nn.Module, other: nn.Module, structures: tuple[Structure, Structure], images: Sequence[Tensor]
-) -> list[Tensor]:
+) -> dict[int, Tensor]:
     """For each group, squared l2 distances between the neurons' activations on the same images.
 
     Returns:
-        (n_other, n_anchor) float64 for each group, summed over its producing layers, their calls, images and
-        positions.
+        (n_other, n_anchor) float64 by the group's number, summed over its producing layers, their calls, images and
+        positions. Groups of attention have none, whose activations depend on how the others are aligned, nor groups
+        of which no layer runs by itself.
     """
-    sizes = [(b.size, a.size) for a, b in zip(structures[0].groups, structures[1].groups, strict=True)]
-    costs = [torch.zeros(size, dtype=torch.float64) for size in sizes]
+    pairs = {
+        b.number: (a, b)
+        for a, b in zip(structures[0].groups, structures[1].groups, strict=True)
+        if b.kind not in ATTENTION and running_producers(structures[1], b)
+    }
+    costs = {number: torch.zeros(b.size, a.size, dtype=torch.float64) for number, (a, b) in pairs.items()}
+    layers = {member.layer for a, b in pairs.values() for member in running_producers(structures[1], b)}
     for batch in images:
-        of_anchor, of_other = (
-            outputs(model, structure, batch) for model, structure in zip((anchor, other), structures, strict=True)
-        )
-        for cost, a, b in zip(costs, structures[0].groups, structures[1].groups, strict=True):
-            for member_a, member_b in zip(a.on(PRODUCER), b.on(PRODUCER), strict=True):
+        of_anchor, of_other = (outputs(model, layers, batch) for model in (anchor, other))
+        for number, (a, b) in pairs.items():
+            members = (running_producers(structure, group) for structure, group in zip(structures, (a, b), strict=True))
+            for member_a, member_b in zip(*members, strict=True):
                 for ours, theirs in zip(of_anchor[member_a.layer], of_other[member_b.layer], strict=True):
                     for slot_a, slot_b in zip(member_a.index.T, member_b.index.T, strict=True):
-                        cost += squared_distances(theirs[:, slot_b], ours[:, slot_a])
+                        costs[number] += squared_distances(theirs[:, slot_b], ours[:, slot_a])
     return costs
 
 
-def outputs(model: nn.Module, structure: Structure, batch: Tensor) -> dict[str, list[Tensor]]:
-    """The outputs of all layers of groups as (images and positions, channels), one for each time that a layer runs."""
-    layers = {layer for group in structure.groups for layer in group.layers}
+def running_producers(structure: Structure, group: Group) -> list[Member]:
+    """The layers that make the neurons of a group and run by themselves."""
+    return [member for member in group.on(PRODUCER) if member.layer not in structure.silent]
+
+
+def outputs(model: nn.Module, layers: Collection[str], batch: Tensor) -> dict[str, list[Tensor]]:
+    """The outputs of layers as (images and positions, channels), one for each time that a layer runs."""
     seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
 
     def record(call: Call, layer: nn.Module, output: Tensor) -> None:
@@ -193,19 +242,29 @@ def masses(model: nn.Module, group: Group, config: FusionConfig) -> Tensor:
     return uniform(group.size) if config.marginal == "uniform" else proportional(l1(model, group).detach().cpu())
 
 
-def transport_maps(cost: Tensor, source: Tensor | None = None, target: Tensor | None = None) -> Maps:
-    """Maps that carry the pairings of one network onto another's along the exact plan.
+def transport_maps(
+    cost: Tensor,
+    source: Tensor | None = None,
+    target: Tensor | None = None,
+    regularisation: float | None = None,
+) -> Maps:
+    """Maps that carry the pairings of one network onto another's along the exact plan, or a soft one.
 
     Args:
         cost: (n, m).
         source, target: masses of the n and the m pairings; None is uniform.
+        regularisation: of a soft plan; see `soft_plan`.
 
     Returns:
         P (m, n) with rows that sum to one, Q (m, n) with columns that sum to one: for n = m and uniform masses one
         permutation.
     """
     n, m = cost.shape
-    plan = exact_plan(uniform(n) if source is None else source, uniform(m) if target is None else target, cost)
+    source, target = uniform(n) if source is None else source, uniform(m) if target is None else target
+    if regularisation is None:
+        plan = exact_plan(source, target, cost)
+    else:
+        plan = soft_plan(source, target, cost, regularisation)
     tiny = torch.finfo(plan.dtype).tiny
     P = (plan / plan.sum(0, keepdim=True).clamp(min=tiny)).T
     Q = (plan / plan.sum(1, keepdim=True).clamp(min=tiny)).T

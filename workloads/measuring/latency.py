@@ -2,6 +2,7 @@
 
 import math
 import os
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +101,16 @@ def busy_seconds() -> float | None:
     except (OSError, ValueError):
         return None
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def other_gpu_processes(device: torch.device) -> int | None:
+    """How many processes besides this one use a GPU now, as `nvidia-smi` lists them; None where it does not tell: where
+    there is no such command, or where it does not see this process, as in most containers."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    processes = {int(pid) for pid, _, gpu in (line.partition(",") for line in listed.splitlines()) if uuid in gpu}
+    return len(processes) - 1 if os.getpid() in processes else None

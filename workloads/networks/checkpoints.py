@@ -232,8 +232,11 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_width: bool = False) -> None:
     """Load a published state dict into a network of the same widths.
+
+    Args:
+        any_width: give the network the widths of the state dict, and the biases, where they are others.
 
     Raises:
         ValueError: names or shapes differ; the first few are named.
@@ -242,10 +245,16 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
     given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     unlike = [
-        f"{k} is {given[k]}, not {expected[k]}" for k in expected.keys() & given.keys() if given[k] != expected[k]
+        f"{k} is {given[k]}, not {expected[k]}"
+        for k in expected.keys() & given.keys()
+        if (len(given[k]) != len(expected[k]) if any_width else given[k] != expected[k])
     ]
+    if any_width:
+        unknown = [k for k in unknown if not (k.endswith(".bias") and f"{k.removesuffix('bias')}weight" in expected)]
     if missing or unknown or unlike:
         problems = [f"it lacks {', '.join(missing[:3])}"] * bool(missing)
         problems += [f"it has an unknown {', '.join(unknown[:3])}"] * bool(unknown) + sorted(unlike)[:3]
         raise ValueError(f"model.checkpoint '{origin}' does not fit the model: {'; '.join(problems)}")
+    if any_width:
+        fit(model, state)
     model.load_state_dict(dict(state), strict=False)

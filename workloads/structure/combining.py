@@ -112,10 +112,13 @@ def mixed(recording: Recording, operation: Operation, labels: torch.Tensor, dims
 
 
 def along_dimension(recording: Recording, operation: Operation) -> list[Labels]:
-    """Values along one dimension depend on each other, such as in a softmax."""
+    """Values along one dimension depend on each other, such as in a softmax; that of a row of logits is still known."""
     source, dim = operation.tensors[0], operation.argument(1, operation.kwargs.get("dim", -1))
     dims = {dim - source.ndim if dim >= 0 else dim}
-    return [unmixed(recording, operation, recording.carried(source), dims)] * len(operation.results)
+    carried = recording.carried(source)
+    free = unmixed(recording, operation, carried, dims)
+    of_logits = source.ndim == 2 and operation.name in ("_softmax", "_log_softmax")
+    return [carried if of_logits else free] * len(operation.results)
 
 
 def pooled(recording: Recording, operation: Operation) -> list[Labels]:

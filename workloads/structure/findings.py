@@ -22,6 +22,7 @@ class Prunable(NamedTuple):
 
     members: tuple[Member, ...]
     kind: Kind
+    loose: bool = False
 
 
 class Kept(NamedTuple):
@@ -39,7 +40,7 @@ Verdict = Prunable | Kept | IsOutput
 
 def grouped(found: Prunable) -> Group:
     """A group whose number is not known yet."""
-    return Group(0, len(found.members[0].index), found.members, found.kind)
+    return Group(0, len(found.members[0].index), found.members, found.kind, loose=found.loose)
 
 
 def attributes_of(model: nn.Module, modules: Collection[str], sizes: Collection[int]) -> tuple[tuple[str, str], ...]:
@@ -138,12 +139,12 @@ class Findings:
 
     @cached_property
     def reasons(self) -> dict[int, str]:
-        """By group why it stays; `OUTPUT` where nothing else speaks against it."""
+        """By group why it stays: that it is the output, whatever else is done with it, or the first reason."""
         found: dict[int, str] = {}
         fixed = [(labels, reason) for labels, reason, cuts in self.recording.fixed if self.cut in cuts]
         for labels, reason in (*fixed, *self.out_of_order):
             for group in numpy.unique(self.groups[labels.numpy()]):
-                if found.get(int(group), OUTPUT) == OUTPUT:
+                if reason == OUTPUT or int(group) not in found:
                     found[int(group)] = reason
         return found
 
@@ -180,7 +181,7 @@ class Findings:
             return members
         if not any(member.side == CONSUMER for member in members):
             return Kept("no layer reads its channels one by one")
-        return Prunable(members, self.kind(group))
+        return Prunable(members, self.kind(group), self.is_loose(group))
 
     @cached_property
     def reshaped(self) -> dict[int, list[Reshaped]]:
@@ -196,7 +197,7 @@ class Findings:
         if not any(self.is_one(part) and self.groups[int(part[0, 0])] == group for part in self.recording.divisions):
             return None
         members = self.with_parts.members(group)
-        return None if isinstance(members, Kept) else grouped(Prunable(members, self.kind(group)))
+        return None if isinstance(members, Kept) else grouped(Prunable(members, self.kind(group), self.is_loose(group)))
 
     @cached_property
     def with_parts(self) -> "Findings":
@@ -218,6 +219,16 @@ class Findings:
             return "residual"
         making = [use.axis for use in self.uses[group] if use.axis in self.making]
         return "hidden" if all(axis in self.recording.linear for axis in making) else "channels"
+
+    def is_loose(self, group: int) -> bool:
+        """Whether some layer makes several channels of one pairing, which could be in another order."""
+        for use in self.uses[group]:
+            entries = numpy.flatnonzero(self.groups[use.axis.span] == group)
+            pairings, channels = self.pairings[use.axis.span][entries], self.channels[use.axis.span][entries]
+            different = numpy.unique(numpy.stack([pairings, channels]), axis=1).shape[1]
+            if use.side in (PRODUCER, THROUGH) and different > len(numpy.unique(pairings)):
+                return True
+        return False
 
     @cached_property
     def uses(self) -> dict[int, list[Use]]:

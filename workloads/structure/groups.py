@@ -119,6 +119,10 @@ class Group:
         rescaled: what makes queries and keys, where a factor of their product follows from the size, such as 1/√n, for
             which their weights have to make up.
         power: of the size, to which each of the two is to be proportional: 1/4 where the factor is 1/√n.
+        inside: of heads whose dimensions nothing else depends on: the members, of queries and keys and of values and
+            outputs, that hold these dimensions.
+        loose: whether a pairing has several channels that could be in another order among themselves, as those of a
+            group-norm's or a grouped convolution's groups: maps of pairings do not reach them.
     """
 
     number: int
@@ -129,6 +133,8 @@ class Group:
     inferring: tuple[str, ...] = ()
     rescaled: tuple[Member, ...] = ()
     power: float = 0.25
+    loose: bool = False
+    inside: tuple[tuple["Member", ...], ...] = ()
 
     def on(self, *sides: str) -> Iterator[Member]:
         """The members with one of these sides."""
@@ -191,6 +197,14 @@ class Structure:
             index = member.index[:m] if group is narrow else member.index
             return member if gone is None else replace(member, index=moved_up(without(index, gone), gone))
 
+        def inner(member: Member) -> Member:
+            gone = dropped.get(member.place)
+            if gone is None:
+                return member
+            stays = ~torch.isin(member.index, gone)
+            index = member.index[stays.any(1)][:, stays.any(0)]  # whole heads, or the same dimensions of each, are gone
+            return replace(member, index=moved_up(index, gone))
+
         groups = tuple(
             replace(
                 group,
@@ -199,6 +213,7 @@ class Structure:
                 rescaled=tuple(
                     replace(member, index=kept_places(member, dropped).unsqueeze(1)) for member in group.rescaled
                 ),
+                inside=tuple(tuple(inner(member) for member in members) for members in group.inside),
             )
             if any(member.place in dropped for member in (*group.members, *group.rescaled))
             else group

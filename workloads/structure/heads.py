@@ -113,7 +113,10 @@ class Choosing:
             return
         modules = {name for product in self.products for name in inside(self.model, product.module)}
         modules |= {each.module for each in findings.reshaped[group]}
-        forms = list(self.forms(grouped(found), modules))
+        whole = grouped(found)
+        if kind == "heads":
+            whole = replace(whole, inside=self.dimensions)
+        forms = list(self.forms(whole, modules))
         classes = tuple(type(get_layer(self.model, product.module)).__qualname__ for product in self.products)
         self.attention.candidates.append(
             Candidate(self.attention.name, forms[0], tuple(forms[1:]), (classes, kind, instead), self.number)
@@ -140,6 +143,25 @@ class Choosing:
             yield from (
                 [replace(form, rescaled=scaled), form][:: -1 if group.kind == "heads" else 1] if scaled else [form]
             )
+
+    @property
+    def dimensions(self) -> tuple[tuple[Member, ...], ...]:
+        """The members that hold the dimensions of heads: of queries and keys, and of values and outputs.
+
+        Empty where anything else depends on these, such as a norm or a rotary embedding: they have no basis to choose.
+        """
+        found: dict[bool, tuple[Member, ...]] = {}
+        for product in self.products:
+            group = int(self.single.groups[product.parts[0][0, 0]]) if product.parts else None
+            members = Kept("") if group is None else self.single.members(group)
+            if isinstance(members, Kept) or product.summed in found or group is None:
+                return ()
+            sides = {member.side for member in members}
+            wanted = {PRODUCER} if product.summed else {PRODUCER, CONSUMER}
+            if sides != wanted or group in self.single.reasons or self.single.is_averaged(group):
+                return ()
+            found[product.summed] = members
+        return (found[True], found[False]) if len(found) == 2 else ()
 
     @property
     def sizes(self) -> set[Sizes]:

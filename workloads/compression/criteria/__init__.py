@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workloads.compression.criteria.eliminating import elimination
 from workloads.compression.criteria.gradient import hessian, synflow, taylor
 from workloads.compression.criteria.independence import chip
 from workloads.compression.criteria.magnitude import bn_scale, fpgm, l1, l2, lamp, linf, random
@@ -30,6 +31,7 @@ CRITERIA: dict[str, Callable[..., Tensor]] = {
     "hessian": hessian,
     "synflow": synflow,
     "chip": chip,
+    "elimination": elimination,
     "fpgm": fpgm,
     "bn-scale": bn_scale,
     "random": random,

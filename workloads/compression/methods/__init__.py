@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.compression.methods.fusing import folding, fusion_preserving, intra_fusion
+from workloads.compression.methods.fusing import activation_folding, folding, fusion_preserving, intra_fusion
 from workloads.compression.methods.reconstructing import reconstruction
 from workloads.compression.methods.selecting import conventional, neuron_merging
 from workloads.compression.pairings import Pairings
@@ -26,6 +26,7 @@ METHODS: dict[str, Callable[..., Maps]] = {
     "intra-fusion": intra_fusion,
     "fusion-preserving": fusion_preserving,
     "folding": folding,
+    "activation-folding": activation_folding,
     "neuron-merging": neuron_merging,
     "reconstruction": reconstruction,
 }

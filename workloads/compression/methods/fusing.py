@@ -1,17 +1,19 @@
 """Methods that fuse pairings: by optimal transport onto targets, or cluster by cluster."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from workloads.compression.clustering import clusters, membership
+from workloads.compression.covariances import products_of
 from workloads.compression.methods.selecting import most_important
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import with_corrected_variance
 from workloads.compression.transport import exact_plan, full_precision, proportional, uniform
 from workloads.structure.batch_norm import Statistics
-from workloads.structure.groups import Group, Maps
+from workloads.structure.groups import CONSUMER, Group, Maps
 
 Target = Literal["most-important", "k-means", "gaussian-mixture"]
 Marginal = Literal["uniform", "importance", "softmax"]
@@ -113,6 +115,47 @@ def folding(
     members = membership(clusters(vectors[by], m), m)
     folded = Maps(members / members.sum(1, keepdim=True), members)
     return with_corrected_variance(model, group, statistics, folded) if correct_variance else folded
+
+
+def activation_folding(
+    pairings: Pairings,
+    importance: Tensor,
+    m: int,
+    *,
+    model: nn.Module,
+    group: Group,
+    original: tuple[nn.Module, Group],
+    images: Sequence[Tensor],
+    statistics: Statistics,
+    correct_variance: bool = False,
+) -> Maps:
+    """Folding of clusters of neurons that are alike in what they do on images, not in their weights.
+
+    Neurons of several networks side by side can be compared by their activations alone, whatever the order in which
+    groups are narrowed: the clusters of Neuron Interpolation (arXiv 2507.00037). Importance plays no part.
+
+    Args:
+        pairings, importance, m: as for every method.
+        model: the network as it is, batch-norm merged.
+        group: the group in it.
+        original: the network before any of its groups was compressed, and the group in that; its activations count.
+        images: normalised batches, without labels.
+        statistics: of the producing layers' outputs, from their batch-norms.
+        correct_variance: give the averages the mean and deviation of their members (Fold-AR).
+    """
+    members = membership(clusters(activation_points(*original, images), m), m)
+    folded = Maps(members / members.sum(1, keepdim=True), members)
+    return with_corrected_variance(model, group, statistics, folded) if correct_variance else folded
+
+
+def activation_points(model: nn.Module, group: Group, images: Sequence[Tensor]) -> Tensor:
+    """(n, n) float64 points, one a neuron, as far apart as what the consumers of a group read of them."""
+    products = torch.zeros(group.size, group.size, dtype=torch.float64)
+    for member in group.on(CONSUMER):
+        products += products_of(model, member, images, seed=0)
+    scale, axes = torch.linalg.eigh(products)
+    points: Tensor = axes * scale.clamp(min=0).sqrt()
+    return points
 
 
 def plan_onto_targets(

@@ -1,0 +1,110 @@
+"""Which layers are solved after a network was narrowed, and what of the original's outputs each of them is to make."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Group, Maps
+from workloads.structure.layers import CONVOLUTIONS, get_layer, is_empty, remap, selected
+from workloads.structure.network import Network
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What is known of a layer that is solved.
+
+    Attributes:
+        name: of the layer.
+        original: the layer as it was.
+        layer: what it is now, with the weights that the maps made.
+        made: (m, n) what each of its outputs is of the original's; None where they are the same.
+        shares: the same with rows that sum to one, where outputs are averages that get the mean and deviation that
+            their members have; None where they are not.
+        slots: (n, r) and (m, r), the inputs of each pairing before and now, where the layer reads several of each, such
+            as behind a flatten; None where each input is a channel.
+    """
+
+    name: str
+    original: Any
+    layer: Any
+    made: Tensor | None
+    shares: Tensor | None
+    slots: tuple[Tensor, Tensor] | None
+
+
+class OutputMaps(NamedTuple):
+    """What the outputs of narrowed layers are of the original's.
+
+    Attributes:
+        made: (m, n) by layer, as the groups' maps P make them.
+        shares: the same with rows that sum to one.
+        averaged: layers of which all narrowed outputs are averages that may get other moments.
+    """
+
+    made: dict[str, Tensor]
+    shares: dict[str, Tensor]
+    averaged: frozenset[str]
+
+
+def output_maps(base: Network, maps: Mapping[int, Maps]) -> OutputMaps:
+    """The maps of all outputs of layers that make narrowed groups; `maps` in the order of their application."""
+    structure = base.structure
+    made: dict[str, Tensor] = {}
+    shares: dict[str, Tensor] = {}
+    averaged: dict[str, bool] = {}
+    for number, pair in maps.items():
+        group = structure.groups[number]
+        averages = selected(pair.P) is None and only_layers(base.model, group)
+        for member in group.on(PRODUCER, THROUGH):
+            averaged[member.layer] = averaged.get(member.layer, True) and averages
+            outputs = get_layer(base.model, member.layer).weight.shape[member.axis]
+            for found, matrix in ((made, pair.for_producer(member)), (shares, pair.shares)):
+                known = found.get(member.layer, torch.eye(outputs))
+                found[member.layer] = remap(known, 0, member.index, matrix.float().cpu())
+        structure = structure.narrowed(number, len(pair.P))
+    return OutputMaps(made, shares, frozenset(name for name, whole in averaged.items() if whole))
+
+
+def planned(base: Network, narrowed: Network, maps: Mapping[int, Maps]) -> list[LayerPlan]:
+    """The layers that make or read what the maps, in the order of their application, have narrowed."""
+    made, shares, averaged = output_maps(base, maps)
+    slots: dict[str, tuple[Tensor, Tensor]] = {}
+    for number in maps:
+        slots |= slots_of(base.structure.groups[number], narrowed.structure.groups[number])
+    return [
+        LayerPlan(
+            name,
+            get_layer(base.model, name),
+            get_layer(narrowed.model, name),
+            made.get(name),
+            shares[name] if name in averaged else None,
+            slots.get(name),
+        )
+        for name in solvable(base, maps)
+    ]
+
+
+def solvable(base: Network, numbers: Mapping[int, Maps]) -> Iterator[str]:
+    """Layers with weights of some groups, each once, but for those whose module returns something else than these make.
+
+    (A bias would not correct that.)
+    """
+    members = [member for number in numbers for member in base.structure.groups[number].on(PRODUCER, THROUGH, CONSUMER)]
+    for name in dict.fromkeys(member.layer for member in members if member.parameter == "weight"):
+        if name not in base.structure.opaque and isinstance(get_layer(base.model, name), (*CONVOLUTIONS, nn.Linear)):
+            yield name
+
+
+def only_layers(model: nn.Module, group: Group) -> bool:
+    """Whether nothing but layers with weights touches the group's channels, so that these may get other moments."""
+    norms = all(is_empty(get_layer(model, member.layer)) for member in group.on(NORM))
+    return norms and not any(group.on(SCALE, ADDED))
+
+
+def slots_of(before: Group, now: Group) -> dict[str, tuple[Tensor, Tensor]]:
+    """By consuming layer that reads several inputs of each pairing, which ones they are before and now."""
+    members = zip(before.on(CONSUMER), now.on(CONSUMER), strict=True)
+    return {old.layer: (old.index, new.index) for old, new in members if old.index.shape[1] > 1}
