@@ -34,6 +34,7 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the network is compiled by TorchScript: give the module that it was made from")
     example = example.detach().as_subclass(Tensor)
+    model.eval()
     if any(can_be_opened(module) or standardised(module) is not None for module in model.modules()):
         model = keep_weights(opened(copy.deepcopy(model)))
     recording = Recording(model.train().eval(), follow)  # modules forget what they kept

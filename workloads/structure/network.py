@@ -47,7 +47,7 @@ class Network(NamedTuple):
         Raises:
             ValueError: see `trace`.
         """
-        model = returning_logits(keep_weights(opened(copy.deepcopy(unwrapped(model))))).eval()
+        model = returning_logits(keep_weights(opened(copy.deepcopy(unwrapped(model)).eval())))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         structure = trace(model, example)
         for name in structure.silent:
