@@ -16,6 +16,7 @@ from workloads.compression.compensation.sums import ALL, Windows, made_rows
 from workloads.compression.compress import Sources, compress
 from workloads.config import CompressionConfig
 from workloads.networks.models import BasicBlock
+from workloads.networks.vit import VisionTransformer
 from workloads.structure.network import Network
 
 COUNT = 64
@@ -387,3 +388,19 @@ def test_batches_are_even_where_they_have_to_be() -> None:
     assert [len(batch) for batch in solving.batched(images, even=True)] == [32, 32, 32, 32]
     assert [len(batch) for batch in solving.batched([torch.zeros(2, 1)], even=True)] == [1, 1]
     assert solving.batched([], even=True) == []
+
+
+@pytest.mark.parametrize("kind", ["hidden", "heads", "query-key", "value-output", "residual", "all"])
+def test_groups_of_transformers_are_solved_whatever_their_kind(kind: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(COUNT, 3, 12, 12)
+    network = Network.prepared(VisionTransformer(3, 5, 12, width=24, heads=4, depth=2).eval(), images[:1])
+    plain, solved = (
+        compress(
+            network,
+            CompressionConfig(sparsity=0.5, kinds=kind, repair=repair),
+            Sources(images[:1], images=[images]),
+        )
+        for repair in ("none", "least-squares")
+    )
+    assert error(network, solved, images) < error(network, plain, images)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Group, Maps
+from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Group, Maps, kept_places
 from workloads.structure.layers import CONVOLUTIONS, get_layer, is_empty, remap, selected
 from workloads.structure.network import Network
 
@@ -64,6 +64,11 @@ def output_maps(base: Network, maps: Mapping[int, Maps]) -> OutputMaps:
             for found, matrix in ((made, pair.for_producer(member)), (shares, pair.shares)):
                 known = found.get(member.layer, torch.eye(outputs))
                 found[member.layer] = remap(known, 0, member.index, matrix.float().cpu())
+        for layer, rows in rescaled_rows(group, len(pair.P)):
+            averaged[layer] = False
+            known = made.get(layer, torch.eye(len(get_layer(base.model, layer).weight)))
+            factors = torch.ones(len(known)).index_fill(0, rows, (len(pair.P) / group.size) ** group.power)
+            made[layer] = known * factors.unsqueeze(1)
         structure = structure.narrowed(number, len(pair.P))
     return OutputMaps(made, shares, frozenset(name for name, whole in averaged.items() if whole))
 
@@ -73,7 +78,7 @@ def planned(base: Network, narrowed: Network, maps: Mapping[int, Maps]) -> list[
     made, shares, averaged = output_maps(base, maps)
     slots: dict[str, tuple[Tensor, Tensor]] = {}
     for number in maps:
-        slots |= slots_of(base.structure.groups[number], narrowed.structure.groups[number])
+        slots |= slots_of(base, narrowed, number)
     return [
         LayerPlan(
             name,
@@ -100,11 +105,31 @@ def solvable(base: Network, numbers: Mapping[int, Maps]) -> Iterator[str]:
 
 def only_layers(model: nn.Module, group: Group) -> bool:
     """Whether nothing but layers with weights touches the group's channels, so that these may get other moments."""
+    if group.rescaled:
+        return False
     norms = all(is_empty(get_layer(model, member.layer)) for member in group.on(NORM))
     return norms and not any(group.on(SCALE, ADDED))
 
 
-def slots_of(before: Group, now: Group) -> dict[str, tuple[Tensor, Tensor]]:
-    """By consuming layer that reads several inputs of each pairing, which ones they are before and now."""
-    members = zip(before.on(CONSUMER), now.on(CONSUMER), strict=True)
-    return {old.layer: (old.index, new.index) for old, new in members if old.index.shape[1] > 1}
+def rescaled_rows(group: Group, m: int) -> Iterator[tuple[str, Tensor]]:
+    """Layers of queries and keys that make up for a scale which follows from the group's size, and their outputs that
+    do, as `follow_size` changes them."""
+    dropped = {member.place: member.index[m:].flatten() for member in group.members}
+    for member in group.rescaled if m < group.size else ():
+        yield member.layer, kept_places(member, dropped)
+
+
+def slots_of(base: Network, narrowed: Network, number: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """By layer that reads several inputs of each of the group's pairings, and nothing else, which they are before and
+    now."""
+    found = {}
+    sides = (base.structure.groups[number].on(CONSUMER), narrowed.structure.groups[number].on(CONSUMER))
+    for old, new in zip(*sides, strict=True):
+        sizes = [
+            get_layer(network.model, member.layer).weight.shape[member.axis]
+            for network, member in ((base, old), (narrowed, new))
+        ]
+        whole = sizes == [old.index.numel(), new.index.numel()] and old.index.shape[1] == new.index.shape[1]
+        if whole and old.index.shape[1] > 1:
+            found[old.layer] = old.index, new.index
+    return found
