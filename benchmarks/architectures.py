@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from workloads.compression.group_sizes import parameters_after, size_after
+from workloads.compression.group_sizes import parameters_after, size_after, smallest
 from workloads.measuring.evaluation import parameter_count
 from workloads.structure.groups import Group, Structure
 from workloads.structure.network import Network
@@ -186,7 +186,7 @@ def each_neuron_once(structure: Structure) -> list[Group]:
 
 def share_removed(network: Network, groups: Iterable[Group], parameters: int) -> float:
     """The share of weights that is gone with half of the pairings of some groups."""
-    sizes = {group.number: size_after(group.size, SPARSITY) for group in groups}
+    sizes = {group.number: max(smallest(group), size_after(group.size, SPARSITY)) for group in groups}
     return 1 - parameters_after(network.model, network.structure, sizes) / parameters
 
 

@@ -273,6 +273,9 @@ class LeastSquaresConfig(CalibrationConfig):
     kernels: Literal["full", "pointwise"] = "full"
     """What is solved for: `full` kernels, or one map of the input channels for all places of a kernel, and the bias,
     in less than half of the time."""
+    refine: Count = 0
+    """Epochs in which each chain of a layer, an activation and a second layer is fitted to what the second one is to
+    make, by gradient steps without labels."""
 
     @property
     def label(self) -> str:

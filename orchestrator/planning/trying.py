@@ -26,6 +26,7 @@ from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
+from workloads.structure.standardised import keep_weights
 
 IMAGES = 4
 
@@ -64,7 +65,7 @@ def try_out(
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
     """The network with batch-norm merged and attentions opened, in place."""
-    model = opened(model)
+    model = keep_weights(opened(model))
     return Network(model, structure, merge_batch_norm(model, structure))
 
 
@@ -114,7 +115,7 @@ def smallest(repair: Repair) -> Repair:
     if isinstance(repair, str):
         return repair
     few = {"count": IMAGES} if repair.synthetic else {"images": min(IMAGES, int(repair.images))}
-    return repair.model_copy(update=few)
+    return repair.model_copy(update={**few, "refine": min(1, repair.refine)})
 
 
 def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:

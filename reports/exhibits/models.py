@@ -16,12 +16,13 @@ from reports.tables import Table, number
 
 
 def models_table(tables: Tables) -> Iterator[Item]:
-    """Accuracy of the unpruned models: trained on everything, on the subsets, and fused."""
+    """Accuracy of the unpruned models: trained on everything, on the subsets, given as parents, and fused."""
     frame = tables.evaluations
     rows = frame[frame["stage"].isin(["baseline", "fused"]) & frame["target_sparsity"].isna()]
     if rows.empty:
         return
-    fused = rows["fusion"].fillna("activations").map("subsets, fused by {}".format)
+    fused = rows["parents"].notna().map({True: "parents", False: "subsets"})
+    fused = fused + rows["fusion"].fillna("activations").map(", fused by {}".format)
     trained_on = rows["training_data"].fillna(fused)
     named = rows.assign(
         training_data=trained_on.where(rows["note"] == "", trained_on + ", " + rows["note"]), cut=cuts_of(rows)

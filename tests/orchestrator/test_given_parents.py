@@ -15,12 +15,14 @@ from orchestrator.running.progress import NoProgress
 from reports import load
 from reports.page.report import write_report
 from tests.conftest import TINY, with_statistics
+from tests.workloads.test_fusing_attention import EVERYTHING, disguised, trained
 from workloads.config import FusionConfig, ModelConfig
 from workloads.data import datasets
 from workloads.fusion import fuse
 from workloads.measuring.evaluation import evaluate
 from workloads.networks import checkpoints
 from workloads.networks.models import build
+from workloads.structure.network import Network
 
 WIDTHS = (0.09375, 0.0625, 0.0625)
 
@@ -66,7 +68,7 @@ def test_fused_parents_and_their_own_accuracies_are_rows(files: list[str], tmp_p
     for model, accuracy in zip(models, parents["accuracy"], strict=True):
         assert evaluate(model, dataset).accuracy == accuracy
     write_report(tmp_path / "run", tmp_path / "report")
-    assert "folding(by=incoming)" in (tmp_path / "report" / "index.html").read_text()
+    assert "parents, fused by folding(by=incoming)" in (tmp_path / "report" / "index.html").read_text()
 
 
 def checkpoints_of(path: str, channels: int) -> torch.nn.Module:
@@ -90,6 +92,23 @@ def test_one_run_with_files_is_what_the_library_computes_by_hand(
     images = [images for images, _ in batches]
     fused = fuse(models, images=images, config=FusionConfig(alignment="weights", repair=False))
     assert frame[frame["stage"] == "fused"]["loss"].tolist() == pytest.approx([evaluate(fused, dataset).loss], rel=1e-5)
+
+
+def test_transformers_given_as_files_are_fused_and_stored(tmp_path: Path, local_ray: None) -> None:
+    """A transformer and the same in disguise; both are pruned and fused, and fused and pruned."""
+    config = ModelConfig(name="vit_cifar", width=0.125, options={"depth": 1})
+    network = Network.prepared(trained(build(config, channels=1, classes=10)), torch.zeros(1, 1, 32, 32))
+    paths = [str(tmp_path / f"{number}.safetensors") for number in range(2)]
+    for model, path in zip((network.model, disguised(network, EVERYTHING).model), paths, strict=True):
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    settings = {**config.model_dump(exclude_defaults=True), "checkpoints": paths}
+    grid = {"groups": [0], "sparsities": [0.5], "methods": ["conventional"]}
+    asked = experiment(paths, model=settings, pipelines=["fuse", "fap"], pruning=grid, fusion={"repair": False})
+    result = run(asked, out=tmp_path / "run", progress=NoProgress())
+    assert result.complete, result.failed
+    frame = load(tmp_path / "run")
+    losses = frame[frame["stage"].isin(["baseline", "fused"])]["loss"]
+    assert losses.tolist() == pytest.approx([losses.iloc[0]] * 3, rel=1e-3)
 
 
 def test_plans_start_from_the_files_and_train_nothing(files: list[str]) -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from workloads.compression import compensation
 from workloads.compression.calls import run_tapped
 from workloads.compression.compensation import passes, solving
+from workloads.compression.compensation.refining import Refinement
 from workloads.compression.compensation.summands import IMAGES, course_of
-from workloads.compression.compensation.sums import Windows
+from workloads.compression.compensation.sums import ALL, Windows, made_rows
 from workloads.compression.compress import Sources, compress
 from workloads.config import CompressionConfig
 from workloads.networks.models import BasicBlock
@@ -279,7 +279,7 @@ def test_windows_times_the_weight_are_what_the_layer_makes(layer: nn.Module) -> 
     for places in (None, chosen):
         rows = windows.rows(slice(None), places)
         expected = (rows @ weight.mT).movedim(0, 1).flatten(1) + layer.bias
-        found = compensation.sums.made_rows(layer, made, slice(None), places)
+        found = made_rows(layer, made, slice(None), places)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -324,3 +324,66 @@ def test_more_images_are_better(images: torch.Tensor) -> None:
         for count in (4, 64, 512)
     ]
     assert all(more < fewer for fewer, more in pairwise(errors))
+
+
+@pytest.mark.parametrize("memory", [solving.MEMORY, 0], ids=["waiting", "repeated"])
+@pytest.mark.parametrize("name", ["convolutions", "residual", "flattened", "tokens", "twice"])
+def test_refining_fits_every_chain_better_to_what_its_end_is_to_make(
+    name: str, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[tuple[float, float]] = []
+    fit = Refinement.fit
+
+    def measured(self: Refinement, layer: str, targets: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        chain = self.chains[layer]
+        first, second = (self.plans[each].layer for each in (chain.producer, layer))
+        inputs = dict(self.inputs[chain.producer])
+
+        def loss() -> float:
+            return sum(
+                float((made_rows(second, second(chain.run(first(inputs[n]))), ALL, None) - targets[n]).square().mean())
+                for n in targets
+            )
+
+        before = loss()
+        found = fit(self, layer, targets)
+        losses.append((before, loss()))
+        return found
+
+    monkeypatch.setattr(solving, "MEMORY", memory)
+    monkeypatch.setattr(Refinement, "fit", measured)
+    images = torch.randn(128, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    network = Network.prepared(seeded(NETWORKS[name]), images[:1])
+    config = CompressionConfig(sparsity=0.5, repair={"name": "least-squares", "refine": 10})
+    made = compress(network, config, Sources(images[:1], images=[images]))
+    assert len(losses) == {"convolutions": 2, "residual": 2, "flattened": 1, "tokens": 1, "twice": 0}[name]
+    assert all(after < before for before, after in losses)
+    assert made.model(images).isfinite().all()
+
+
+def test_chains_lead_from_one_layer_to_the_next_and_nowhere_else(images: torch.Tensor) -> None:
+    model = seeded(residual)
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    chains = course_of(model, layers, images).chains
+    assert {consumer: chain.producer for consumer, chain in chains.items()} == {
+        "3.conv2": "3.conv1",
+        "4.conv2": "4.conv1",
+    }
+    outputs: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
+    with torch.no_grad():
+        run_tapped(
+            model,
+            images,
+            inputs={"4.conv2": lambda call, layer, given: inputs.append(given.clone())},
+            outputs={"4.conv1": lambda call, layer, made: outputs.append(made.clone())},
+        )
+        torch.testing.assert_close(chains["4.conv2"].run(outputs[0]), inputs[0])
+
+
+def test_batches_are_even_where_they_have_to_be() -> None:
+    images = [torch.zeros(100, 1), torch.zeros(31, 1)]
+    assert [len(batch) for batch in solving.batched(images, even=False)] == [33, 33, 33, 1, 31]
+    assert [len(batch) for batch in solving.batched(images, even=True)] == [32, 32, 32, 32]
+    assert [len(batch) for batch in solving.batched([torch.zeros(2, 1)], even=True)] == [1, 1]
+    assert solving.batched([], even=True) == []

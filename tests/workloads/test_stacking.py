@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import with_statistics
 from tests.workloads.test_agreement import Normed, shuffled
@@ -204,3 +205,29 @@ def test_clusters_and_least_squares_undo_a_permutation() -> None:
     config = FusionConfig(method="activation-folding", repair="least-squares")
     fused = fuse([original, other], images=IMAGES, config=config)
     torch.testing.assert_close(fused(IMAGES), original.model(IMAGES), rtol=1e-2, atol=1e-2)
+
+
+def test_networks_side_by_side_run_at_the_price_of_each() -> None:
+    networks = family("resnet")[:1] * 3
+    wide = side_by_side(networks, [1 / 3] * 3, IMAGES[:1])
+    counted = []
+    for model in (wide.model, copy.deepcopy(wide.model), networks[0].model):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(IMAGES)
+        counted.append(counter.get_total_flops())
+    assert counted[0] < 1.01 * 3 * counted[2]
+    assert counted[1] > 8 * counted[2]
+
+
+def test_copies_of_networks_side_by_side_are_ordinary_and_changed_weights_count() -> None:
+    wide = side_by_side(family("vgg")[::2], [0.5, 0.5], IMAGES[:1])
+    copied = copy.deepcopy(wide.model)
+    assert {type(layer) for layer in copied.modules() if isinstance(layer, nn.Conv2d)} == {nn.Conv2d}
+    assert any(type(layer) is not nn.Conv2d for layer in wide.model.modules() if isinstance(layer, nn.Conv2d))
+    assert wide.model.state_dict().keys() == copied.state_dict().keys()
+    torch.testing.assert_close(wide.model(IMAGES), copied(IMAGES), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        for model in (wide.model, copied):
+            model.features[4].weight.add_(0.01)
+    torch.testing.assert_close(wide.model(IMAGES), copied(IMAGES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(wide.model.double()(IMAGES.double()), copied.double()(IMAGES.double()))

@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from workloads.compression.compress import Sources, compress
 from workloads.config import KINDS, CompressionConfig
-from workloads.networks.checkpoints import fit
+from workloads.networks.checkpoints import Description, dumps, fit, loads
 from workloads.structure.finding import trace
 from workloads.structure.groups import CONSUMER, Maps, apply
 from workloads.structure.layers import get_layer
@@ -33,6 +33,19 @@ class SamePadding(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    """As timm's ScaledStdConv2d: standardises its weight whenever it runs."""
+
+    def __init__(self, *sizes: int):
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(weight, None, None, weight=self.gain.view(-1), training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
 
 
 class ConvAct(nn.Conv2d):
@@ -408,6 +421,25 @@ def test_shares_say_what_would_go_with_a_group() -> None:
 def test_the_kinds_are_what_settings_may_name() -> None:
     assert CompressionConfig(sparsity=0.5, kinds="all").kinds == KINDS
     assert CompressionConfig(sparsity=0.5, kinds="hidden").kinds == ("hidden",)
+
+
+@torch.no_grad()
+def test_convolutions_that_standardise_their_weights_keep_the_standardised_ones() -> None:
+    model = net(Standardised(16, 16, 3))
+    network = Network.prepared(model, IMAGES[:1])
+    torch.testing.assert_close(network.model(IMAGES), model(IMAGES))
+    assert [group.size for group in network.structure.groups] == [12, 16, 16]
+    assert network.structure.kept == ()
+    narrow = compress(network, CompressionConfig(sparsity=0.5), Sources(IMAGES[:1])).model
+    description = Description({"name": f"{__name__}:with_standardised_weights"}, 3, 5, 1)
+    again, _ = loads(dumps(copy.deepcopy(narrow), description), "the network")
+    assert narrow(IMAGES).shape == (3, 5)
+    assert torch.equal(again(IMAGES), narrow(IMAGES))
+
+
+def with_standardised_weights(num_classes: int = 5) -> nn.Module:
+    """A network as a model's function builds it."""
+    return net(Standardised(16, 16, 3))
 
 
 @pytest.mark.parametrize("case", [*EXACT, *NORMED])

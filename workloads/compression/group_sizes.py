@@ -22,8 +22,11 @@ def size_after(size: int, sparsity: float) -> int:
 
 
 def smallest(group: Group) -> int:
-    """The least size: a grouped convolution keeps two groups, as with `groups=1` it would look like an ordinary one."""
-    return min(group.size, 2) if any(group.on(THROUGH)) else 1
+    """The least size: of a single group of channels or a single head nobody could tell that it is one of several.
+
+    A grouped convolution with `groups=1` looks like an ordinary one; so does attention with one head, or one dimension.
+    """
+    return min(group.size, 2) if any(group.on(THROUGH)) or group.kind in OVERLAPPING else 1
 
 
 def fitted(group: Group, m: int, round_to: int) -> int:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from workloads.fusion.divided import divide
 from workloads.messages import message
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import Group, Member, Structure
@@ -58,6 +59,8 @@ def side_by_side(networks: Sequence[Network], shares: Sequence[float], example: 
         if wide is not tensor:
             path, _, parameter = name.rpartition(".")
             resize(get_layer(model, path), parameter, wide)
+    for layer in model.modules():
+        divide(layer, len(networks))
     check_average(model, [network.model for network in networks], shares, example)
     return Network(model, stacked_structure(model, layouts), stacked_statistics(layouts))
 

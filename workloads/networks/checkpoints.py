@@ -18,6 +18,7 @@ from workloads.networks.models import build
 from workloads.structure.attention import OpenedAttention, opened
 from workloads.structure.layers import RECORDED, record, resize
 from workloads.structure.reshaping import InfersLastSizes, infer_last_sizes
+from workloads.structure.standardised import KeepsWeights, keeping
 from workloads.structure.windows import OpenedWindowAttention
 
 FORMAT = "metaprune-2"
@@ -122,25 +123,31 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
 def modules_changed(model: nn.Module) -> dict[str, Any]:
     """What a network's modules are besides what their classes make them, as far as there is any.
 
-    Names of attentions that were opened, sizes that modules recorded of narrowed groups, and modules that infer sizes.
+    Names of attentions that were opened, sizes that modules recorded of narrowed groups, modules that infer sizes,
+    and convolutions that keep their weights.
     """
-    changed: dict[str, Any] = {"opened": [], "sizes": {}, "inferring": []}
+    changed: dict[str, Any] = {"opened": [], "sizes": {}, "inferring": [], "keeping": []}
     for name, module in model.named_modules():
         if isinstance(module, (OpenedAttention, OpenedWindowAttention)):
             changed["opened"].append(name)
         if isinstance(module, InfersLastSizes):
             changed["inferring"].append(name)
+        if isinstance(module, KeepsWeights):
+            changed["keeping"].append(name)
         if sizes := vars(module).get(RECORDED):
             changed["sizes"][name] = sizes
     return {kind: found for kind, found in changed.items() if found}
 
 
 def change_modules(model: nn.Module, known: Mapping[str, Any]) -> None:
-    """Open attentions and let modules infer sizes as in the network that was stored."""
+    """Open attentions, and let modules infer sizes and keep weights as in the network that was stored."""
     if known.get("opened"):
         opened(model)
     for name in known.get("inferring", ()):
         infer_last_sizes(model.get_submodule(name))
+    for name in known.get("keeping", ()):
+        module = model.get_submodule(name)
+        module.__class__ = keeping(type(module))
 
 
 def ties(model: nn.Module) -> dict[str, str]:

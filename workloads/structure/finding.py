@@ -16,6 +16,7 @@ from workloads.structure.layers import get_layer
 from workloads.structure.logits import logits_of
 from workloads.structure.recording import OUTPUT, Recording
 from workloads.structure.rules import follow
+from workloads.structure.standardised import keep_weights, standardised
 from workloads.structure.trial import Candidate, Trial, fitting, running_eagerly
 
 
@@ -24,7 +25,8 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
 
     Groups come in the paper's order: from the last layer backwards, the classifier left out; first all channels and
     hidden units, then the other kinds one after the other. Groups that cannot be pruned are kept as they are and named
-    in `Structure.kept`. PyTorch's attentions are taken as `attention.opened` makes them.
+    in `Structure.kept`. PyTorch's attentions are taken as `attention.opened` makes them, convolutions
+    that standardise their weights as `keep_weights` does.
 
     Raises:
         ValueError: the network does not return logits, or none of its groups can be pruned.
@@ -32,8 +34,8 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the network is compiled by TorchScript: give the module that it was made from")
     example = example.detach().as_subclass(Tensor)
-    if any(can_be_opened(module) for module in model.modules()):
-        model = opened(copy.deepcopy(model))
+    if any(can_be_opened(module) or standardised(module) is not None for module in model.modules()):
+        model = keep_weights(opened(copy.deepcopy(model)))
     recording = Recording(model.train().eval(), follow)  # modules forget what they kept
     with running_eagerly():
         output = logits_of(recording.run(example))

@@ -212,8 +212,6 @@ def verdict(findings: Findings, group: int, kind: Kind) -> Prunable | Kept:
         return Kept("no layer makes them")
     if kind != "query-key" and not any(member.side == CONSUMER for member in members):
         return Kept("no layer reads them one by one")
-    if len(members[0].index) == 1:
-        return Kept("there is only one")
     return Prunable(members, kind)
 
 

@@ -13,6 +13,7 @@ from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
 from workloads.structure.layers import SILENT, get_layer
 from workloads.structure.logits import returning_logits, unwrapped
+from workloads.structure.standardised import keep_weights
 
 
 class Network(NamedTuple):
@@ -36,7 +37,8 @@ class Network(NamedTuple):
     def prepared(cls, model: nn.Module, example: Tensor) -> "Network":
         """A copy of the network with batch-norm merged, and its groups.
 
-        PyTorch's attentions become `OpenedAttention`s, whose heads can be removed.
+        PyTorch's and torchvision's attentions get a layer each for queries, keys and values, so that heads can be
+        removed; convolutions that standardise their weights keep the standardised ones.
 
         Args:
             model: any network that `trace` takes, compiled or not; of what it returns, the copy returns the logits.
@@ -45,7 +47,7 @@ class Network(NamedTuple):
         Raises:
             ValueError: see `trace`.
         """
-        model = returning_logits(opened(copy.deepcopy(unwrapped(model)))).eval()
+        model = returning_logits(keep_weights(opened(copy.deepcopy(unwrapped(model))))).eval()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         structure = trace(model, example)
         for name in structure.silent:

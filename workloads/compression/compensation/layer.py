@@ -135,10 +135,19 @@ class Resolved:
         original, changed: its first call in both networks.
         batches: how many will be looked at.
         seed: of the places that are, where there are too many.
+        again: whether the weights that the layer has are already for the inputs that it gets.
     """
 
     def __init__(
-        self, plan: LayerPlan, config: LeastSquaresConfig, original: Seen, changed: Seen, batches: int, seed: int
+        self,
+        plan: LayerPlan,
+        config: LeastSquaresConfig,
+        original: Seen,
+        changed: Seen,
+        batches: int,
+        seed: int,
+        *,
+        again: bool = False,
     ):
         self.plan, self.batches = plan, batches
         self.target = Target(plan, original, changed)
@@ -149,7 +158,7 @@ class Resolved:
         targets = len(layer.weight) // windows.groups * (1 + self.target.takes_over)
         self.products = Products(windows.groups, windows.unknowns, targets, device, means_only=not self.whole)
         self.channels: Products | None = None
-        if windows.groups == 1:
+        if windows.groups == 1 and not again:
             sizes = [rows.shape[1] for rows in self.channel_rows(original.input, changed.input)]
             if max(sizes) <= MOST_UNKNOWNS:
                 self.channels = Products(1, sizes[1], sizes[0], device)

@@ -8,7 +8,7 @@ times in a pass, every layer has the passes run again from the start.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -71,11 +71,13 @@ class Side:
     def __exit__(self, *error: object) -> None:
         self.hooks.close()
 
-    def _before(self, name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, name: str) -> Callable[..., Any]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             running: Pass | None = getattr(_running, "value", None)
-            if running is not None and running.side is self:
-                running.begin(name, args[0] if args else kwargs["input"])
+            if running is None or running.side is not self:
+                return None
+            other = running.begin(name, args[0] if args else kwargs["input"])
+            return None if other is None else ((other, *args[1:]), {k: v for k, v in kwargs.items() if k != "input"})
 
         return hook
 
@@ -94,10 +96,10 @@ class Pass:
     Args:
         side: the network.
         images: (B, C, H, W).
-        report: what is called with each of them.
+        report: what is called with each of them; before a layer runs, it may return what that is to read instead.
     """
 
-    def __init__(self, side: Side, images: Tensor, report: Callable[[Seen], None]):
+    def __init__(self, side: Side, images: Tensor, report: Callable[[Seen], Tensor | None]):
         self.side, self.images, self.report = side, images, report
         self.calls: Counter[str] = Counter()
         self.inputs: dict[str, Tensor] = {}
@@ -115,24 +117,25 @@ class Pass:
         finally:
             _running.value = None
 
-    def begin(self, name: str, given: Tensor) -> None:
-        """A layer is about to run."""
+    def begin(self, name: str, given: Tensor) -> Tensor | None:
+        """A layer is about to run; what it is to read instead of what is given, if anything."""
         if self.side.after:
             self.inputs[name] = given
-        else:
-            self.tell(name, given, None)
+            return None
+        return self.tell(name, given, None)
 
     def end(self, name: str, output: Tensor) -> None:
         """A layer has run."""
         self.tell(name, self.inputs.pop(name), output)
 
-    def tell(self, name: str, given: Tensor, output: Tensor | None) -> None:
+    def tell(self, name: str, given: Tensor, output: Tensor | None) -> Tensor | None:
         """Report a call."""
         call = Call(name, self.calls[name])
         self.calls[name] += 1
         self.keeping.muted = True
-        self.report(Seen(call, given, output, self.keeping.summand(call)))
+        other = self.report(Seen(call, given, output, self.keeping.summand(call)))
         self.keeping.muted = False
+        return other
 
 
 class WaitingPass:
@@ -145,6 +148,7 @@ class WaitingPass:
         self.seen: Seen | None = None
         self.error: BaseException | None = None
         self.ended = False
+        self.instead: Tensor | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -161,12 +165,13 @@ class WaitingPass:
             self.seen, self.ended = None, True
             self.waiting.release()
 
-    def _wait(self, seen: Seen) -> None:
-        self.seen = seen
+    def _wait(self, seen: Seen) -> Tensor | None:
+        self.seen, self.instead = seen, None
         self.waiting.release()
         self.going.acquire()
         if self.ended:
             raise _Ended
+        return self.instead
 
     def advance(self) -> Seen:
         """Run to the next call.
@@ -201,6 +206,10 @@ class Passes(Protocol):
         """All calls of a layer on all batches; layers in running order, each once its predecessors are solved."""
         ...
 
+    def replace(self, inputs: Mapping[int, Tensor]) -> None:
+        """Let the layer at hand read something else in the narrowed network, by batch: what leads to it has changed."""
+        ...
+
     def close(self) -> None:
         """End them."""
         ...
@@ -218,6 +227,10 @@ class Lockstep:
             if original.call.layer != layer or narrowed.call.layer != layer:
                 raise ValueError(f"layer '{layer}' did not run in its turn on calibration images")
             yield number, original, narrowed
+
+    def replace(self, inputs: Mapping[int, Tensor]) -> None:
+        for number, given in inputs.items():
+            self.pairs[number][1].instead = given
 
     def close(self) -> None:
         for passes in self.pairs:
@@ -239,6 +252,9 @@ class Rerunning:
                 raise ValueError(f"layer '{layer}' ran {len(original)} and {len(narrowed)} times on the same images")
             yield from ((number, *both) for both in zip(original, narrowed, strict=True))
 
+    def replace(self, inputs: Mapping[int, Tensor]) -> None:
+        pass  # the next passes run through the changed layers anyway
+
     def close(self) -> None:
         pass
 
@@ -247,7 +263,7 @@ def seen_in_pass(side: Side, images: Tensor, layer: str, count: int) -> list[See
     """The first calls of a layer in a pass, which then ends."""
     found: list[Seen] = []
 
-    def report(seen: Seen) -> None:
+    def report(seen: Seen) -> None:  # returns None: nothing is read instead
         if seen.call.layer == layer:
             last = len(found) == count - 1
             found.append(seen if last else seen.cloned())

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from workloads.compression.compensation.layer import Rebiased, Resolved, is_solvable
-from workloads.compression.compensation.passes import Side, passes_over
-from workloads.compression.compensation.plan import planned
+from workloads.compression.compensation.layer import Rebiased, Resolved, Target, is_solvable
+from workloads.compression.compensation.passes import Pair, Passes, Side, passes_over
+from workloads.compression.compensation.plan import LayerPlan, planned
+from workloads.compression.compensation.refining import Refinement
 from workloads.compression.compensation.summands import Course, course_of
-from workloads.compression.compensation.sums import FOLDS
+from workloads.compression.compensation.sums import ALL, FOLDS
 from workloads.config import LeastSquaresConfig
 from workloads.structure.groups import Maps
 from workloads.structure.network import Network
@@ -45,33 +46,88 @@ def compensate(
         ValueError: the networks do not run their layers alike on these images.
     """
     plans = {plan.name: plan for plan in planned(base, narrowed, maps)}
-    size = max(1, min(BATCH, -(-sum(map(len, images)) // FOLDS)))
-    batches = [part for batch in images for part in batch.split(size)]
+    batches = batched(images, even=config.refine > 0)
     if not plans or not batches:
         return
-    courses = [course_of(network.model, plans, batches[0][:2]) for network in (base, narrowed)]
+    shown = batches[0] if config.refine else batches[0][:2]  # chains hold for batches of the size that was recorded
+    courses = [course_of(network.model, plans, shown) for network in (base, narrowed)]
     with (
         Side(base.model, common(*courses), after=True) as original,
         Side(narrowed.model, common(*reversed(courses)), after=False) as changed,
     ):
         passes = passes_over(original, changed, batches, MEMORY if memory is None else memory)
+        refinement = Refinement(plans, courses[1].chains, config.refine, seed)
         try:
             for number, name in enumerate(dict.fromkeys(call.layer for call in courses[0].calls)):
-                solution: Resolved | Rebiased | None = None
-                for batch, before, now in passes.at(name):
-                    if solution is None:
-                        solved = is_solvable(plans[name], before)
-                        solution = (Resolved if solved else Rebiased)(
-                            plans[name], config, before, now, len(batches), seed + number
-                        )
-                    solution.look(batch % FOLDS, before, now)
-                if solution is not None:
-                    solution.finish()
+                seen = solve(plans[name], config, passes, refinement, len(batches), seed + number)
+                if seen:
+                    refine(plans[name], config, passes, refinement, seen, seed + number)
         finally:
             passes.close()
+
+
+def batched(images: Sequence[Tensor], *, even: bool) -> list[Tensor]:
+    """Images in batches of at most `BATCH`, at least as many as there are folds, if there are as many images.
+
+    Args:
+        even: whether all are of the same size, for which some images are left out.
+    """
+    count = sum(map(len, images))
+    if not even:
+        size = max(1, min(BATCH, -(-count // FOLDS)))
+        return [part for batch in images for part in batch.split(size)]
+    number = min(count, max(FOLDS, -(-count // BATCH)))
+    size = count // max(1, number)
+    return list(torch.cat(list(images))[: number * size].split(size)) if size else []
 
 
 def common(course: Course, other: Course) -> Course:
     """A course with those summands alone that are known in both networks."""
     summands = {call: value for call, value in course.summands.items() if call in other.summands}
     return Course(course.calls, summands, course.bytes_per_image)
+
+
+def solve(
+    plan: LayerPlan, config: LeastSquaresConfig, passes: Passes, refinement: Refinement, batches: int, seed: int
+) -> list[Pair]:
+    """Solve one layer, in place; its calls, where it is to be refined."""
+    solution: Resolved | Rebiased | None = None
+    seen = []
+    for batch, before, now in passes.at(plan.name):
+        if solution is None:
+            kind = Resolved if is_solvable(plan, before) else Rebiased
+            solution = kind(plan, config, before, now, batches, seed)
+        solution.look(batch % FOLDS, before, now)
+        refinement.keep(plan.name, batch, now.input)
+        if plan.name in refinement.chains and isinstance(solution, Resolved):
+            seen.append((batch, before, now))
+    if solution is not None:
+        solution.finish()
+    return seen
+
+
+def refine(
+    plan: LayerPlan,
+    config: LeastSquaresConfig,
+    passes: Passes,
+    refinement: Refinement,
+    seen: Sequence[Pair],
+    seed: int,
+) -> None:
+    """Fit a layer and the one that leads to it together, then solve it once more."""
+    target = Target(plan, *seen[0][1:])
+    targets = {}
+    rows = {batch: target.rows(before, now, ALL, None) for batch, before, now in seen}
+    gain, offset = target.correction(len(plan.layer.weight))
+    for batch, (made, minus) in rows.items():
+        corrected = made * gain.to(made) + offset.to(made)
+        targets[batch] = corrected if minus is None else corrected - minus
+    inputs = refinement.fit(plan.name, targets)
+    if not inputs:
+        return
+    passes.replace(inputs)
+    solution = Resolved(plan, config, *seen[0][1:], len(seen), seed, again=True)
+    for batch, before, now in seen:
+        solution.look(batch % FOLDS, before, now._replace(input=inputs[batch]))
+        refinement.keep(plan.name, batch, inputs[batch])
+    solution.finish()

@@ -5,17 +5,18 @@ such layers in any network, one pass is recorded operation by operation. In late
 on other images, a value is known by the number of the operation that made it.
 """
 
+import itertools
 import weakref
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from workloads.compression.calls import Call
@@ -67,13 +68,23 @@ class Numbered(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not self.muted:
             results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            self.follow(func.overloadpacket.__name__.rstrip("_"), args, kwargs or {}, results)
+            self.follow(func, args, kwargs or {}, results)
             self.count += 1
         return result
 
-    def follow(self, name: str, args: Any, kwargs: dict[str, Any], results: list[Tensor]) -> None:
+    def follow(self, function: Any, args: Any, kwargs: dict[str, Any], results: list[Tensor]) -> None:
         """Take note of an operation that has run, in place or not."""
         raise NotImplementedError
+
+
+class Operation(NamedTuple):
+    """An operation of a pass, with values in place of the tensors that others made."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    reads: frozenset[Value]
+    results: int
 
 
 class Sums(Numbered):
@@ -82,6 +93,9 @@ class Sums(Numbered):
     Attributes:
         found: by call, the other summand.
         started: by call, in running order, how many operations ran before it.
+        ended: by call, how many operations have run once it ends.
+        read, made: by call, its input and output.
+        operations: all of them.
         most_bytes: of tensors that were alive at once.
     """
 
@@ -89,6 +103,10 @@ class Sums(Numbered):
         super().__init__()
         self.found: dict[Call, Value] = {}
         self.started: dict[Call, int] = {}
+        self.ended: dict[Call, int] = {}
+        self.read: dict[Call, Value] = {}
+        self.made: dict[Call, Value] = {}
+        self.operations: list[Operation] = []
         self.most_bytes = 0
         self.calls: Counter[str] = Counter()
         self.alive: list[weakref.ref[Tensor]] = [weakref.ref(images)]
@@ -96,13 +114,17 @@ class Sums(Numbered):
         self.origins: Any = WeakTensorKeyDictionary()
         self.makers[images] = IMAGES
 
-    def follow(self, name: str, args: Any, kwargs: dict[str, Any], results: list[Tensor]) -> None:
+    def follow(self, function: Any, args: Any, kwargs: dict[str, Any], results: list[Tensor]) -> None:
+        name = function.overloadpacket.__name__.rstrip("_")
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         origin = None
         if name == "add" and len(tensors) == 2 and kwargs.get("alpha", 1) == 1:
             self.add(*tensors)
         elif name in UNCHANGED and tensors and is_equal(tensors[0], results[0]):
             origin = self.origins.get(tensors[0])
+        values, options = tree_map(self.as_value, (tuple(args), kwargs))
+        reads = frozenset(leaf for leaf in (self.makers.get(tensor) for tensor in tensors) if leaf is not None)
+        self.operations.append(Operation(function, values, options, reads, len(results)))
         for number, result in enumerate(results):
             self.makers[result] = Value(self.count, number)
             self.origins.pop(result, None)
@@ -124,15 +146,25 @@ class Sums(Numbered):
             if call and value and mine.shape == others.shape and value.operation < self.started[call]:
                 self.found[call] = value
 
-    def begin(self, layer: str) -> None:
+    def as_value(self, leaf: Any) -> Any:
+        """A tensor that an operation made as its value; anything else as it is."""
+        return Made(self.makers[leaf]) if isinstance(leaf, Tensor) and leaf in self.makers else leaf
+
+    def begin(self, layer: str, given: Tensor) -> None:
         """A layer's call begins."""
-        self.started[Call(layer, self.calls[layer])] = self.count
+        call = Call(layer, self.calls[layer])
+        self.started[call] = self.count
         self.calls[layer] += 1
+        if given in self.makers:
+            self.read[call] = self.makers[given]
 
     def end(self, layer: str, output: Any) -> None:
         """A layer's call has ended."""
         if isinstance(output, Tensor):
-            self.origins[output] = Call(layer, self.calls[layer] - 1)
+            call = Call(layer, self.calls[layer] - 1)
+            self.origins[output] = call
+            self.ended[call] = self.count
+            self.made[call] = self.makers[output]
 
 
 def is_equal(one: Tensor, other: Tensor) -> bool:
@@ -150,11 +182,13 @@ class Course:
         calls: of some layers, in running order.
         summands: by call, the value that its output is added to, where that is there before the call.
         bytes_per_image: of tensors that are alive at once, at most.
+        chains: by layer, what leads to its input from the output of one other layer, if that is all that does.
     """
 
     calls: tuple[Call, ...]
     summands: Mapping[Call, Value]
     bytes_per_image: float
+    chains: Mapping[str, "Chain"] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -163,7 +197,7 @@ def course_of(model: nn.Module, layers: Collection[str], images: Tensor) -> Cour
     recording = Sums(images)
 
     def before(name: str) -> Any:
-        return lambda layer, args: recording.begin(name)
+        return lambda layer, args, kwargs: recording.begin(name, args[0] if args else kwargs["input"])
 
     def after(name: str) -> Any:
         return lambda layer, args, output: recording.end(name, output)
@@ -171,11 +205,73 @@ def course_of(model: nn.Module, layers: Collection[str], images: Tensor) -> Cour
     with ExitStack() as stack:
         for name in layers:
             layer = get_layer(model, name)
-            stack.callback(layer.register_forward_pre_hook(before(name)).remove)
+            stack.callback(layer.register_forward_pre_hook(before(name), with_kwargs=True).remove)
             stack.callback(layer.register_forward_hook(after(name), prepend=True).remove)
         stack.enter_context(recording)
         model.eval()(images)
-    return Course(tuple(recording.started), recording.found, recording.most_bytes / len(images))
+    chains = dict(chains_of(recording))
+    return Course(tuple(recording.started), recording.found, recording.most_bytes / len(images), chains)
+
+
+class Made(NamedTuple):
+    """In place of a tensor among the arguments of an operation: the value that it was."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The operations that lead from the output of one layer to the input of another, and nowhere else.
+
+    Attributes:
+        producer: name of the first layer.
+        start, end: its output, and the other layer's input.
+        operations: in their order, with their numbers; they hold for batches of the size that was recorded.
+    """
+
+    producer: str
+    start: Value
+    end: Value
+    operations: tuple[tuple[int, Operation], ...]
+
+    def run(self, output: Tensor) -> Tensor:
+        """The second layer's input for an output of the first."""
+        values = {self.start: output}
+
+        def known(leaf: Any) -> Any:
+            return values[leaf.value] if isinstance(leaf, Made) else leaf
+
+        for number, operation in self.operations:
+            args, kwargs = tree_map(known, (operation.args, operation.kwargs), is_leaf=lambda x: isinstance(x, Made))
+            results = [x for x in tree_leaves(operation.function(*args, **kwargs)) if isinstance(x, Tensor)]
+            values |= {Value(number, position): result for position, result in enumerate(results)}
+        return values[self.end]
+
+
+def chains_of(recording: Sums) -> Iterator[tuple[str, Chain]]:
+    """By layer that runs once, the chain that leads to it from another one that does."""
+    once = [call for call in recording.started if recording.calls[call.layer] == 1]
+    for producer, consumer in itertools.pairwise(recording.started):
+        if producer not in once or consumer not in once or consumer not in recording.read:
+            continue
+        if producer not in recording.made:
+            continue
+        start, end = recording.made[producer], recording.read[consumer]
+        needed, inside = {end}, []
+        for number in range(recording.started[consumer] - 1, recording.ended[producer] - 1, -1):
+            operation = recording.operations[number]
+            made = {Value(number, position) for position in range(operation.results)}
+            if made & needed:
+                inside.append((number, operation))
+                needed = (needed - made) | operation.reads
+        values = {start, *(Value(number, p) for number, operation in inside for p in range(operation.results))}
+        within = {number for number, _ in inside}
+        within |= set(range(recording.started[consumer], recording.ended.get(consumer, 0)))
+        elsewhere = any(
+            operation.reads & values for number, operation in enumerate(recording.operations) if number not in within
+        )
+        if needed == {start} and not elsewhere:
+            yield consumer.layer, Chain(producer.layer, start, end, tuple(reversed(inside)))
 
 
 class Keeping(Numbered):
@@ -190,7 +286,7 @@ class Keeping(Numbered):
         for value in self.readers:
             self.made.setdefault(value.operation, set()).add(value)
 
-    def follow(self, name: str, args: Any, kwargs: dict[str, Any], results: list[Tensor]) -> None:
+    def follow(self, function: Any, args: Any, kwargs: dict[str, Any], results: list[Tensor]) -> None:
         for value in self.made.get(self.count, ()):
             self.kept[value] = results[value.result]
 
