@@ -25,6 +25,7 @@ from orchestrator.worker.code import OtherCodeError, code_in_use
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
 from tests.conftest import MEASURED_TIMES, TINY
+from workloads.training.snapshots import Snapshot
 
 SPARSITIES = [round(0.05 * number, 2) for number in range(1, 10)]
 
@@ -231,3 +232,26 @@ def test_a_node_with_other_code_than_the_driver_says_so(tmp_path: Path) -> None:
             execute(works, differing)
     same = dataclasses.replace(context, code=dict(code_in_use()))
     assert [outcome.error for outcome in execute(works, same)] == [None] * len(works)
+
+
+def test_an_interrupted_training_leaves_a_snapshot_of_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment.model_validate({**TINY, "training": {**TINY["training"], "epochs": 3}})
+    facts, store = gather(experiment), Store(tmp_path)
+    (stage, *_) = make_plan(experiment, facts).stages.values()
+    work = Work(stage.kind, stage.key, stage.parameters, stage.inputs, stage.labels, keep=True, record=True)
+    context = dataclasses.replace(shared_context(experiment, facts, store), snapshot_every=10)
+
+    def interrupted(self: object, history: Sequence[Any]) -> None:
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.worker.learning.TrainingProgress.__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            execute([work], context)
+    assert len(Snapshot.loads(store.read("snapshots", f"{work.key}.safetensors")).history) == 2
+    assert not len(store.read_table("failures"))
+    assert [outcome.error for outcome in execute([work], context)] == [None]
+    assert store.names("snapshots") == set()
