@@ -69,7 +69,9 @@ def export_network(
     suffix = format_named(name).suffix
     store = Store(run)
     row = measured_cell(store, cell)
-    path = writable(local_folder(out or f"{row['model']}-{row['cell']}{suffix}"))
+    target = out or f"{row['model']}-{row['cell']}{suffix}"
+    local_folder(target)  # refuses what is no path on this machine
+    path = writable(Path(target).expanduser())
     make_importable(run)
     experiment = Experiment.from_yaml(store.read(EXPERIMENT).decode(), store.path(EXPERIMENT))
     try:

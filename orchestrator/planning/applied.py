@@ -14,15 +14,6 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.stages import kinds
 from workloads.config import ChoiceConfig, Config, ModelConfig
 
-# The parts of the experiment that each kind of stage reads; what it reads of its grid are coordinates or `more`.
-SECTIONS = {
-    "train": ("dataset", "model", "training"),
-    "load": ("dataset", "model", "measuring"),
-    "fuse": ("measuring",),
-    "compress": ("measuring",),
-    "fine-tune": ("fine_tuning",),
-}
-
 
 class AppliedSettings:
     """The settings of one model's stages in an experiment, those of their inputs included."""
@@ -57,7 +48,7 @@ class AppliedSettings:
             more: settings of its grid that are no coordinates.
         """
         own = {f"version.{kind}": kinds()[kind].code_version, **more}
-        for section in SECTIONS.get(kind, ()):
+        for section in kinds()[kind].reads:
             own |= self.sections[section]
         return joined(tuple(inputs), json.dumps(own, sort_keys=True))
 

@@ -10,6 +10,7 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import (
+    DEFAULT_KINDS,
     ChoiceConfig,
     Config,
     FusionConfig,
@@ -303,8 +304,8 @@ class _Cell:
     method: ChoiceConfig
     repair: Repair
     scope: ScopeConfig
-    kind: str | None
-    """Of a single group."""
+    kinds: str
+    """Of the group, or of those that the network has and the grid means."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -315,7 +316,7 @@ class _Cell:
             "method": self.method.label,
             "repair": repair_label(self.repair),
             **self.scope.model_dump(exclude={"kinds"}),
-            "kinds": self.kind or ", ".join(self.scope.kinds),
+            "kinds": self.kinds,
         }
 
     @property
@@ -335,12 +336,12 @@ def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
     scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
     numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
     settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    if grid.groups != "all":
-        del settings["kinds"]  # what a single group is made of does not depend on what others are asked for
+    if grid.groups != "all" or network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
+        del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
     scope = ScopeConfig(**settings)
     for group in numbers:
-        kind = None if group is None else network.kind(group)
+        kinds = ", ".join(network.those_of(scope.kinds) if group is None else [network.kind(group)])
         for criterion in grid.criteria:
             for method, repair in itertools.product(grid.methods, grid.repair):
                 for sparsity in grid.sparsities:
-                    yield _Cell(group, sparsity, criterion, method, repair, scope, kind)
+                    yield _Cell(group, sparsity, criterion, method, repair, scope, kinds)

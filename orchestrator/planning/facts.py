@@ -48,6 +48,10 @@ class ModelFacts:
     kinds: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
 
+    def those_of(self, kinds: Collection[str]) -> list[str]:
+        """Which of some kinds the network has groups of."""
+        return [kind for kind in kinds if not self.kinds or kind in self.kinds]
+
     def numbers(self, kinds: Collection[str]) -> list[int]:
         """The groups of some kinds; all of them where kinds are not known."""
         return [number for number in range(len(self.widths)) if not self.kinds or self.kinds[number] in kinds]

@@ -5,6 +5,7 @@
 The frontier knows which stages can run, the cluster what there is to run them on, the ledger how they ended.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -95,10 +96,11 @@ class Dispatcher:
     def let_trainings_leave_snapshots(self) -> None:
         """Interrupt the trainings, and wait a little until each has stored what it was after its last epoch."""
         learning = [reference for reference, stages in self.in_flight.items() if kinds()[stages[0].kind].trains]
-        for reference in learning:
-            ray.cancel(reference)  # raises KeyboardInterrupt in the worker
-        if learning:
-            ray.wait(learning, num_returns=len(learning), timeout=SNAPSHOT_SECONDS)
+        with contextlib.suppress(Exception):  # Ray may have ended, too
+            for reference in learning:
+                ray.cancel(reference)  # raises KeyboardInterrupt in the worker
+            if learning:
+                ray.wait(learning, num_returns=len(learning), timeout=SNAPSHOT_SECONDS)
 
     def look(self) -> None:
         """See now and then what the cluster has and how far trainings are; often while it has nothing."""

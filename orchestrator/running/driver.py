@@ -220,14 +220,13 @@ def terminable() -> Iterator[Callable[[], object]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    asked = 0
+    asked: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        asked.append(signum)
+        if len(asked) == 1:
             raise KeyboardInterrupt if signum == signal.SIGINT else AskedToEnd(signum)
-        if asked > 2:
+        if len(asked) > 2:
             os._exit(130)  # for somebody who cannot wait
 
     def heed() -> dict[signal.Signals, Any]:
@@ -237,6 +236,10 @@ def terminable() -> Iterator[Callable[[], object]]:
     before = heed()
     try:
         yield heed
+    except KeyboardInterrupt as stopped:  # compiled code of Ray's passes each one on as a plain one
+        if asked and asked[0] != signal.SIGINT and not isinstance(stopped, AskedToEnd):
+            raise AskedToEnd(asked[0]) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

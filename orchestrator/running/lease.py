@@ -26,6 +26,8 @@ PLACE = "driver.json"
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
 POLL_SECONDS = 1.0
+ENDED: set[str] = set()
+"""Ids of the leases that this process has let go, be it that the run was out of reach then."""
 
 
 class BusyError(RuntimeError):
@@ -61,6 +63,8 @@ class Holder(BaseModel):
     @property
     def is_process(self) -> bool:
         """Whether a process that is known here lives: one of this id, created when the driver was."""
+        if self.id in ENDED:
+            return False
         try:
             return self.created is not None and abs(psutil.Process(self.pid).create_time() - self.created) < 1.0
         except psutil.NoSuchProcess:
@@ -183,6 +187,7 @@ class Lease:
 
     def release(self) -> None:
         """Let others drive the run."""
+        ENDED.add(self.mine.id)
         with contextlib.suppress(BusyError, OSError):
             self.check()
             if self.written:

@@ -64,16 +64,17 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
     attempts = [Attempt(work, store, context) for work in batch if work.key in failed_before]
     for attempt in attempts:
         attempt.recall_failure()
-    batch = [work for work in batch if work.key not in failed_before]
-    for start in range(0, len(batch), MEASURED_TOGETHER):
-        attempts += attempted(batch[start : start + MEASURED_TOGETHER], task, store, context)
+    fresh = [work for work in batch if work.key not in failed_before]
+    for start in range(0, len(fresh), MEASURED_TOGETHER):
+        attempts += attempted(fresh[start : start + MEASURED_TOGETHER], task, store, context)
     write_rows(attempts, store, recorded_environment(context.store))
     for attempt in attempts:
         if kinds()[attempt.work.kind].trains and attempt.error is None:
             store.delete(*snapshot_place(attempt.work.key))
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # for the other processes on this GPU
-    return [attempt.outcome for attempt in attempts]
+    outcomes = {attempt.work.key: attempt.outcome for attempt in attempts}
+    return [outcomes[work.key] for work in batch]
 
 
 def check_same_store(store: Store, context: Context) -> None:

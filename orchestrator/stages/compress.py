@@ -54,4 +54,6 @@ def shares_task(stage: StageLike) -> Hashable:
     return stage.inputs, stage.parameters.get("group"), criterion
 
 
-KIND = Kind(code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task)
+KIND = Kind(
+    code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task, reads=("measuring",)
+)

@@ -21,4 +21,6 @@ def make(task: Task, work: Work) -> Made:
     return trained(task, work, model, replace(description, trainings=description.trainings + 1), history)
 
 
-KIND = Kind(code_version=3, make=make, gpus=WHOLE_GPU, tables=("evaluations", "epochs"), trains=True)
+KIND = Kind(
+    code_version=3, make=make, gpus=WHOLE_GPU, tables=("evaluations", "epochs"), trains=True, reads=("fine_tuning",)
+)

@@ -26,4 +26,4 @@ def make(task: Task, work: Work) -> Made:
     return Made((fused, replace(descriptions[anchor], places={})))
 
 
-KIND = Kind(code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",))
+KIND = Kind(code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), reads=("measuring",))

@@ -21,4 +21,6 @@ def make(task: Task, work: Work) -> Made:
     return Made((model, task.describe(model, config)))
 
 
-KIND = Kind(code_version=2, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",))
+KIND = Kind(
+    code_version=2, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), reads=("dataset", "model", "measuring")
+)

@@ -36,4 +36,11 @@ def make(task: Task, work: Work) -> Made:
     return made
 
 
-KIND = Kind(code_version=4, make=make, gpus=WHOLE_GPU, tables=("evaluations", "epochs", "splits"), trains=True)
+KIND = Kind(
+    code_version=4,
+    make=make,
+    gpus=WHOLE_GPU,
+    tables=("evaluations", "epochs", "splits"),
+    trains=True,
+    reads=("dataset", "model", "training"),
+)

@@ -55,6 +55,7 @@ class Kind:
         make: what a stage does: from its parameters and input networks, the network that it makes or the rows.
         gpus: share of a GPU that a task takes where the cluster has GPUs and the experiment says nothing.
         tables: where the rows of its stages go, beside `timings` and `failures`.
+        reads: the parts of the experiment that its result depends on, beside those of its inputs and what a grid says.
         shares_task: stages of the kind with equal values run in one task, which loads their inputs once.
         trains: whether it learns in epochs and leaves snapshots, from which an interrupted stage goes on.
     """
@@ -63,5 +64,6 @@ class Kind:
     make: Callable[[Task, Work], Made]
     gpus: float
     tables: tuple[str, ...]
+    reads: tuple[str, ...] = ()
     shares_task: Callable[[StageLike], Hashable] = by_itself
     trains: bool = False

@@ -92,6 +92,7 @@ def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_p
     assert quick("run", "tiny.yaml", "--set", "pruning.groups=[0]", "pruning.sparsities=[0.3]").returncode == 0
     shutil.rmtree(tmp_path / "runs/tiny/report")
     (tmp_path / "runs/tiny/report").write_text("in the way")
+    (tmp_path / "tiny-report").write_text("in the way of the place beside the user too")
     ended = quick("run", "tiny.yaml", "--set", "pruning.groups=[0]")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

@@ -65,8 +65,8 @@ def test_kinds_choose_groups_and_a_single_group_does_not_depend_on_them() -> Non
     assert by_default.keys() < all_kinds.keys()
     ((together, stage),) = cells(groups="all").items()
     ((of_all, of_all_stage),) = cells(groups="all", kinds="all").items()
-    assert stage.labels["kinds"] == "channels, hidden, heads"
-    assert of_all_stage.labels["kinds"] == "channels, hidden, residual, heads, query-key, value-output"
+    assert stage.labels["kinds"] == "channels, hidden"
+    assert of_all_stage.labels["kinds"] == "channels, hidden, residual"
     assert together != of_all
     assert cells(groups="all", kinds=["channels", "hidden"]).keys() == {together}
 

@@ -73,7 +73,13 @@ def test_every_criterion(digits: Dataset, gpu: torch.device, criterion: str) -> 
     network = Network.prepared(narrow("vgg11_bn"), of.example)
     for group in network.structure.groups[::4]:
         scores = importance(
-            criterion, network.model, group, batches=of.batches(), example=of.example, statistics=network.statistics
+            criterion,
+            network.model,
+            group,
+            batches=of.batches(),
+            images=of.images(),
+            example=of.example,
+            statistics=network.statistics,
         )
         assert scores.device.type == "cpu"
 

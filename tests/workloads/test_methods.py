@@ -39,7 +39,13 @@ def given(model: nn.Module, group: Group) -> dict:
     """All that a criterion may ask for; weights' norms stand in for the deviations that batch-norm knew."""
     norms = {name: get_layer(model, name).weight.detach().flatten(1).norm(dim=1) for name in group.layers}
     statistics = {name: (torch.zeros_like(norm), norm) for name, norm in norms.items()}
-    return {"batches": BATCHES, "seed": 1, "example": torch.zeros(1, 1, 32, 32), "statistics": statistics}
+    return {
+        "batches": BATCHES,
+        "images": [images for images, _ in BATCHES],
+        "seed": 1,
+        "example": torch.zeros(1, 1, 32, 32),
+        "statistics": statistics,
+    }
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

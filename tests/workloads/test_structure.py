@@ -125,7 +125,7 @@ def test_every_method_runs_on_grouped_convolutions_gates_shuffles_and_transforme
     few = network._replace(
         structure=type(network.structure)(network.structure.groups[:3], network.structure.normalised)
     )
-    config = CompressionConfig(sparsity=0.5, method={"name": method}, repair="data")
+    config = CompressionConfig(sparsity=0.5, method={"name": method}, repair="data", kinds=["channels", "hidden"])
     pruned = compress(few, config, Sources(images[:1], images=lambda: [images]))
     assert pruned.model(images).isfinite().all()
     assert parameter_count(pruned.model) < parameter_count(network.model)
