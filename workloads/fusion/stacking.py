@@ -29,6 +29,8 @@ from workloads.structure.network import Network
 
 TOLERANCE = 1e-3
 """By how much of their size the logits may differ from the average; what rounds differently in other widths is less."""
+ROUNDINGS = 20
+"""The same in units of the number format's precision, for networks in half precision."""
 TRIAL_IMAGES = 4
 
 
@@ -229,7 +231,8 @@ def check_average(wide: nn.Module, models: Sequence[nn.Module], shares: Sequence
     except Exception as error:
         found, problem = None, message(error)
     size = max(float(part.abs().max()) for part in each)
-    if found is None or not bool((found - expected).abs().max() <= TOLERANCE * size):
+    tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(expected.dtype).eps)
+    if found is None or not bool((found - expected).abs().max() <= tolerance * size):
         raise ValueError(
             f"the networks cannot be put side by side as one ({problem}): align them instead of giving fusion.method"
         )
