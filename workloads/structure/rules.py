@@ -47,7 +47,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["mean", "amax", "amin", "var", "std", "var_mean", "sum", "logsumexp", "prod"], combining.reduced),
     "linalg_vector_norm": combining.reduced,
     "norm": combining.reduced,
-    **dict.fromkeys(["_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp"], combining.along_dimension),
+    **dict.fromkeys(
+        ["_softmax", "_safe_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp"], combining.along_dimension
+    ),
     **dict.fromkeys(spatial("avg_pool#d", "adaptive_avg_pool#d"), combining.pooled),
     **dict.fromkeys(["_adaptive_avg_pool2d", "_adaptive_avg_pool3d"], combining.pooled),
     **dict.fromkeys(spatial("max_pool#d_with_indices", "max_pool#d", "adaptive_max_pool#d"), combining.pooled),
