@@ -53,6 +53,8 @@ def pipeline_durations(tables: Tables) -> pd.DataFrame:
         training=[durations.trained(cell) for cell in ends["cell"]],
         overall=[durations.finished(cell) for cell in ends["cell"]],
     ).dropna(subset=["training", "overall"])
+    if frame.empty:  # which pandas cannot join to itself
+        return frame
     whole = frame[frame["pipeline"] == "whole-data"].drop_duplicates(SAME_WORK).set_index(SAME_WORK)
     frame = frame.join(whole[["training", "overall"]].add_suffix("_whole"), on=SAME_WORK)
     return frame.assign(

@@ -56,7 +56,9 @@ def sources(digits: Dataset, gpu: torch.device) -> Sources:
     )
 
 
-@pytest.mark.parametrize("repair", ["none", "data-free", "data"])
+@pytest.mark.parametrize(
+    "repair", ["data", *(pytest.param(repair, marks=pytest.mark.slow) for repair in ("none", "data-free"))]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_with_every_repair(digits: Dataset, gpu: torch.device, method: str, repair: str) -> None:
     of = sources(digits, gpu)
