@@ -450,6 +450,7 @@ def test_a_stage_that_kills_its_worker_takes_no_other_with_it(half: Path, calm: 
     assert start(half, experiment, retry_failed=True).complete
 
 
+@pytest.mark.slow
 def test_a_driver_that_another_one_replaced_stops(half: Path, calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(half)
 

@@ -31,6 +31,7 @@ def closed(tmp_path: Path, local_ray: None) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_cannot_be_written_to_is_reported_elsewhere(
     closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

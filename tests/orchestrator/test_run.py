@@ -299,6 +299,7 @@ def test_own_code_beside_the_experiment_is_found(tmp_path: Path) -> None:
     assert result.complete, result.failed
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Experiment) -> None:
     (tmp_path / "my_criteria.py").write_text(
         "import os, signal, sys\n"

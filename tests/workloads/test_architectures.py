@@ -18,6 +18,7 @@ architectures = importlib.import_module("benchmarks.architectures")
 METHODS = ("conventional", "neuron-merging", "reconstruction", "folding")
 TOO_FEW_LABELS = torch.arange(3)
 OTHERWISE = {
+    "resnest14d": "the softmax over its branches counts as one over channels",
     "shufflenet_v2_x0_5": "the halves that a stage passes on are of unequal use",
 }
 """Networks of which Torch-Pruning removes another share, with the reason."""

@@ -106,7 +106,10 @@ def test_networks_are_measured_where_they_are(digits: Dataset, gpu: torch.device
         assert measured.accuracy == pytest.approx(100 * (outputs.argmax(1) == labels).double().mean().item())
 
 
-@pytest.mark.parametrize("alignment", ["activations", "weights", "weight-matching", "none"])
+@pytest.mark.parametrize(
+    "alignment",
+    ["activations", *(pytest.param(each, marks=pytest.mark.slow) for each in ("weights", "weight-matching", "none"))],
+)
 def test_networks_are_fused(digits: Dataset, gpu: torch.device, alignment: str) -> None:
     of = sources(digits, gpu)
     networks = [Network.prepared(narrow("resnet10", seed), of.example) for seed in (0, 1)]

@@ -27,7 +27,9 @@ def test_an_embedded_network_computes_the_same(request: pytest.FixtureRequest, n
     assert {name: tensor.shape for name, tensor in wide.state_dict().items() if name in shapes} == shapes
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.slow), "shufflenet_v2_x0_5"]
+)
 def test_it_does_through_concatenations_and_grouped_convolutions(name: str) -> None:
     example = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model = build(ModelConfig(name=f"torchvision.models:{name}"), channels=3, classes=10).eval()
