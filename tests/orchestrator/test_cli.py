@@ -87,6 +87,7 @@ def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None
     assert "Report of 2 runs" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_report_that_cannot_be_written_is_one_sentence(experiment: Path, tmp_path: Path, quick) -> None:
     assert quick("run", "tiny.yaml", "--set", "pruning.groups=[0]", "pruning.sparsities=[0.3]").returncode == 0

@@ -139,6 +139,7 @@ def test_a_reader_meanwhile_sees_every_row_once(store: Store) -> None:
     assert len(files(store)) < MANY_FILES
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_merge_that_was_cut_short_is_finished_by_a_run_with_nothing_to_do(
     tmp_path: Path, tiny: Experiment, monkeypatch: pytest.MonkeyPatch

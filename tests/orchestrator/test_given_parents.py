@@ -46,6 +46,7 @@ def experiment(files: list[str], **settings: Any) -> Experiment:
     return Experiment.model_validate({**base, **settings})
 
 
+@pytest.mark.slow
 def test_fused_parents_and_their_own_accuracies_are_rows(files: list[str], tmp_path: Path, local_ray: None) -> None:
     folding = {"method": {"name": "folding", "by": "incoming"}, "repair": "data-free"}
     asked = experiment(files, pipelines=["fuse", "fap", "paf"], fusion=[{"alignment": "weights"}, folding])

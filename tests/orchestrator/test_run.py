@@ -361,6 +361,7 @@ def test_a_training_goes_on_where_its_worker_died(tmp_path: Path, monkeypatch: p
     assert killed == calm
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_the_place_of_training(finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -405,6 +406,7 @@ def test_results_are_read_without_metaprune(finished: Path) -> None:
     assert int(printed.stdout) == len(load(finished))
 
 
+@pytest.mark.slow
 def test_a_report_from_a_real_run(finished: Path, tmp_path: Path) -> None:
     report = write_report(finished, tmp_path, ["png", "pdf", "svg"])
     lacking = {name for names in report.lacking.values() for name in names}
