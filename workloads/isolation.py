@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.modules import module as modules
 
-from workloads.messages import first_line
+from workloads.messages import first_line, is_from_outside
 
 R = TypeVar("R")
 Setting = tuple[Callable[[], Any], Callable[[Any], object]]
@@ -138,6 +138,8 @@ def isolated(function: Callable[..., R], name: str, seed: int = 0) -> Callable[.
             try:
                 return copied(function(*args, **others, **generators))
             except SystemExit as error:
+                if is_from_outside(error):
+                    raise
                 raise RuntimeError(f"{name} tries to end the process (sys.exit)") from error
 
     return run

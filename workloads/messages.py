@@ -1,6 +1,11 @@
 """Short texts of exceptions for users."""
 
 
+def is_from_outside(error: BaseException) -> bool:
+    """Whether it is how Ray ends a worker that gets SIGTERM: no fault of the code that ran."""
+    return hasattr(error, "ray_terminate_msg")
+
+
 def first_line(error: BaseException) -> str:
     """Type of an exception and the first line of its message."""
     return f"{type(error).__name__}: {message(error)}"

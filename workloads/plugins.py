@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from workloads.config import CalibrationConfig
-from workloads.messages import first_line
+from workloads.messages import first_line, is_from_outside
 from workloads.own_code import digest_of_sources, shadowed_file
 
 
@@ -88,6 +88,8 @@ class PluginKind:
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:
+            if is_from_outside(error):
+                raise
             raise ValueError(f"{self.name} '{name}': the module cannot be imported ({first_line(error)})") from error
         function: object = getattr(module, attribute, None)
         if file := shadowed_file(module_name):

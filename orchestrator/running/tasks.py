@@ -28,7 +28,7 @@ from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Outcome, Work
 from workloads.isolation import process_kept
 from workloads.measuring.evaluation import Measurement
-from workloads.messages import first_line, message
+from workloads.messages import first_line, is_from_outside, message
 from workloads.networks import checkpoints
 
 LOST_DEVICE = getattr(torch, "AcceleratorError", ())  # what PyTorch 2.8 and later raise once CUDA's context is lost
@@ -178,6 +178,8 @@ class Attempt:
         except StorageError:
             raise
         except (Exception, SystemExit) as error:  # own code may also try to end the process
+            if is_from_outside(error):
+                raise
             self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
             if isinstance(error, LOST_DEVICE) and not self.short_of_memory:
                 traceback.print_exc()

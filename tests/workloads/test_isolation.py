@@ -1,6 +1,7 @@
 """The user's own criteria and methods change nothing of what comes after them, whatever they do."""
 
 import random
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -268,3 +269,15 @@ def test_what_cannot_be_copied_is_an_error_that_names_the_function() -> None:
 
     with pytest.raises(ValueError, match=r"what criterion 'mine' is given cannot be copied \(TypeError: cannot pickle"):
         isolated(lambda lock: None, "criterion 'mine'")(threading.Lock())
+
+
+def test_a_worker_that_is_ended_from_outside_blames_no_function() -> None:
+    def ended() -> None:
+        error = SystemExit(1)
+        vars(error)["ray_terminate_msg"] = "The process receives a SIGTERM."  # as Ray's own handler raises it
+        raise error
+
+    with pytest.raises(SystemExit):
+        isolated(ended, "criterion 'own:ended'")()
+    with pytest.raises(RuntimeError, match=r"tries to end the process \(sys.exit\)"):
+        isolated(sys.exit, "criterion 'own:leaves'")()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from workloads.config import ModelConfig
 from workloads.isolation import process_kept, seed_all
-from workloads.messages import first_line
+from workloads.messages import first_line, is_from_outside
 from workloads.networks.vit import vit_cifar
 from workloads.plugins import MODEL
 from workloads.structure.logits import returning_logits, unwrapped
@@ -144,6 +144,8 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
         try:
             network: nn.Module = model.function(**arguments)
         except (Exception, SystemExit) as error:
+            if is_from_outside(error):
+                raise
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error
     if not isinstance(network, nn.Module):
