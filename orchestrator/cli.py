@@ -6,15 +6,14 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
-from orchestrator.running.progress import duration
+from orchestrator.printing import console, print_columns, show_notes, show_plan
 from workloads.messages import counted, message, text_of
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ MOST_CAUSES = 5
 INTERRUPTED = 130
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-console = Console(highlight=False, soft_wrap=True)
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A built-in name, or a .yaml file.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")]
@@ -74,15 +72,6 @@ def refusing_bad_input() -> Iterator[None]:
             yield
     except (ValueError, OSError) as error:
         fail(error, 2)
-
-
-def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print words at the left and numbers at the right, whole however narrow the terminal is."""
-    lines = [[*head], *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for first, *others in lines:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        console.print("  ".join([first.ljust(widths[0]), *numbers]), markup=False)
 
 
 def show_version(wanted: bool) -> None:
@@ -263,40 +252,6 @@ def groups(
         make_importable(experiment)
         for label, structure in structures(loaded):
             console.print(f"{label}\n{structure}\n", markup=False)
-
-
-def show_notes(facts: "Facts") -> None:
-    """Print what of the data is left out or read otherwise than it stands."""
-    for note in facts.notes:
-        console.print(f"{facts.dataset}: {note}", markup=False)
-
-
-def show_plan(planned: "Plan", facts: "Facts") -> None:
-    """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
-    seconds = dict.fromkeys(planned.count(), 0.0)
-    for stage in planned.stages.values():
-        seconds[stage.kind] += stage.cost
-    rows = [(kind, count, f"{seconds[kind]:.0f}") for kind, count in planned.count().items()]
-    print_columns(("stage", "count", "core-seconds"), rows)
-    shared = planned.requested - len(planned.stages)
-    console.print(
-        f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
-    )
-    show_notes(facts)
-    for model, of_model in facts.models.items():
-        if of_model.kept:
-            console.print(
-                f"{model}: {len(of_model.widths)} groups can be pruned, {len(of_model.kept)} stay as they are:"
-            )
-        for layer, reason in of_model.kept:
-            console.print(f"  {layer}: {reason}", markup=False)
-    cores = os.cpu_count() or 1
-    longest = max(planned.priorities().values(), default=0.0)
-    total = sum(stage.cost for stage in planned.stages.values())
-    console.print(
-        f"Estimate: {duration(max(longest, total / cores))} on {cores} cores like this machine's (longest path "
-        f"{duration(longest)}), from the measured speed of one forward pass."
-    )
 
 
 @app.command()

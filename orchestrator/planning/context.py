@@ -22,12 +22,20 @@ def located(dataset: DatasetConfig) -> DatasetConfig:
 def as_run_anywhere(experiment: Experiment) -> Experiment:
     """The experiment with absolute paths of its files, for use from other folders."""
     models = [
-        model.model_copy(update={"checkpoint": str(Path(model.checkpoint).expanduser().absolute())})
-        if model.checkpoint
-        else model
+        model.model_copy(
+            update={
+                "checkpoint": model.checkpoint and absolute(model.checkpoint),
+                "checkpoints": model.checkpoints and tuple(map(absolute, model.checkpoints)),
+            }
+        )
         for model in experiment.models
     ]
     return experiment.model_copy(update={"dataset": located(experiment.dataset), "models": tuple(models)})
+
+
+def absolute(path: str) -> str:
+    """The whole path of a file; `~` is the user's home."""
+    return str(Path(path).expanduser().absolute())
 
 
 def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Context:
@@ -36,7 +44,7 @@ def shared_context(experiment: Experiment, facts: Facts, store: Store) -> Contex
     for model in experiment.models:
         of_model = facts.models[model.name_in_results]
         given = [(of_model.checkpoint, model.checkpoint), *zip(of_model.parents, model.checkpoints or (), strict=True)]
-        files |= {digest: str(Path(path).expanduser().absolute()) for digest, path in given if digest and path}
+        files |= {digest: absolute(path) for digest, path in given if digest and path}
     return Context(
         store=store.uri,
         dataset=located(experiment.dataset).model_dump_json(),

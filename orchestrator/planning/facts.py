@@ -1,7 +1,7 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +96,7 @@ def gather(experiment: Experiment) -> Facts:
     networks: dict[str, ModelFacts] = {}
     for config in experiment.models:
         parents = networks_of(config, dataset)
-        model, structure = parents[by_width([structure for _, structure in parents])[0]]
+        model, structure = anchor(parents)
         networks[config.name_in_results] = facts_of(config, model, structure, dataset)
         try_fusions(experiment, config, parents, dataset)
         for grid in experiment.pruning:
@@ -123,7 +123,7 @@ def structures(experiment: Experiment) -> Iterator[tuple[str, Structure]]:
     dataset = datasets.load(experiment.dataset)
     for config in experiment.models:
         parents = networks_of(config, dataset)
-        yield config.name_in_results, parents[by_width([structure for _, structure in parents])[0]][1]
+        yield config.name_in_results, anchor(parents)[1]
 
 
 def all_plugins(experiment: Experiment) -> list[Plugin]:
@@ -152,6 +152,12 @@ def networks_of(config: ModelConfig, dataset: Dataset) -> list[tuple[nn.Module, 
     """
     models = [built(config, dataset, path) for path in config.checkpoints or (config.checkpoint,)]
     return [(model, traced(config, model, dataset)) for model in models]
+
+
+def anchor(parents: Sequence[tuple[nn.Module, Structure]]) -> tuple[nn.Module, Structure]:
+    """Of several networks the one that the others are fused onto."""
+    first, *_ = by_width([structure for _, structure in parents])
+    return parents[first]
 
 
 def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.Module:

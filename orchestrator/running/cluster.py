@@ -37,9 +37,10 @@ class Cluster:
         Raises:
             ConnectionError: the driver's own node is dead. Ray would wait for another one for ever.
         """
-        if not self.answers():
+        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        if ray.get_runtime_context().get_node_id() not in alive:
             raise ConnectionError("Ray has ended while the run went on (the node of this driver has died)")
-        self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.nodes = list(alive.values())
         self.cpus, self.gpus = (sum(node.get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU"))
         self.window = self.experiment.resources.window or max(16, 4 * int(self.cpus))
         if not self.cpus:

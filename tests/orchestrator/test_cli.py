@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestrator import cli
+from orchestrator import cli, printing
 from tests.conftest import TINY
 
 
@@ -36,7 +36,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
     def call(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["metaprune", *arguments])
-        monkeypatch.setattr(cli, "console", Console(highlight=False, soft_wrap=True))
+        monkeypatch.setattr(printing, "console", Console(highlight=False, soft_wrap=True))
         with pytest.raises(SystemExit) as exit_:
             cli.main()
         printed = capfd.readouterr()
@@ -261,8 +261,8 @@ def test_groups_shows_what_each_network_can_lose(quick, experiment: Path) -> Non
 
 def test_counts_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    monkeypatch.setattr(cli, "console", Console(highlight=False, soft_wrap=True))
-    cli.print_columns(("stage", "done", "missing"), [("train", 3, 1234567), ("fine-tune", 12, 0)])
+    monkeypatch.setattr(printing, "console", Console(highlight=False, soft_wrap=True))
+    printing.print_columns(("stage", "done", "missing"), [("train", 3, 1234567), ("fine-tune", 12, 0)])
     assert capsys.readouterr().out.splitlines() == [
         "stage      done  missing",
         "train         3  1234567",

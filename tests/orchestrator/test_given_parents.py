@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from orchestrator import Experiment
 from orchestrator.planning.building import make_plan
+from orchestrator.planning.context import as_run_anywhere
 from orchestrator.planning.facts import gather
 from orchestrator.running.driver import run
 from orchestrator.running.progress import NoProgress
@@ -44,6 +45,16 @@ def experiment(files: list[str], **settings: Any) -> Experiment:
     model = {"name": "vgg11_bn", "width": 0.0625, "checkpoints": files}
     base = {**TINY, "model": model, "pipelines": ["fuse"], "pruning": {"groups": [0], "sparsities": [0.5]}}
     return Experiment.model_validate({**base, **settings})
+
+
+def test_a_runs_experiment_finds_its_files_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (model,) = as_run_anywhere(experiment(["a.safetensors", "sub/b.safetensors"])).models
+    assert model.checkpoints == (str(tmp_path / "a.safetensors"), str(tmp_path / "sub/b.safetensors"))
+    alone = {"name": "vgg11_bn", "checkpoint": "a.safetensors"}
+    (model,) = as_run_anywhere(experiment([], model=alone, pipelines=["whole-data"])).models
+    assert model.checkpoint == str(tmp_path / "a.safetensors")
+    assert model.checkpoints is None
 
 
 @pytest.mark.slow

@@ -70,7 +70,8 @@ def rows_of(folder: Path, works: Sequence[Work]) -> pd.DataFrame:
     return evaluations(folder, works).drop(columns=MEASURED_TIMES)
 
 
-@pytest.mark.parametrize("group", [0, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [0, 5])
 def test_stages_of_one_task_and_each_in_a_task_of_its_own(tmp_path: Path, group: int) -> None:
     pruning = {"groups": [group], "sparsities": SPARSITIES}
     rows = []
@@ -93,6 +94,7 @@ def test_a_network_that_breaks_down_does_not_spoil_the_others(tmp_path: Path) ->
     assert rows_of(tmp_path, [works[0], works[2]])["accuracy"].between(0, 100).all()
 
 
+@pytest.mark.slow
 def test_networks_that_hang_end_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruning = {"groups": [0], "sparsities": [0.2, 0.5], "methods": ["conventional"]}
     works, context = grid(tmp_path, model={"name": "tests.orchestrator.test_tasks:fragile"}, pruning=pruning)

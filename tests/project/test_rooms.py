@@ -27,7 +27,8 @@ ROOMS = {
         ("stages",),
         ("planning",),
         ("running",),
-        ("export", "cli"),
+        ("export", "printing"),
+        ("cli",),
         ("submit", "__main__"),
     ],
     "reports": [

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from workloads.config import ModelConfig
 from workloads.networks.models import build
 from workloads.structure.attention import OpenedAttention, opened
+from workloads.structure.extending import extend
 from workloads.structure.layers import RECORDED, record, resize
-from workloads.structure.reshaping import InfersLastSizes, infer_last_sizes
-from workloads.structure.standardised import KeepsWeights, keeping
+from workloads.structure.reshaping import InfersLastSizes
+from workloads.structure.standardised import KeepsWeights
 from workloads.structure.windows import OpenedWindowAttention
 
 FORMAT = "metaprune-2"
@@ -144,10 +145,9 @@ def change_modules(model: nn.Module, known: Mapping[str, Any]) -> None:
     if known.get("opened"):
         opened(model)
     for name in known.get("inferring", ()):
-        infer_last_sizes(model.get_submodule(name))
+        extend(model.get_submodule(name), InfersLastSizes)
     for name in known.get("keeping", ()):
-        module = model.get_submodule(name)
-        module.__class__ = keeping(type(module))
+        extend(model.get_submodule(name), KeepsWeights)
 
 
 def ties(model: nn.Module) -> dict[str, str]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from workloads.structure.combining import combined
 from workloads.structure.groups import ADDED
 from workloads.structure.labels import dims_of
-from workloads.structure.recording import NOT_HEADS, Cut, Labels, Operation, Recording
+from workloads.structure.recording import Recording
+from workloads.structure.records import NOT_HEADS, Cut, Labels, Operation
 
 CHANNELS = frozenset({Cut.CHANNELS})
 

@@ -6,15 +6,8 @@ import torch
 
 from workloads.structure.groups import ADDED, SCALE
 from workloads.structure.labels import compact, dims_of
-from workloads.structure.recording import (
-    ALL_CUTS,
-    NOT_HEADS,
-    Labels,
-    Operation,
-    Recording,
-    cuts_along,
-    mixes,
-)
+from workloads.structure.recording import Recording, cuts_along, mixes
+from workloads.structure.records import ALL_CUTS, NOT_HEADS, Labels, Operation
 
 AVERAGES = {"mean", "var", "std", "var_mean", "amax", "amin"}
 """Reductions that stay the same where every value is there twice."""

@@ -14,7 +14,8 @@ from workloads.structure.groups import CONSUMER, LayerSize, Structure
 from workloads.structure.heads import Attention, attentions, left
 from workloads.structure.layers import get_layer
 from workloads.structure.logits import logits_of
-from workloads.structure.recording import OUTPUT, Recording
+from workloads.structure.recording import Recording
+from workloads.structure.records import OUTPUT
 from workloads.structure.rules import follow
 from workloads.structure.standardised import keep_weights, standardised
 from workloads.structure.trial import Candidate, Trial, fitting, running_eagerly

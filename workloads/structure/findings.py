@@ -14,7 +14,8 @@ from workloads.config import Kind
 from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
 from workloads.structure.labels import NONE, chain, components, side_by_side
 from workloads.structure.layers import get_layer
-from workloads.structure.recording import OUTPUT, Cut, Recording, Reshaped, Use
+from workloads.structure.recording import Recording
+from workloads.structure.records import OUTPUT, Cut, Reshaped, Use
 
 
 class Prunable(NamedTuple):

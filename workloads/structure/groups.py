@@ -15,8 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from workloads.config import Kind
+from workloads.structure.extending import extend
 from workloads.structure.layers import along_outputs, get_layer, is_empty, moved_up, record, remap, resize, selected
-from workloads.structure.reshaping import infer_last_sizes
+from workloads.structure.reshaping import InfersLastSizes
 
 
 class Side(StrEnum):
@@ -306,7 +307,7 @@ def follow_size(model: nn.Module, group: Group, m: int) -> None:
     for module, name in group.attributes:
         record(get_layer(model, module), name, getattr(get_layer(model, module), name) * m // group.size)
     for module in group.inferring:
-        infer_last_sizes(get_layer(model, module))
+        extend(get_layer(model, module), InfersLastSizes)
     dropped = {member.place: member.index[m:].flatten() for member in group.members}
     for member in group.rescaled:
         layer, places = get_layer(model, member.layer), kept_places(member, dropped)

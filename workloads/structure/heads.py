@@ -13,7 +13,7 @@ from workloads.config import Kind
 from workloads.structure.findings import Findings, Kept, Prunable, attributes_of, grouped
 from workloads.structure.groups import ADDED, CONSUMER, PRODUCER, Group, Member
 from workloads.structure.layers import get_layer
-from workloads.structure.recording import Cut, Product
+from workloads.structure.records import Cut, Product
 from workloads.structure.trial import Candidate
 
 OF_DIMENSIONS = ("dim", "size", "width", "channels")

@@ -10,7 +10,8 @@ from workloads.structure.combining import averaged, combined
 from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Axis
 from workloads.structure.labels import NONE, along, dims_of, pairs
 from workloads.structure.layers import BATCH_NORMS
-from workloads.structure.recording import Labels, Operation, Recording, Source
+from workloads.structure.recording import Recording
+from workloads.structure.records import Labels, Operation, Source
 
 
 def convolution(recording: Recording, operation: Operation) -> list[Labels]:

@@ -6,7 +6,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from workloads.structure.groups import ADDED
 from workloads.structure.labels import NONE, compact, dims_of
-from workloads.structure.recording import Labels, Operation, Recording, mixes
+from workloads.structure.recording import Recording, mixes
+from workloads.structure.records import Labels, Operation
 
 SHUFFLING = {"channel_shuffle", "native_channel_shuffle"}
 RESHAPING = {"view", "_unsafe_view", "_reshape_alias", "reshape"}

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+from workloads.structure.extending import Extension
+
 RESHAPING = {Tensor.view, Tensor.reshape, torch.reshape}
 
 
@@ -35,32 +36,10 @@ def has_inferred(sizes: Sequence[Any]) -> bool:
     return any(isinstance(size, int) and size == -1 for size in sizes)
 
 
-class InfersLastSizes(nn.Module):
+class InfersLastSizes(Extension):
     """A module whose tensors get their last size from how many values there are."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module does, with last sizes inferred."""
         with _LastSizes():
             return super().forward(*args, **kwargs)
-
-    def __reduce__(self) -> Any:
-        return _empty, (type(self).__mro__[2],), self.__dict__
-
-
-def inferring(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class whose modules infer last sizes and are else of this kind."""
-    if kind not in _CLASSES:
-        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
-        _CLASSES[kind] = type(kind.__name__, (InfersLastSizes, kind), names)
-    return _CLASSES[kind]
-
-
-def infer_last_sizes(module: nn.Module) -> None:
-    """Let a module infer last sizes, in place."""
-    if not isinstance(module, InfersLastSizes):
-        module.__class__ = inferring(type(module))
-
-
-def _empty(kind: type[nn.Module]) -> nn.Module:
-    module: nn.Module = inferring(kind).__new__(inferring(kind))
-    return module

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 
 from workloads.structure import attending, combining, layering, moving
-from workloads.structure.recording import Labels, Operation, Recording, mixes
+from workloads.structure.recording import Recording, mixes
+from workloads.structure.records import Labels, Operation
 
 Rule = Callable[[Recording, Operation], list[Labels]]
 

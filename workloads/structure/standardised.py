@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+from workloads.structure.extending import Extension, extend
+
 PIXELS = 32
 
 
@@ -42,7 +43,7 @@ def is_view_of(tensor: Tensor, weight: Tensor) -> bool:
     return base is weight or base is weight._base
 
 
-class KeepsWeights(nn.Module):
+class KeepsWeights(Extension):
     """A convolution that uses its weights as they are, and does else what its class does."""
 
     weight: Tensor
@@ -51,17 +52,6 @@ class KeepsWeights(nn.Module):
         """What the convolution does, its weights not being standardised once more."""
         with _Standardising(self.weight, changing=False):
             return super().forward(*args, **kwargs)
-
-    def __reduce__(self) -> Any:
-        return _empty, (type(self).__mro__[2],), self.__dict__
-
-
-def keeping(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class whose modules keep their weights and are else of this kind."""
-    if kind not in _CLASSES:
-        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
-        _CLASSES[kind] = type(kind.__name__, (KeepsWeights, kind), names)
-    return _CLASSES[kind]
 
 
 @torch.no_grad()
@@ -88,10 +78,5 @@ def keep_weights(model: nn.Module) -> nn.Module:
         if weights is not None:
             assert isinstance(module.weight, Tensor)
             module.weight.copy_(weights)
-            module.__class__ = keeping(type(module))
+            extend(module, KeepsWeights)
     return model
-
-
-def _empty(kind: type[nn.Module]) -> nn.Module:
-    module: nn.Module = keeping(kind).__new__(keeping(kind))
-    return module

@@ -112,8 +112,7 @@ def folding(
         "direction": pairings.directions,
         "incoming": incoming,
     }
-    members = membership(clusters(vectors[by], m), m)
-    folded = Maps(members / members.sum(1, keepdim=True), members)
+    folded = averages(vectors[by], m)
     return with_corrected_variance(model, group, statistics, folded) if correct_variance else folded
 
 
@@ -143,9 +142,14 @@ def activation_folding(
         statistics: of the producing layers' outputs, from their batch-norms.
         correct_variance: give the averages the mean and deviation of their members (Fold-AR).
     """
-    members = membership(clusters(activation_points(*original, images), m), m)
-    folded = Maps(members / members.sum(1, keepdim=True), members)
+    folded = averages(activation_points(*original, images), m)
     return with_corrected_variance(model, group, statistics, folded) if correct_variance else folded
+
+
+def averages(points: Tensor, m: int) -> Maps:
+    """The averages of m clusters of points (n, features), a row a pairing, which every reader takes for the members."""
+    members = membership(clusters(points, m), m)
+    return Maps(members / members.sum(1, keepdim=True), members)
 
 
 def activation_points(model: nn.Module, group: Group, images: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,59 @@
+"""What commands print: plans, and tables of words and numbers."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from orchestrator.running.progress import duration
+from workloads.messages import counted
+
+if TYPE_CHECKING:
+    from orchestrator.planning.facts import Facts
+    from orchestrator.planning.plan import Plan
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print words at the left and numbers at the right, whole however narrow the terminal is."""
+    lines = [[*head], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        console.print("  ".join([first.ljust(widths[0]), *numbers]), markup=False)
+
+
+def show_notes(facts: "Facts") -> None:
+    """Print what of the data is left out or read otherwise than it stands."""
+    for note in facts.notes:
+        console.print(f"{facts.dataset}: {note}", markup=False)
+
+
+def show_plan(planned: "Plan", facts: "Facts") -> None:
+    """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
+    seconds = dict.fromkeys(planned.count(), 0.0)
+    for stage in planned.stages.values():
+        seconds[stage.kind] += stage.cost
+    rows = [(kind, count, f"{seconds[kind]:.0f}") for kind, count in planned.count().items()]
+    print_columns(("stage", "count", "core-seconds"), rows)
+    shared = planned.requested - len(planned.stages)
+    console.print(
+        f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
+    )
+    show_notes(facts)
+    for model, of_model in facts.models.items():
+        if of_model.kept:
+            console.print(
+                f"{model}: {len(of_model.widths)} groups can be pruned, {len(of_model.kept)} stay as they are:"
+            )
+        for layer, reason in of_model.kept:
+            console.print(f"  {layer}: {reason}", markup=False)
+    cores = os.cpu_count() or 1
+    longest = max(planned.priorities().values(), default=0.0)
+    total = sum(stage.cost for stage in planned.stages.values())
+    console.print(
+        f"Estimate: {duration(max(longest, total / cores))} on {cores} cores like this machine's (longest path "
+        f"{duration(longest)}), from the measured speed of one forward pass."
+    )
