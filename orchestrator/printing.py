@@ -50,6 +50,12 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
             )
         for layer, reason in of_model.kept:
             console.print(f"  {layer}: {reason}", markup=False)
+        if of_model.not_exportable:
+            console.print(
+                f"{model}: the run can make its networks, but `metaprune export` can write them as safetensors alone, "
+                f"because torch.export fails ({of_model.not_exportable})",
+                markup=False,
+            )
     cores = os.cpu_count() or 1
     longest = max(planned.priorities().values(), default=0.0)
     total = sum(stage.cost for stage in planned.stages.values())

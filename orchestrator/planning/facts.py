@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from workloads.measuring.evaluation import parameter_count
 from workloads.measuring.latency import latency
 from workloads.messages import first_line
 from workloads.networks import checkpoints, weights
+from workloads.networks.exporting import why_not_exportable
 from workloads.networks.hubs.names import published, state_for
 from workloads.networks.models import build
 from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
@@ -40,6 +41,8 @@ class ModelFacts:
         seconds_per_image: of a forward pass on one core of this machine, for estimates.
         kept: (layer, reason) for each group that cannot be pruned.
         kinds: of the groups.
+        not_exportable: why torch.export cannot express what the experiment makes of it; None where it can, or where
+            nobody asked.
     """
 
     widths: tuple[int, ...]
@@ -50,6 +53,7 @@ class ModelFacts:
     kinds: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
+    not_exportable: str | None = None
 
     def those_of(self, kinds: Collection[str]) -> list[str]:
         """Which of some kinds the network has groups of."""
@@ -88,8 +92,11 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def gather(experiment: Experiment) -> Facts:
+def gather(experiment: Experiment, exports: bool = False) -> Facts:
     """Look at the data set's files, build and trace the networks, find the criteria and methods, and try all of it.
+
+    Args:
+        exports: try torch.export too, on a narrowed network of each model, which takes about a second each.
 
     Raises:
         ValueError, FileNotFoundError: one sentence on what is missing or does not fit together.
@@ -100,11 +107,14 @@ def gather(experiment: Experiment) -> Facts:
     for config in experiment.models:
         parents = networks_of(config, dataset)
         model, structure = anchor(parents)
-        networks[config.name_in_results] = facts_of(config, model, structure, dataset)
+        label = config.name_in_results
+        networks[label] = facts_of(config, model, structure, dataset)
         try_fusions(experiment, config, parents, dataset)
         for grid in experiment.pruning:
-            check_groups(grid, config.name_in_results, networks[config.name_in_results])
-        try_out(experiment, config, model, structure, dataset)
+            check_groups(grid, label, networks[label])
+        made = try_out(experiment, config, model, structure, dataset)
+        if exports:
+            networks[label] = replace(networks[label], not_exportable=why_not_exportable(made, dataset.shape))
     return Facts(
         train=len(dataset.train_pool),
         test=len(dataset.test_pool),

@@ -33,13 +33,16 @@ IMAGES = 4
 
 def try_out(
     experiment: Experiment, config: ModelConfig, model: nn.Module, structure: Structure, dataset: Dataset
-) -> None:
+) -> nn.Module:
     """Do once, as small as can be, what the stages of one of the experiment's networks will do.
 
     Args:
         model: the network; not changed.
         structure: its groups.
         dataset: for the shape of its images and the number of its classes; no image is read.
+
+    Returns:
+        A network that the experiment ends with: narrowed, where it prunes any.
 
     Raises:
         ValueError: something fails; says what, of which network, and why.
@@ -57,8 +60,8 @@ def try_out(
             store_and_read(spare, config, structure, dataset)
         network = prepared(spare.eval(), structure)
         sources = Sources(images[:1], batches=[(images, labels)], images=[images])
-        for grid in experiment.pruning:
-            try_grid(grid, config, network, sources, dataset)
+        narrowed = [try_grid(grid, config, network, sources, dataset) for grid in experiment.pruning]
+    return next((narrow for narrow in narrowed if narrow is not None), network.model)
 
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
@@ -123,10 +126,16 @@ def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
     return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
 
 
-def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset) -> None:
+def try_grid(
+    grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset
+) -> nn.Module | None:
     """Rank the smallest group by each criterion, and compress it by each method with each repair.
 
     A method does not see which criterion ranked the neurons, so their pairs are not all tried.
+
+    Returns:
+        What the first method with the first repair made, stored as `metaprune export` stores networks and read again;
+        None where no group has several pairings.
     """
     if isinstance(grid.groups, str):
         groups = [group for group in network.structure.groups if group.kind in grid.kinds]
@@ -134,7 +143,7 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
         groups = [network.structure.groups[number] for number in grid.groups]
     groups = [group for group in groups if group.size > 1]
     if not groups:
-        return
+        return None
     for method, kind in itertools.product(grid.methods, dict.fromkeys(group.kind for group in groups)):
         check_kind(method.name, method.options, kind)
     group = min(groups, key=lambda group: group.size)
@@ -142,13 +151,16 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
     for criterion in grid.criteria:
         with explained(f"criterion '{criterion.name}' cannot rank {where}"):
             scored = score(network, group.number, on_few_images(criterion), sources)
+    made: nn.Module | None = None
+    images = sources.shown(None)[0]
     for method, repair in itertools.product(grid.methods, grid.repair):
         with explained(f"method '{method.name}' with repair '{repair_label(repair)}' cannot compress {where}"):
             compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=smallest(repair))
             narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
-            logits = narrow.model(sources.example)
-        if (method, repair) == (grid.methods[0], grid.repair[0]):
+            logits = narrow.model(images)
+        if made is None:
             with explained(f"model '{config.name}' cannot be stored with {where} narrowed"):
-                again = store_and_read(narrow.model, config, narrow.structure, dataset)
-                if not torch.allclose(again(sources.example), logits, rtol=1e-4, atol=1e-5):
+                made = store_and_read(narrow.model, config, narrow.structure, dataset)
+                if not torch.allclose(made(images), logits, rtol=1e-4, atol=1e-5):
                     raise ValueError("read again, it gives other outputs")
+    return made
