@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
+from workloads.compression.compress import left_alone
 from workloads.compression.methods import check_kind
 from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
 from workloads.data.samples import Dataset
@@ -130,10 +131,10 @@ def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources
 
     A method does not see which criterion ranked the neurons, so their pairs are not all tried.
     """
-    if isinstance(grid.groups, str):
-        groups = [group for group in network.structure.groups if group.kind in grid.kinds]
-    else:
-        groups = [network.structure.groups[number] for number in grid.groups]
+    groups = [network.structure.groups[number] for number in grid.named_groups]
+    if not groups:
+        ignored = left_alone(network.structure, grid.ignore)
+        groups = [each for each in network.structure.groups if each.kind in grid.kinds and each.number not in ignored]
     groups = [group for group in groups if group.size > 1]
     if not groups:
         return

@@ -34,7 +34,13 @@ COORDINATES = [
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
     field("against", pa.string(), "method that a landscape compares with; null elsewhere"),
-    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is all groups, or none yet"),
+    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is several groups, or none yet"),
+    field(
+        "groups",
+        pa.string(),
+        "groups that were pruned together, such as 0-2, 5, or 0: 0.3, 3: 0.7 where each has a sparsity of its own; "
+        "null is `group`, or all",
+    ),
     field(
         "kinds",
         pa.string(),

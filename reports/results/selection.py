@@ -103,6 +103,7 @@ def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     without, and `variation` these and the note."""
     unusual = pd.DataFrame(
         {
+            "groups": frame["groups"].map("groups {}".format, na_action="ignore"),
             "repair": frame["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
             "allocation": frame["allocation"].map({"global": "global"}),
             "order": frame["order"].map({"input-first": "input first"}),

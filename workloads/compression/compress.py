@@ -11,7 +11,7 @@ from workloads.compression.calls import output_moments
 from workloads.compression.compensation import compensate
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.criteria import Batch, importance
-from workloads.compression.group_sizes import widths
+from workloads.compression.group_sizes import fitted, size_after, widths
 from workloads.compression.methods import maps
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import (
@@ -23,8 +23,9 @@ from workloads.compression.repair import (
 from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
+from workloads.scope import GroupNames, matches, meant, ranges, ratios_of
 from workloads.structure.batch_norm import Statistics
-from workloads.structure.groups import Group, Maps, apply
+from workloads.structure.groups import Group, Maps, Structure, apply
 from workloads.structure.network import Network
 
 T = TypeVar("T")
@@ -182,14 +183,11 @@ class _Compression:
         config, groups = self.config, self.base.structure.groups
         if len(originals) != len(groups):
             raise ValueError(f"the network has {len(groups)} groups that can be pruned, but once had {len(originals)}")
-        numbers = [group.number for group in groups if group.kind in config.kinds]
-        if config.group is not None:
-            numbers = [config.group]
-        if not numbers:
-            found = ", ".join(sorted({group.kind for group in groups}))
-            raise ValueError(
-                f"the network has no group of kind {' or '.join(config.kinds)}, but of kind {found}: set kinds"
-            )
+        check_patterns(self.base.structure, config.ignore)
+        if isinstance(config.sparsity, Mapping):
+            self.narrow_by_ratios(config.sparsity, originals)
+            return self.network
+        numbers = chosen_groups(self.base.structure, config)
         scores = [self.scored(number)[1] for number in numbers] if config.allocation == "global" else None
         gaining: set[str] = set()
         while True:
@@ -205,7 +203,7 @@ class _Compression:
                 round_to=config.round_to,
                 scores=scores,
             )
-            self.narrow_all(numbers, sizes, order=-1 if config.order == "input-first" else 1)
+            self.narrow_all(numbers, sizes, order=self.direction)
             gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
             reached = 1 - parameter_count(self.network.model) / parameters
             if config.sparsity_of == "neurons" or config.sparsity == 0 or reached >= config.sparsity:
@@ -213,6 +211,25 @@ class _Compression:
             if gained <= gaining:
                 raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
             gaining |= gained
+
+    def narrow_by_ratios(self, given: Mapping[int | str, float], originals: Sequence[int]) -> None:
+        """Bring the groups that are named to sizes of their own."""
+        groups, names = self.base.structure.groups, group_names(self.base.structure)
+        try:
+            ratios = ratios_of(given, names)
+        except ValueError as error:
+            raise ValueError(f"sparsity {error}") from error
+        numbers = sorted(ratios.keys() - left_alone(self.base.structure, self.config.ignore))
+        sizes = [
+            fitted(groups[number], size_after(originals[number], ratios[number]), self.config.round_to)
+            for number in numbers
+        ]
+        self.narrow_all(numbers, sizes, order=self.direction)
+
+    @property
+    def direction(self) -> int:
+        """1 from the last group on to the first before the output, −1 the other way."""
+        return -1 if self.config.order == "input-first" else 1
 
     def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int], order: int) -> None:
         """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
@@ -287,3 +304,49 @@ class _Compression:
 def without_bias(model: nn.Module) -> list[str]:
     """Names of the layers that could have a bias and have none."""
     return [name for name, layer in model.named_modules() if layer._parameters.get("bias", layer) is None]
+
+
+def group_names(structure: Structure) -> list[GroupNames]:
+    """What patterns can name the groups by, in their order."""
+    return [GroupNames(group.kind, group.layers) for group in structure.groups]
+
+
+def left_alone(structure: Structure, patterns: Sequence[str]) -> set[int]:
+    """The numbers of the groups that patterns mean."""
+    names = group_names(structure)
+    return {number for pattern in patterns for number in meant(pattern, names)}
+
+
+def check_patterns(structure: Structure, patterns: Sequence[str]) -> None:
+    """Make sure that every pattern means a group or matches a layer.
+
+    Raises:
+        ValueError: one does not.
+    """
+    names = group_names(structure)
+    for pattern in patterns:
+        if not meant(pattern, names) and not any(matches(pattern, layer) for layer in structure.sizes):
+            raise ValueError(f"ignore has '{pattern}', which is neither a layer of the network nor a kind of group")
+
+
+def chosen_groups(structure: Structure, config: CompressionConfig) -> list[int]:
+    """The numbers of the groups that a compression narrows.
+
+    Raises:
+        ValueError: there are none, or a number is of none.
+    """
+    groups = structure.groups
+    numbers = [group.number for group in groups if group.kind in config.kinds]
+    if config.group is not None or config.groups is not None:
+        numbers = [config.group] if config.group is not None else sorted({*(config.groups or ())})
+        if numbers[-1] >= len(groups):
+            raise ValueError(f"the network has groups 0 to {len(groups) - 1}, and no group {numbers[-1]}")
+    elif not numbers:
+        found = ", ".join(sorted({group.kind for group in groups}))
+        raise ValueError(
+            f"the network has no group of kind {' or '.join(config.kinds)}, but of kind {found}: set kinds"
+        )
+    ignored = left_alone(structure, config.ignore)
+    if ignored.issuperset(numbers):
+        raise ValueError(f"nothing is left to prune: ignore means all of groups {ranges(numbers)}")
+    return [number for number in numbers if number not in ignored]
