@@ -121,8 +121,10 @@ class ScopeConfig(Config):
     ignore: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_patterns)] = ()
     """Groups that stay whole: globs of the names of layers that make them, or of modules around these (`layer4`,
     `*.conv2`), or kinds of groups."""
-    sparsity_of: Literal["neurons", "weights"] = "neurons"
-    """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
+    sparsity_of: Literal["neurons", "weights", "macs", "latency"] = "neurons"
+    """Sparsity is a share of neurons, or of the whole network: of its `weights`, of the multiplications (`macs`) of an
+    image, or of the time of a forward pass of one image (`latency`), measured where the task runs. Then neurons go
+    until it is reached."""
     allocation: Literal["uniform", "global"] = "uniform"
     """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
     order: Literal["output-first", "input-first"] = "output-first"

@@ -190,3 +190,14 @@ def test_trying_leaves_random_numbers_as_they_were(tiny: Experiment) -> None:
     torch.manual_seed(5)
     gather(tiny)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("of", "word"), [("weights", "weight"), ("macs", "MAC")])
+def test_a_budget_that_cannot_be_reached_is_refused_with_what_can(of: str, word: str) -> None:
+    pruning = {"groups": [0, [1, 2]], "sparsities": [0.1, 0.9], "sparsity_of": of}
+    experiment = Experiment.model_validate({**TINY, "pruning": pruning})
+    message = (
+        rf"model 'vgg11_bn', pruning.sparsities: a {word} sparsity of 0\.9 cannot be reached .* at most 0\.\d+ can"
+    )
+    with pytest.raises(ValueError, match=message):
+        gather(experiment)
