@@ -1,8 +1,8 @@
 """From an experiment to its stages: a pure function, without files and without Ray."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.planning.applied import AppliedSettings, dotted
@@ -22,6 +22,7 @@ from workloads.config import (
     repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
+from workloads.scope import groups_label, ratios_of
 
 
 def make_plan(experiment: Experiment, facts: Facts) -> Plan:
@@ -184,11 +185,12 @@ class _Builder:
         draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair not in ("none", "data-free")
         parameters = {
             **self.measured,
-            "sparsity": sparsity,
+            "sparsity": cell.shares(sparsity),
             "criterion": self.criterion(cell),
             "method": changed(cell.method) | self.code(cell.method.name),
             **({"seed": self.seed} if draws else {}),
             **({} if cell.group is None else {"group": cell.group}),
+            **({} if cell.groups is None or cell.ratios else {"groups": list(cell.groups)}),
             **({} if cell.repair == "none" else {"repair": repair_key(cell.repair)}),
             **changed(cell.scope),
         }
@@ -299,7 +301,12 @@ class _Cell:
     """One point of a grid."""
 
     group: int | None
+    groups: tuple[int, ...] | None
+    """Those that are pruned together, where they are neither one nor all."""
     sparsity: float
+    """Share to remove; of groups with shares of their own, that of all their neurons."""
+    ratios: Mapping[int, float]
+    """The share of each group, where it has one of its own."""
     criterion: ChoiceConfig
     method: ChoiceConfig
     repair: Repair
@@ -311,11 +318,12 @@ class _Cell:
     def labels(self) -> dict[str, Any]:
         return {
             "group": self.group,
+            "groups": groups_label(self.groups, self.ratios) if self.groups else None,
             "target_sparsity": self.sparsity,
             "criterion": self.criterion.label,
             "method": self.method.label,
             "repair": repair_label(self.repair),
-            **self.scope.model_dump(exclude={"kinds"}),
+            **self.scope.model_dump(exclude={"kinds", "ignore"}),
             "kinds": self.kinds,
         }
 
@@ -326,22 +334,68 @@ class _Cell:
             self.method.label if self.repair == "none" else f"{self.method.label}, {repair_label(self.repair)} repair"
         )
 
+    def shares(self, sparsity: float) -> float | dict[str, float]:
+        """What is removed on the way to the target, for a key: as the cell has it when `sparsity` is its own."""
+        if not self.ratios:
+            return sparsity
+        part = sparsity / self.sparsity if self.sparsity else 0.0
+        return {str(number): round(ratio * part, 12) for number, ratio in self.ratios.items()}
+
     def planned_sparsity(self, sparsity: float) -> float | None:
         """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
         plain = ScopeConfig(order=self.scope.order, kinds=self.scope.kinds)
-        return sparsity if self.scope == plain else None
+        return sparsity if self.scope == plain and not self.ratios else None
 
 
 def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
-    scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
-    numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
-    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    if grid.groups != "all" or network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
-        del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
-    scope = ScopeConfig(**settings)
-    for group in numbers:
-        kinds = ", ".join(network.those_of(scope.kinds) if group is None else [network.kind(group)])
+    for group, groups, scope in _scopes(grid, network):
+        numbers = [group] if group is not None else groups
+        kinds = network.those_of(scope.kinds) if numbers is None else dict.fromkeys(map(network.kind, numbers))
         for criterion in grid.criteria:
             for method, repair in itertools.product(grid.methods, grid.repair):
+                point = _Cell(group, groups, 0.0, {}, criterion, method, repair, scope, ", ".join(kinds))
                 for sparsity in grid.sparsities:
-                    yield _Cell(group, sparsity, criterion, method, repair, scope, kinds)
+                    if isinstance(sparsity, Mapping):
+                        yield _with_ratios(point, sparsity, grid, network)
+                    else:
+                        yield replace(point, sparsity=sparsity)
+
+
+def _with_ratios(point: _Cell, given: Mapping[int | str, float], grid: PruningConfig, network: ModelFacts) -> _Cell:
+    """The cell in which groups lose shares of their own; one group's share is its sparsity."""
+    ignored = network.left_alone(grid.ignore)
+    ratios = {number: share for number, share in ratios_of(given, network.names).items() if number not in ignored}
+    kinds = ", ".join(dict.fromkeys(map(network.kind, ratios)))
+    scope = point.scope.model_copy(update={"kinds": DEFAULT_KINDS})
+    if len(ratios) == 1:
+        ((number, share),) = ratios.items()
+        return replace(point, group=number, groups=None, sparsity=share, kinds=kinds, scope=scope)
+    gone = sum(network.widths[number] * share for number, share in ratios.items())
+    mean = round(gone / sum(network.widths[number] for number in ratios), 4)
+    return replace(point, group=None, groups=tuple(ratios), sparsity=mean, ratios=ratios, kinds=kinds, scope=scope)
+
+
+def _scopes(
+    grid: PruningConfig, network: ModelFacts
+) -> Iterator[tuple[int | None, tuple[int, ...] | None, ScopeConfig]]:
+    """What a grid prunes at a time: a group, or several, or all, which is neither; and what of its scope matters."""
+    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
+    del settings["ignore"]
+    among = network.numbers(grid.kinds)
+    ignored = network.left_alone(grid.ignore)
+    left = tuple(number for number in among if number not in ignored)
+    if grid.groups == "all" and left == tuple(among):
+        if network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
+            del settings["kinds"]
+        yield None, None, ScopeConfig(**settings)
+        return
+    del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
+    scope = ScopeConfig(**settings)
+    if isinstance(grid.groups, tuple):
+        for each in grid.groups:
+            yield (None, each, scope) if isinstance(each, tuple) else (each, None, scope)
+    elif grid.groups == "each" or len(left) == 1:
+        for number in left:
+            yield number, None, scope
+    else:
+        yield None, left, scope

@@ -20,6 +20,7 @@ NAMED = {
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
 REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
+SHARES_OF = {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
@@ -103,10 +104,13 @@ def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     without, and `variation` these and the note."""
     unusual = pd.DataFrame(
         {
+            "groups": frame["groups"].map("groups {}".format, na_action="ignore"),
             "repair": frame["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
             "allocation": frame["allocation"].map({"global": "global"}),
             "order": frame["order"].map({"input-first": "input first"}),
-            "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),
+            "sparsity_of": frame["sparsity_of"].map(
+                {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
+            ),
             "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
         }
     )
