@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from workloads.validated import Config, Positive
+from workloads.calibration import CalibrationConfig
+from workloads.validated import Config, Positive, labelled
 
 Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -103,6 +104,56 @@ def labelled_groups(label: str) -> list[int]:
     return found
 
 
+class EliminationConfig(CalibrationConfig):
+    """Widths by what losing neurons costs once the layers that read them are solved again, in all groups together."""
+
+    name: Literal["elimination"] = "elimination"
+    """Which allocation it is."""
+    least: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of its neurons that each group keeps at least."""
+
+    @property
+    def label(self) -> str:
+        """The name and every setting that is not the default, as in results."""
+        return labelled(self, "name")
+
+
+SIMPLE_ALLOCATIONS = ("uniform", "global", "isomorphic")
+SEARCHED: dict[str, type[EliminationConfig]] = {"elimination": EliminationConfig}
+
+
+def _allocation(value: Any) -> Any:
+    """A name alone where there are no options, else a mapping or settings."""
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and name not in (*SIMPLE_ALLOCATIONS, *SEARCHED):
+        *first, last = (f"'{known}'" for known in (*SIMPLE_ALLOCATIONS, *SEARCHED))
+        raise ValueError(f"should be {', '.join(first)} or {last}")
+    if isinstance(value, Mapping) and name in SIMPLE_ALLOCATIONS:
+        if len(value) > 1:
+            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
+        return name
+    return {"name": value} if isinstance(value, str) and value in SEARCHED else value
+
+
+def _allocation_tag(value: Any) -> str:
+    name = value if isinstance(value, str) else value["name"] if isinstance(value, Mapping) else value.name
+    return f"tag-{name}" if name in SEARCHED else "tag-name"
+
+
+Searched = EliminationConfig
+Allocation = Annotated[
+    Annotated[Literal["uniform", "global", "isomorphic"], Tag("tag-name")]
+    | Annotated[EliminationConfig, Tag("tag-elimination")],
+    Discriminator(_allocation_tag),
+    BeforeValidator(_allocation),
+]
+
+
+def allocation_label(allocation: Allocation) -> str:
+    """An allocation as it stands in results, with the options that are no defaults."""
+    return allocation if isinstance(allocation, str) else allocation.label
+
+
 def _kinds(value: Any) -> Any:
     return KINDS if value == "all" else [value] if isinstance(value, str) else value
 
@@ -125,8 +176,11 @@ class ScopeConfig(Config):
     """Sparsity is a share of neurons, or of the whole network: of its `weights`, of the multiplications (`macs`) of an
     image, or of the time of a forward pass of one image (`latency`), measured where the task runs. Then neurons go
     until it is reached."""
-    allocation: Literal["uniform", "global"] = "uniform"
-    """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
+    allocation: Allocation = "uniform"
+    """How a sparsity is spread over several groups: `uniform` removes the same share of each, `global` sets one
+    threshold on the scores of all, `isomorphic` one for each class of groups of equal structure; `elimination` searches
+    widths by what removal costs the network's answer, per weight, multiplication or millisecond saved, also as a
+    mapping with options."""
     order: Literal["output-first", "input-first"] = "output-first"
     """Which groups come first when all are pruned, each in the network that the ones before have left."""
     round_to: Positive = 1

@@ -22,7 +22,9 @@ from workloads.config import (
     repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
-from workloads.scope import groups_label, ratios_of
+from workloads.scope import allocation_label, groups_label, ratios_of
+
+CALIBRATION_IMAGES = 512  # that estimates reckon a search with
 
 
 def make_plan(experiment: Experiment, facts: Facts) -> Plan:
@@ -45,6 +47,14 @@ def changed(config: Config, *without: str) -> dict[str, Any]:
 def repair_key(repair: Repair) -> Any:
     """A repair for a key: its name, or what differs from the defaults."""
     return repair if isinstance(repair, str) else {"name": repair.name, **changed(repair)}
+
+
+def scope_key(scope: ScopeConfig) -> dict[str, Any]:
+    """A scope for a key: what differs from the defaults, a search with its name."""
+    settings = changed(scope)
+    if not isinstance(scope.allocation, str):
+        settings["allocation"] = {"name": scope.allocation.name, **changed(scope.allocation)}
+    return settings
 
 
 class _Builder:
@@ -192,11 +202,26 @@ class _Builder:
             **({} if cell.group is None else {"group": cell.group}),
             **({} if cell.groups is None or cell.ratios else {"groups": list(cell.groups)}),
             **({} if cell.repair == "none" else {"repair": repair_key(cell.repair)}),
-            **changed(cell.scope),
+            **scope_key(cell.scope),
         }
+        searched = not isinstance(cell.scope.allocation, str)
+        inputs = (key, self.allocate(key, cell, sparsity, labels)) if searched else (key,)
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
         own = self.applied.of_choice("criterion", cell.criterion) | self.applied.of_choice("method", cell.method)
-        return self.add_stage("compress", parameters, (key,), labels, self.seconds(0, self.facts.test), **own)
+        return self.add_stage("compress", parameters, inputs, labels, self.seconds(0, self.facts.test), **own)
+
+    def allocate(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any]) -> str:
+        """The search for the widths of a cell, whatever its criterion, method and repair are."""
+        parameters = {
+            "dataset": self.data,
+            "seed": self.seed,
+            "sparsity": sparsity,
+            **({} if cell.groups is None else {"groups": list(cell.groups)}),
+            **scope_key(cell.scope.model_copy(update={"order": ScopeConfig().order})),
+        }
+        others = dict.fromkeys(("criterion", "method", "repair", "order"))
+        labels = {**labels, **others, "stage": "allocated", "neuron_sparsity": None, "final": False}
+        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(CALIBRATION_IMAGES, 0))
 
     def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
@@ -324,6 +349,7 @@ class _Cell:
             "method": self.method.label,
             "repair": repair_label(self.repair),
             **self.scope.model_dump(exclude={"kinds", "ignore"}),
+            "allocation": allocation_label(self.scope.allocation),
             "kinds": self.kinds,
         }
 

@@ -27,7 +27,7 @@ from workloads.config import (
     SplitsConfig,
     TrainingConfig,
 )
-from workloads.scope import Ratio, ScopeConfig
+from workloads.scope import Ratio, ScopeConfig, allocation_label
 
 Pipeline = Literal["whole-data", "fap", "paf", "fuse"]
 
@@ -100,10 +100,10 @@ class PruningConfig(ScopeConfig):
     @model_validator(mode="after")
     def _consistent(self) -> "PruningConfig":
         together = self.groups == "all" or all(isinstance(each, tuple) for each in self.groups)
-        if self.allocation == "global" and not together:
+        if self.allocation != "uniform" and not together:
             raise ValueError(
-                "allocation is global, one threshold over several groups: set groups to all, or to lists such as "
-                "[[0, 1, 2]]"
+                f"allocation is {allocation_label(self.allocation)}, which spreads a sparsity over several groups: set "
+                f"groups to all, or to lists such as [[0, 1, 2]]"
             )
         if any(isinstance(sparsity, Mapping) for sparsity in self.sparsities):
             if self.groups != "all":

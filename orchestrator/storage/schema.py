@@ -55,7 +55,12 @@ COORDINATES = [
         "what target_sparsity is a share of: neurons, weights, macs (multiplications of an image), or latency (time of "
         "a forward pass of one image on the row's device)",
     ),
-    field("allocation", pa.string(), "uniform, or global: one threshold over all groups"),
+    field(
+        "allocation",
+        pa.string(),
+        "how the sparsity is spread: uniform, global (one threshold over all groups), isomorphic (one for each class), "
+        "or elimination with its options",
+    ),
     field("order", pa.string(), "output-first or input-first, when all groups are pruned"),
     field("round_to", pa.int32(), "groups keep a multiple of this many neurons"),
     field(
@@ -78,9 +83,11 @@ PROVENANCE = [
     field("schema_version", pa.int32(), "version of these columns"),
 ]
 
-KIND = field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape")
+KIND = field(
+    "kind", pa.string(), "train, load, fuse, allocate, compress, fine-tune, importances, distances or landscape"
+)
 
-IDENTITY = ("cell", "epoch", "part", "corner", "x", "y")
+IDENTITY = ("cell", "epoch", "part", "corner", "x", "y", "of_group")
 
 SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
@@ -169,6 +176,19 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("start", pa.float64(), "where the stretch of the shuffled training set begins", "1"),
             field("end", pa.float64(), "where it ends", "1"),
             field("samples", pa.list_(pa.int64()), "its images of each class, in the order of the classes"),
+            *PROVENANCE,
+        ]
+    ),
+    "allocations": pa.schema(
+        [
+            *COORDINATES,
+            field("of_group", pa.int32(), "number of the group that the row is about"),
+            field("layer", pa.string(), "first of the layers that make it"),
+            field("neurons", pa.int32(), "neurons before any pruning"),
+            field("width", pa.int32(), "neurons that the search lets it keep"),
+            field("uniform_width", pa.int32(), "neurons that it would keep if all groups lost one share at the budget"),
+            field("loss", pa.float64(), "what the group alone is estimated to lose at its width", "nat"),
+            field("why", pa.string(), "what decided the width"),
             *PROVENANCE,
         ]
     ),

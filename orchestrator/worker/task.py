@@ -68,6 +68,13 @@ class Task:
         batches = self.training_batches(work, 1, count)
         return [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)]
 
+    def held_back_images(self, work: Work, count: int) -> list[Tensor]:
+        """Unlabelled training images for searches: those that calibration would take last, half of all at most."""
+        pool = self.dataset.train_pool
+        generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
+        chosen = pool[torch.randperm(len(pool), generator=generator)[-min(count, len(pool) // 2) :]]
+        return [images for images, _ in self.dataset.batches("train", CRITERION_BATCH_SIZE, device(), chosen)]
+
     def sources(self, work: Work) -> Sources:
         """What the criterion and the method of a stage may look at."""
         return Sources(

@@ -106,7 +106,7 @@ def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
         {
             "groups": frame["groups"].map("groups {}".format, na_action="ignore"),
             "repair": frame["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
-            "allocation": frame["allocation"].map({"global": "global"}),
+            "allocation": frame["allocation"].where(frame["allocation"] != "uniform"),
             "order": frame["order"].map({"input-first": "input first"}),
             "sparsity_of": frame["sparsity_of"].map(
                 {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}

@@ -94,7 +94,10 @@ def test_a_scale_changes_what_it_lists_and_the_name(write) -> None:
         ("repair: {name: least-squares, image: 3}", r"unknown key 'pruning.repair.image'; did you mean 'images'\?"),
         ("repair: {name: least-squares, images: -1}", r"'pruning.repair.images' is -1: it should be"),
         ("repair: {name: least-squares, kind: mixed}", r"kind belong to images: synthetic; here images is 512"),
-        ("allocation: global", r"allocation is global, one threshold over several groups: set groups to all"),
+        (
+            "allocation: global",
+            r"allocation is global, which spreads a sparsity over several groups: set groups to all",
+        ),
         ("round_to: 0", r"'pruning.round_to' is 0: it should be greater than 0"),
         ("sparsity_of: weight", r"'pruning.sparsity_of' is \"weight\": it should be 'neurons', 'weights', 'macs'"),
         ("landscape: {size: 1}", r"'pruning.landscape.size' is 1: it should be greater than or equal to 2"),

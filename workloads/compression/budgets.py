@@ -1,6 +1,7 @@
 """What a sparsity is a share of: a network's weights, its multiplications, or its time, at widths that it may get."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
@@ -37,6 +38,14 @@ def smallest(group: Group) -> int:
 def fitted(group: Group, m: int, round_to: int) -> int:
     """m rounded up to a multiple, but no more pairings than there are."""
     return min(group.size, max(smallest(group), -(-m // round_to) * round_to))
+
+
+def floors(groups: Sequence[Group], originals: Sequence[int], least: float, round_to: int) -> dict[int, int]:
+    """The least widths, by number of the group."""
+    return {
+        group.number: fitted(group, math.ceil(least * original), round_to)
+        for group, original in zip(groups, originals, strict=True)
+    }
 
 
 def narrowed_copy(network: Network, sizes: Sizes) -> nn.Module:
@@ -123,6 +132,21 @@ class Budget(ABC):
     def filled(self, sizes: dict[int, int], groups: Sequence[Group], sparsity: float, round_to: int) -> list[int]:
         """Sizes that reach a target, widened again while they miss it by too much, as with large multiples."""
         return list(sizes.values())
+
+
+class NeuronBudget(Budget):
+    """Neurons of the groups that are pruned."""
+
+    word = "neuron"
+
+    def __init__(self, network: Network, originals: Sequence[int]):
+        """Take how many these groups had before any pruning."""
+        super().__init__(network)
+        self.neurons = sum(originals)
+
+    def measured(self, sizes: Sizes) -> float:
+        """By adding up."""
+        return sum(sizes.values()) / self.neurons
 
 
 class WeightBudget(Budget):

@@ -10,17 +10,18 @@ from workloads.compression.budgets import (
     Budget,
     LatencyBudget,
     MacBudget,
+    NeuronBudget,
     SparsityOf,
     WeightBudget,
     fitted,
-    smallest,
+    floors,
 )
 from workloads.compression.calls import output_moments
 from workloads.compression.choosing import check_patterns, chosen_groups, group_names, left_alone
 from workloads.compression.compensation import compensate
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.criteria import Batch, importance
-from workloads.compression.group_sizes import size_after, unreachable, widths
+from workloads.compression.group_sizes import size_after, structure_class, unreachable, widths
 from workloads.compression.methods import maps
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import (
@@ -38,6 +39,9 @@ from workloads.scope import ratios_of
 from workloads.structure.batch_norm import Statistics
 from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
+
+BY_SCORES = ("global", "isomorphic")
+"""Allocations that set thresholds on scores, which then have to be those of the whole network."""
 
 
 def score(
@@ -174,16 +178,8 @@ class _Compression:
             self.narrow_by_ratios(config.sparsity, originals)
             return self.network
         numbers = chosen_groups(self.base.structure, config)
-        scores = [self.scored(number)[1] for number in numbers] if config.allocation == "global" else None
         while True:
-            sizes = widths(
-                [groups[number] for number in numbers],
-                [originals[number] for number in numbers],
-                config.sparsity,
-                budget=budget,
-                round_to=config.round_to,
-                scores=scores,
-            )
+            sizes = self.sizes([groups[number] for number in numbers], [originals[n] for n in numbers], budget)
             self.narrow_all(numbers, sizes, order=self.direction)
             if not isinstance(budget, WeightBudget) or config.sparsity == 0:
                 return self.network
@@ -194,6 +190,28 @@ class _Compression:
             if gained <= budget.gaining:
                 raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
             budget.gain(gained)
+
+    def sizes(self, groups: Sequence[Group], originals: Sequence[int], budget: Budget | None) -> list[int]:
+        """The widths of the groups that are pruned, as the allocation spreads the sparsity."""
+        config = self.config
+        if not isinstance(config.allocation, str):
+            from workloads.compression.allocation import allocate  # here, as searches compress networks too
+
+            counted = budget or NeuronBudget(self.base, originals)
+            found = allocate(self.base, config, self.sources, groups=groups, originals=originals, budget=counted)
+            return list(found.sizes.values())
+        assert isinstance(config.sparsity, float)
+        by_scores = config.allocation in BY_SCORES
+        isomorphic = config.allocation == "isomorphic"
+        return widths(
+            groups,
+            originals,
+            config.sparsity,
+            budget=budget,
+            round_to=config.round_to,
+            scores=[self.scored(group.number)[1] for group in groups] if by_scores else None,
+            classes=[structure_class(self.base.model, group) for group in groups] if isomorphic else None,
+        )
 
     def narrow_by_ratios(self, given: Mapping[int | str, float], originals: Sequence[int]) -> None:
         """Bring the groups that are named to sizes of their own."""
@@ -240,7 +258,7 @@ class _Compression:
         seen = self.network if self.solving is None else self.base
         model, structure, statistics = seen.model, seen.structure, seen.statistics
         group = structure.groups[number]
-        if config.allocation == "global" or structure is self.base.structure:
+        if config.allocation in BY_SCORES or structure is self.base.structure:
             pairings, scores = self.scored(number)
         else:
             pairings, scores = score(self.network, number, config.criterion, self.sources)
@@ -300,6 +318,7 @@ def check_reach(base: Network, config: CompressionConfig, sources: Sources) -> N
     budget = budget_of(config.sparsity_of, base, sources)
     assert budget is not None
     groups = [base.structure.groups[number] for number in chosen_groups(base.structure, config)]
-    most = 1 - budget.left({group.number: fitted(group, smallest(group), config.round_to) for group in groups})
+    least = 0.0 if isinstance(config.allocation, str) else config.allocation.least
+    most = 1 - budget.left(floors(groups, [group.size for group in groups], least, config.round_to))
     if most < config.sparsity:
         raise ValueError(unreachable(budget, config.sparsity, [group.number for group in groups], most))

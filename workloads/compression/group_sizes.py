@@ -5,10 +5,11 @@ from collections.abc import Hashable, Sequence
 from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workloads.compression.budgets import Budget, fitted
-from workloads.structure.groups import Group
+from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group
+from workloads.structure.layers import get_layer
 
 BISECTIONS = 40
 
@@ -110,3 +111,13 @@ def unreachable(budget: Budget, sparsity: float, numbers: Sequence[int], most: f
     which = f"group {numbers[0]} alone" if len(numbers) == 1 else "its groups"
     found = f"at most {math.floor(1e4 * most) / 1e4:.4f} can"
     return f"a {budget.word} sparsity of {sparsity:g} cannot be reached by pruning {which}: {found}"
+
+
+def structure_class(model: nn.Module, group: Group) -> Hashable:
+    """Equal for groups of equal structure (Isomorphic Pruning, Fang et al. 2024): of one kind, made and read by as many
+    layers of the same types and kernels."""
+    sides = []
+    for member in group.on(PRODUCER, THROUGH, CONSUMER):
+        layer = get_layer(model, member.layer)
+        sides.append((str(member.side), type(layer).__name__, tuple(getattr(layer, "kernel_size", ()))))
+    return group.kind, tuple(sorted(sides))

@@ -25,6 +25,8 @@ class Sources:
         method_seed: of methods that draw.
         calibration: a function that returns batches of so many unlabelled training images, where an option asks for a
             number; None takes the first of `images`.
+        held_back: a function that returns batches of so many unlabelled training images for searches, in runs those
+            that nothing else is shown; None takes those of `calibration`.
         milliseconds: a function that measures a forward pass of one image, for sparsities of time; None measures it
             where the network is.
     """
@@ -36,6 +38,7 @@ class Sources:
     method_seed: int = 0
     calibration: Callable[[int], Sequence[Tensor]] | None = None
     milliseconds: Callable[[nn.Module], float] | None = None
+    held_back: Callable[[int], Sequence[Tensor]] | None = None
 
     def measured(self, model: nn.Module) -> float:
         """Milliseconds of a forward pass of one image."""
@@ -43,6 +46,11 @@ class Sources:
             return self.milliseconds(model)
         _, channels, height, width = self.example.shape
         return latency(model, (channels, height, width), 1).milliseconds
+
+    def for_search(self, config: CalibrationConfig) -> Sequence[Tensor]:
+        """Batches of unlabelled images that a search for widths looks at."""
+        assert isinstance(config.images, int)
+        return self.shown(config) if self.held_back is None else self.held_back(config.images)
 
     def shown(self, config: CalibrationConfig | None) -> Sequence[Tensor]:
         """Batches of unlabelled images: as many as the settings say, or as there are; without such, all of `images`."""
