@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from workloads.compression.calls import output_moments
-from workloads.compression.compensation import compensate
+from workloads.compression.compensation import Originals, compensate
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import widths
@@ -42,6 +42,7 @@ class Sources:
         method_seed: of methods that draw.
         calibration: a function that returns batches of so many unlabelled training images, where an option asks for a
             number; None takes the first of `images`.
+        originals: keeps what the network makes of images for further compressions of it; None keeps nothing.
     """
 
     example: Tensor
@@ -50,6 +51,7 @@ class Sources:
     seed: int = 0
     method_seed: int = 0
     calibration: Callable[[int], Sequence[Tensor]] | None = None
+    originals: Originals | None = None
 
     def shown(self, config: CalibrationConfig | None) -> Sequence[Tensor]:
         """Batches of unlabelled images: as many as the settings say, or as there are; without such, all of `images`."""
@@ -226,7 +228,10 @@ class _Compression:
         if self.wanted:
             match_statistics(self.network.model, self.wanted, self.calibration)
         if self.solving is not None:
-            compensate(start, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
+            sources, images = self.sources, self.calibration
+            compensate(
+                start, self.network, self.maps, images, self.solving, seed=sources.seed, originals=sources.originals
+            )
         if self.surrogate is not None:
             self.surrogate.undo(self.network, self.maps)
 
