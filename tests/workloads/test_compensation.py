@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 
 from workloads.compression.calls import run_tapped
-from workloads.compression.compensation import passes, solving
+from workloads.compression.compensation import Originals, passes, solving
+from workloads.compression.compensation.originals import KEPT
 from workloads.compression.compensation.refining import Refinement
 from workloads.compression.compensation.summands import IMAGES, course_of
-from workloads.compression.compensation.sums import ALL, Windows, made_rows
+from workloads.compression.compensation.sums import ALL, FOLDS, Windows, made_rows
 from workloads.compression.compress import Sources, compress
 from workloads.config import CompressionConfig
 from workloads.networks.models import BasicBlock
@@ -189,6 +191,61 @@ def test_waiting_passes_wait_where_they_can(network: Network, images: torch.Tens
     assert course.bytes_per_image >= 3 * 12 * 12 * 4
 
 
+def test_images_count_with_their_own_memory_where_they_are_a_part_of_many(images: torch.Tensor) -> None:
+    model = seeded(residual)
+    course, alone = (course_of(model, ["0", "7"], part) for part in (images[:2], images[:2].clone()))
+    assert course.bytes_per_image == alone.bytes_per_image
+
+
+@pytest.mark.parametrize("memory", [KEPT, 600_000, 0], ids=["all", "some", "none"])
+def test_the_cells_of_a_grid_share_what_the_original_makes(
+    images: torch.Tensor, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    ran: list[nn.Module] = []
+    run = passes.Pass.run
+
+    def counted(self: passes.Pass) -> None:
+        ran.append(self.side.model)
+        run(self)
+
+    monkeypatch.setattr(passes.Pass, "run", counted)
+    network = Network.prepared(seeded(residual), images[:1])
+    originals = Originals(memory)
+
+    def cells(kept: Originals | None) -> list[Network]:
+        sources = Sources(images[:1], images=[images], originals=kept)
+        return [
+            compress(network, CompressionConfig(sparsity=sparsity, repair=repair), sources)
+            for sparsity in (0.5, 0.25)
+            for repair in ("least-squares", {"name": "least-squares", "images": COUNT // 2})
+        ]
+
+    shared = cells(originals)
+    runs = ran.count(network.model)
+    assert originals.size <= memory
+    alone = cells(None)
+    assert all(
+        torch.equal(one, other)
+        for pair in zip(shared, alone, strict=True)
+        for one, other in zip(*(network.model.parameters() for network in pair), strict=True)
+    )
+    once, always = 2 * FOLDS, 4 * FOLDS  # batches of all images and of half of them
+    assert runs == {KEPT: once, 0: always}.get(memory, runs)
+    assert once <= runs <= always
+    assert ran.count(network.model) == runs + always
+
+
+def test_what_the_original_made_is_forgotten_once_its_weights_change(sources: Sources, images: torch.Tensor) -> None:
+    network = Network.prepared(seeded(residual), images[:1])
+    config = CompressionConfig(sparsity=0.5, repair="least-squares")
+    keeping = replace(sources, originals=Originals())
+    compress(network, config, keeping)
+    with torch.no_grad():
+        network.model[0].weight.mul_(1.1)
+    kept, anew = (compress(network, config, each) for each in (keeping, sources))
+    assert all(map(torch.equal, kept.model.parameters(), anew.model.parameters()))
+
+
 def test_a_pass_that_fails_is_an_error_and_leaves_no_thread(images: torch.Tensor) -> None:
     network = Network.prepared(seeded(residual), images[:1])
     smaller = compress(network, CompressionConfig(sparsity=0.5), Sources(images[:1]))
@@ -196,7 +253,8 @@ def test_a_pass_that_fails_is_an_error_and_leaves_no_thread(images: torch.Tensor
     course = course_of(network.model, layers, images[:2])
     before = threading.active_count()
     with passes.Side(network.model, course, after=True) as one, passes.Side(smaller.model, course, after=False) as two:
-        running = passes.Lockstep(one, two, [images, images[:, :2]])
+        batches = [images, images[:, :2]]
+        running = passes.Lockstep(passes.waiting_passes(one, batches), two, batches)
         with pytest.raises(ValueError, match="ended before all layers ran"):
             list(running.at("0"))
         running.close()

@@ -226,7 +226,10 @@ class _Compression:
         if self.wanted:
             match_statistics(self.network.model, self.wanted, self.calibration)
         if self.solving is not None:
-            compensate(start, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
+            sources, images = self.sources, self.calibration
+            compensate(
+                start, self.network, self.maps, images, self.solving, seed=sources.seed, originals=sources.originals
+            )
         if self.surrogate is not None:
             self.surrogate.undo(self.network, self.maps)
 

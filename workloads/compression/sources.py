@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from workloads.compression.compensation import Originals
 from workloads.compression.criteria import Batch
 from workloads.config import CalibrationConfig
 from workloads.measuring.latency import latency
@@ -25,6 +26,7 @@ class Sources:
         method_seed: of methods that draw.
         calibration: a function that returns batches of so many unlabelled training images, where an option asks for a
             number; None takes the first of `images`.
+        originals: keeps what the network makes of images for further compressions of it; None keeps nothing.
         milliseconds: a function that measures a forward pass of one image, for sparsities of time; None measures it
             where the network is.
     """
@@ -35,6 +37,7 @@ class Sources:
     seed: int = 0
     method_seed: int = 0
     calibration: Callable[[int], Sequence[Tensor]] | None = None
+    originals: Originals | None = None
     milliseconds: Callable[[nn.Module], float] | None = None
 
     def measured(self, model: nn.Module) -> float:

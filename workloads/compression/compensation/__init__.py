@@ -20,6 +20,7 @@ fitted together), `solving` (the layers one after the other); and `synthetic` (m
 it knew them).
 """
 
+from workloads.compression.compensation.originals import Originals
 from workloads.compression.compensation.solving import compensate
 
-__all__ = ["compensate"]
+__all__ = ["Originals", "compensate"]
