@@ -1,7 +1,7 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -437,17 +437,36 @@ class LandscapeConfig(Config):
     """Test images that each point is measured on; null is all."""
 
 
+if TYPE_CHECKING:
+    # What a constructor takes is wider than what the setting then is, and that is what a type checker knows of a
+    # descriptor: it takes an argument of the type that `__set__` takes.
+    class GivenChoice:
+        def __get__(self, instance: object, owner: type | None = None) -> ChoiceConfig: ...
+        def __set__(self, instance: object, value: str | Mapping[str, Any] | ChoiceConfig) -> None: ...
+
+    class GivenRepair:
+        def __get__(self, instance: object, owner: type | None = None) -> Repair: ...
+        def __set__(self, instance: object, value: str | Mapping[str, Any] | LeastSquaresConfig) -> None: ...
+else:
+    GivenChoice, GivenRepair = Choice, Repair
+
+
+def _unless_given(value: Any) -> Any:
+    """A default, whose type a checker does not compare with the descriptor's."""
+    return value
+
+
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
-    criterion: Choice = ChoiceConfig(name="l1")
+    criterion: GivenChoice = _unless_given(ChoiceConfig(name="l1"))
     """An importance criterion: its name, or a mapping of `name` and its options."""
-    method: Choice = ChoiceConfig(name="conventional")
+    method: GivenChoice = _unless_given(ChoiceConfig(name="conventional"))
     """A method, likewise."""
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     """Share to remove."""
     group: Count | None = None
     """The group to compress; null is all in sequence."""
-    repair: Repair = "none"
+    repair: GivenRepair = _unless_given("none")
     """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
     deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""
