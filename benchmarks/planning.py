@@ -2,8 +2,8 @@
 
     python benchmarks/planning.py [--cells 10000 100000 1000000] [--seeds N] [--folder DIR] [--out planning.parquet]
 
-Each command is a process of its own, started as a user does, on a run whose rows are made up: no network is trained, but
-the files are as small and as many as those of real tasks. `--seeds` gives the grid that many seeds; without it there
+Each command is a process of its own, started as a user does, on a run whose rows are made up: no network is trained,
+but the files are as small and as many as those of real tasks. `--seeds` gives the grid that many seeds; without it there
 are as many as sparsities. A million cells take about half an hour and 3 GB of disk.
 """
 
@@ -29,8 +29,8 @@ from orchestrator.planning.facts import Facts, ModelFacts, gather
 from orchestrator.planning.plan import Plan
 from orchestrator.running.driver import run_plan, write_plan
 from orchestrator.running.progress import NoProgress
-from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
 from orchestrator.storage.parquet import parquet_bytes
+from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
 from orchestrator.storage.store import Store
 
 GROUPS = 20

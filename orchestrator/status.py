@@ -64,7 +64,9 @@ def status_of(run: str) -> Status:
     stages = planned.assign(done=is_done, failed=planned["cell"].isin(failures["cell"]))
     active = driver.running if driver else {}
     counts = []
-    for kind, count in stages.groupby("kind", sort=False).agg({"done": "sum", "failed": "sum", "cell": "size"}).iterrows():
+    for kind, count in (
+        stages.groupby("kind", sort=False).agg({"done": "sum", "failed": "sum", "cell": "size"}).iterrows()
+    ):
         ended, failed, every = map(int, count)
         counts.append(Count(str(kind), ended, min(active.get(str(kind), 0), every - ended - failed), failed, every))
     epochs = epochs_reached(store, planned.loc[~is_done, "cell"].tolist()) if driver else {}

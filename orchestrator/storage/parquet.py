@@ -44,9 +44,7 @@ def rows_of(content: pa.Buffer, schema: pa.Schema, columns: Sequence[str], coded
     """
     if is_damaged(memoryview(content)):
         raise OSError("it does not fit its checksum")
-    with pq.ParquetFile(
-        pa.BufferReader(content), read_dictionary=list(coded), page_checksum_verification=True
-    ) as file:
+    with pq.ParquetFile(pa.BufferReader(content), read_dictionary=list(coded), page_checksum_verification=True) as file:
         there = set(file.schema_arrow.names)
         found = file.read([name for name in columns if name in there], use_threads=False)
         count = file.metadata.num_rows
