@@ -1,11 +1,11 @@
 """Compressing a whole network: one group, or all in sequence, by one criterion and method."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from workloads.compression.calls import output_moments
 from workloads.compression.compensation import compensate
@@ -24,6 +24,7 @@ from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig,
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.structure.batch_norm import Statistics
+from workloads.structure.copying import copied
 from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
@@ -68,8 +69,14 @@ class Sources:
 
 
 def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
-    """The values, or those that the function returns."""
-    return values() if callable(values) else values
+    """The values, or those that the function returns; subclasses of tensors, such as torchvision's, as tensors."""
+    found = values() if callable(values) else values
+    if all(type(leaf) is Tensor or not isinstance(leaf, Tensor) for leaf in tree_leaves(list(found))):
+        return found
+    plain: list[T] = tree_map(
+        lambda leaf: leaf.detach().as_subclass(Tensor) if isinstance(leaf, Tensor) else leaf, list(found)
+    )
+    return plain
 
 
 def score(
@@ -218,7 +225,7 @@ class _Compression:
         """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
-        self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
+        self.network = Network(copied(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
@@ -286,4 +293,4 @@ class _Compression:
 
 def without_bias(model: nn.Module) -> list[str]:
     """Names of the layers that could have a bias and have none."""
-    return [name for name, layer in model.named_modules() if layer._parameters.get("bias", layer) is None]
+    return [name for name, layer in model.named_modules() if ("bias", None) in layer._parameters.items()]

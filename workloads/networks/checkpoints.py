@@ -18,6 +18,7 @@ from workloads.networks.models import build
 from workloads.structure.attention import OpenedAttention, opened
 from workloads.structure.extending import extend
 from workloads.structure.layers import RECORDED, record, resize
+from workloads.structure.logits import COMPILED, unwrapped
 from workloads.structure.reshaping import InfersLastSizes
 from workloads.structure.standardised import KeepsWeights
 from workloads.structure.windows import OpenedWindowAttention
@@ -73,6 +74,7 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     Raises:
         ValueError: tensors overlap in memory without being the same.
     """
+    model = unwrapped(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tied = ties(model)
     stored = {name: tensor for name, tensor in state.items() if name not in tied}
@@ -99,7 +101,7 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
         expected, text = header["sha256"], header["description"]
         parameters = header.get("parameters", "")
         description = Description(**json.loads(text))
-        known = json.loads(parameters or "{}")
+        known = json.loads(uncompiled(parameters) or "{}")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedNetwork(
             f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
@@ -107,6 +109,7 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     if expected != digest(state, text + parameters):
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+    state = {uncompiled(name): tensor for name, tensor in state.items()}
     state |= {name: state[same] for name, same in known.get("tied", {}).items()}
     change_modules(model, known)
     fit(model, state)
@@ -210,6 +213,11 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             resize(modules[path], attribute, torch.empty_like(tensor))
 
 
+def uncompiled(names: str) -> str:
+    """Names of parameters without what `torch.compile` adds to those of the parts that it wraps."""
+    return names.replace(f"{COMPILED}.", "")
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """A published state dict from safetensors; floating-point tensors as float32.
 
@@ -223,7 +231,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         state = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"model.checkpoint '{path}' is not a safetensors file, or it is damaged ({error})") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return {
+        uncompiled(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+    }
 
 
 def file_digest(path: str | Path) -> str:
