@@ -215,7 +215,9 @@ def prepare(experiment: str, settings: list[str], exports: bool = False) -> "tup
     make_importable(experiment)
     from orchestrator.planning.building import make_plan
     from orchestrator.planning.facts import gather
+    from orchestrator.planning.preprocessing import with_preprocessing
 
+    loaded = with_preprocessing(loaded)
     facts = gather(loaded, exports)
     return loaded, facts, make_plan(loaded, facts)
 
@@ -245,12 +247,13 @@ def groups(
     """Show the groups of each network: number, kind, size, what makes and reads them; and what stays, and why."""
     with refusing_bad_input():
         from orchestrator.planning.facts import structures
+        from orchestrator.planning.preprocessing import with_preprocessing
         from orchestrator.settings.experiment import Experiment
         from orchestrator.settings.reading import make_importable
 
         loaded = Experiment.load(experiment, settings)
         make_importable(experiment)
-        for label, structure in structures(loaded):
+        for label, structure in structures(with_preprocessing(loaded)):
             console.print(f"{label}\n{structure}\n", markup=False)
 
 

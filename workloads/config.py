@@ -1,7 +1,7 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -135,34 +135,57 @@ class ModelConfig(Config):
     """A network and where its weights come from."""
 
     name: str
-    """A registered model (`metaprune list models`) or `package.module:function`."""
+    """A registered model (`metaprune list models`), one of a hub (`timm:resnet18`, `torchvision:resnet50`,
+    `hf:microsoft/resnet-18` or `hf:` and a folder of that layout), or `package.module:function`."""
     label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
     """Name in results, so that several variants of one model can be told apart; null is the name, with the width where
     it is not 1."""
     width: Annotated[float, Field(gt=0)] = 1.0
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
-    """A safetensors state dict to start from instead of training."""
+    """File of a state dict to start from instead of training: safetensors, whole or the index of shards, or one of
+    `torch.save` (`file.pth#entry` where it holds several); or a folder with one of them, as the Hub has them."""
     checkpoints: Annotated[tuple[str, ...], Field(min_length=2, max_length=8)] | None = None
-    """Two to eight safetensors state dicts, each of widths of its own if need be: the parents that FaP, PaF and `fuse`
-    start from instead of split models."""
+    """Two to eight such files, each of widths of its own if need be: the parents that FaP, PaF and `fuse` start from
+    instead of split models."""
+    pretrained: bool = False
+    """Start from the published weights of a network of timm, torchvision or the Hub instead of training."""
+    weights: str | None = None
+    """Which of them, where there are several, such as torchvision's `IMAGENET1K_V2`; sets `pretrained`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the model's function."""
 
     @model_validator(mode="after")
-    def _one_network_or_parents(self) -> "ModelConfig":
-        if self.checkpoint and self.checkpoints:
+    def _one_start(self) -> "ModelConfig":
+        starts = {"checkpoint": self.checkpoint, "checkpoints": self.checkpoints, "pretrained": self.from_hub}
+        if len(given := [name for name, value in starts.items() if value]) > 1:
             raise ValueError(
-                f"model '{self.name}' has checkpoint, one network, and checkpoints, the parents of a fusion: give one"
+                f"model '{self.name}' has {' and '.join(given)}: give one of checkpoint, a network's file, "
+                f"checkpoints, the parents of a fusion, and pretrained, published weights"
             )
         return self
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether it starts from published weights."""
+        return self.pretrained or self.weights is not None
+
+    @property
+    def given(self) -> bool:
+        """Whether its weights are given, so that nothing is trained before pruning or fusion."""
+        return bool(self.checkpoint or self.checkpoints or self.from_hub)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The settings that say how to build the network, without those of its weights."""
+        return self.model_dump(mode="json", exclude={"checkpoint", "checkpoints", "pretrained", "weights"})
 
     @property
     def name_in_results(self) -> str:
         """The label, or the name with the width where it is not 1."""
         if self.label is not None:
             return self.label
-        name = self.name.rpartition(":")[2]
+        name = self.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
 
 
@@ -437,17 +460,36 @@ class LandscapeConfig(Config):
     """Test images that each point is measured on; null is all."""
 
 
+if TYPE_CHECKING:
+    # What a constructor takes is wider than what the setting then is, and that is what a type checker knows of a
+    # descriptor: it takes an argument of the type that `__set__` takes.
+    class GivenChoice:
+        def __get__(self, instance: object, owner: type | None = None) -> ChoiceConfig: ...
+        def __set__(self, instance: object, value: str | Mapping[str, Any] | ChoiceConfig) -> None: ...
+
+    class GivenRepair:
+        def __get__(self, instance: object, owner: type | None = None) -> Repair: ...
+        def __set__(self, instance: object, value: str | Mapping[str, Any] | LeastSquaresConfig) -> None: ...
+else:
+    GivenChoice, GivenRepair = Choice, Repair
+
+
+def _unless_given(value: Any) -> Any:
+    """A default, whose type a checker does not compare with the descriptor's."""
+    return value
+
+
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
-    criterion: Choice = ChoiceConfig(name="l1")
+    criterion: GivenChoice = _unless_given(ChoiceConfig(name="l1"))
     """An importance criterion: its name, or a mapping of `name` and its options."""
-    method: Choice = ChoiceConfig(name="conventional")
+    method: GivenChoice = _unless_given(ChoiceConfig(name="conventional"))
     """A method, likewise."""
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     """Share to remove."""
     group: Count | None = None
     """The group to compress; null is all in sequence."""
-    repair: Repair = "none"
+    repair: GivenRepair = _unless_given("none")
     """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
     deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""

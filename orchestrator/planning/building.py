@@ -104,8 +104,8 @@ class _Builder:
         """The network that a file holds, by the file's digest."""
         network = changed(self.model, "checkpoint", "checkpoints", "label") | self.code(self.model.name)
         parameters = {**self.measured, "model": network, "checkpoint": checkpoint}
-        digest = {"model.checkpoint": checkpoint}
-        return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
+        of_file = {"model.checkpoint": checkpoint, **self.of_model.published}
+        return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **of_file)
 
     def families(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
         """What is fused: the parents of each fusion, and the labels of what comes of them.

@@ -1,8 +1,8 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -17,8 +17,9 @@ from workloads.fusion.fuse import by_width
 from workloads.measuring.evaluation import parameter_count
 from workloads.measuring.latency import latency
 from workloads.messages import first_line
-from workloads.networks import checkpoints
+from workloads.networks import checkpoints, weights
 from workloads.networks.exporting import why_not_exportable
+from workloads.networks.hubs.names import published, state_for
 from workloads.networks.models import build
 from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
 from workloads.structure.finding import trace
@@ -34,8 +35,9 @@ class ModelFacts:
     Attributes:
         widths: pairings of each group, in the paper's order.
         parameters: weights and biases.
-        checkpoint: digest of the checkpoint file, or None.
+        checkpoint: digest of the checkpoint file or of the published weights, or None.
         parents: digests of the files of the networks that are fused, where these are given.
+        published: revision and licence of published weights, as far as they are known.
         seconds_per_image: of a forward pass on one core of this machine, for estimates.
         kept: (layer, reason) for each group that cannot be pruned.
         kinds: of the groups.
@@ -50,6 +52,7 @@ class ModelFacts:
     kept: tuple[tuple[str, str], ...] = ()
     kinds: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
     not_exportable: str | None = None
 
     def those_of(self, kinds: Collection[str]) -> list[str]:
@@ -202,15 +205,19 @@ def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.M
                 f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what "
                 f"ran before: let it do so in training mode alone (if self.training: ...)"
             )
-    if checkpoint:
-        checkpoints.load_state(
-            model, checkpoints.read_state(checkpoint), checkpoint, any_width=bool(config.checkpoints)
+    origin = checkpoint or f"the published weights of {config.name}"
+    if checkpoint or config.from_hub:
+        state = (
+            weights.read_state(checkpoint)
+            if checkpoint
+            else state_for(config, channels=shape[0], classes=dataset.classes)
         )
+        checkpoints.load_state(model, state, origin, any_width=bool(config.checkpoints))
         try:
             with torch.inference_mode():
                 model(torch.zeros(1, *shape))
         except Exception as error:
-            raise ValueError(f"the network in '{checkpoint}' does not run: {first_line(error)}") from error
+            raise ValueError(f"the network in '{origin}' does not run: {first_line(error)}") from error
     return model
 
 
@@ -232,14 +239,17 @@ def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure
 
 def facts_of(config: ModelConfig, model: nn.Module, structure: Structure, dataset: Dataset) -> ModelFacts:
     """What the plan needs to know of a network."""
+    of_hub = published(config) if config.from_hub else None
+    known = {"model.revision": of_hub.revision, "model.licence": of_hub.licence} if of_hub else {}
     return ModelFacts(
         widths=tuple(group.size for group in structure.groups),
         parameters=parameter_count(model),
-        checkpoint=checkpoints.file_digest(config.checkpoint) if config.checkpoint else None,
-        parents=tuple(checkpoints.file_digest(path) for path in config.checkpoints or ()),
+        checkpoint=of_hub.digest if of_hub else weights.file_digest(config.checkpoint) if config.checkpoint else None,
+        parents=tuple(weights.file_digest(path) for path in config.checkpoints or ()),
         seconds_per_image=forward_seconds(model, dataset.shape),
         kept=structure.kept,
         kinds=tuple(group.kind for group in structure.groups),
+        published={name: value for name, value in known.items() if value},
     )
 
 

@@ -53,9 +53,7 @@ def try_out(
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
             spare = copied(model)
-        if not (config.checkpoint or config.checkpoints) or any(
-            grid.mode == "fine-tuned" for grid in experiment.pruning
-        ):
+        if not config.given or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)
         with explained(f"model '{config.name}' cannot be stored"):
@@ -104,7 +102,7 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
 def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:
     """Write the network as a stage does, and read it again."""
     description = Description(
-        model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
+        model=config.architecture,
         channels=dataset.shape[0],
         classes=len(dataset.classes),
         parameters=sum(parameter.numel() for parameter in model.parameters()),

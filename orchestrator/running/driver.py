@@ -15,6 +15,7 @@ from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import as_run_anywhere, shared_context
 from orchestrator.planning.facts import Facts, gather
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.preprocessing import with_preprocessing
 from orchestrator.running import progress as progress_views
 from orchestrator.running.connection import check_fits, connected
 from orchestrator.running.dispatch import Dispatcher
@@ -104,6 +105,7 @@ def run(
     if not isinstance(experiment, Experiment):
         make_importable(experiment)
         experiment = Experiment.load(experiment, overrides)
+    experiment = with_preprocessing(experiment)
     facts = gather(experiment)
     plan = make_plan(experiment, facts)
     view = progress or progress_views.for_terminal()

@@ -98,9 +98,10 @@ def _check_different(part: str, labels: Sequence[str], remedy: str) -> None:
 def _check_start(model: ModelConfig, pipelines: Collection[str]) -> None:
     """Refuse pipelines that do not begin with what a model's checkpoints are."""
     fusing = sorted(set(pipelines) - {"whole-data"})
-    if model.checkpoint and fusing:
+    if (model.checkpoint or model.from_hub) and fusing:
+        setting = "checkpoint" if model.checkpoint else "pretrained"
         raise ValueError(
-            f"model.checkpoint replaces training, but {' and '.join(fusing)} train their own split models: give "
+            f"model.{setting} replaces training, but {' and '.join(fusing)} train their own split models: give "
             f"model.checkpoints, the parents to fuse, or leave only whole-data in pipelines"
         )
     if model.checkpoints and "whole-data" in pipelines:

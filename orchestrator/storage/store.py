@@ -322,8 +322,9 @@ class Store:
                     return self.read_shards(table, self.shards(table)[0], columns)
             return self.read_shards(table, self.shards(table)[0], columns)
         except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"table '{table}' of run '{self.uri}' cannot be read: {error}: if a file of it is damaged, delete the "
+                f"table '{table}' of run '{self.uri}' cannot be read: {reason}: if a file of it is damaged, delete the "
                 f"file and run again, which makes anew what it held"
             ) from error
 

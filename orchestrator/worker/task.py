@@ -90,7 +90,7 @@ class Task:
         """What is remembered of a network before any pruning."""
         example = torch.zeros(1, *self.dataset.shape, device=next(model.parameters()).device)
         return Description(
-            model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
+            model=config.architecture,
             channels=self.dataset.shape[0],
             classes=len(self.dataset.classes),
             parameters=parameter_count(model),

@@ -12,9 +12,10 @@ from torch.nn.utils import parametrizations, prune, weight_norm
 from workloads.compression.compress import Sources, compress
 from workloads.config import CompressionConfig, FusionConfig, ModelConfig
 from workloads.fusion.fuse import fuse
-from workloads.networks.checkpoints import Description, dumps, load_state, read_state
+from workloads.networks.checkpoints import Description, dumps, load_state
 from workloads.networks.exporting import export
 from workloads.networks.models import build
+from workloads.networks.weights import read_state
 from workloads.structure.network import Network
 
 IMAGES = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))

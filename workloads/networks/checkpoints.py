@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from workloads.config import ModelConfig
 from workloads.networks.models import build
+from workloads.networks.weights import without_prefix
 from workloads.structure.attention import OpenedAttention, opened
 from workloads.structure.extending import extend
 from workloads.structure.layers import RECORDED, record, resize
@@ -218,32 +219,8 @@ def uncompiled(names: str) -> str:
     return names.replace(f"{COMPILED}.", "")
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """A published state dict from safetensors; floating-point tensors as float32.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a safetensors file, or damaged.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"model.checkpoint '{path}' does not exist")
-    try:
-        state = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"model.checkpoint '{path}' is not a safetensors file, or it is damaged ({error})") from error
-    return {
-        uncompiled(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()
-    }
-
-
-def file_digest(path: str | Path) -> str:
-    """16 hexadecimal digits of the SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_width: bool = False) -> None:
-    """Load a published state dict into a network of the same widths.
+    """Load a published state dict into a network of the same widths; names may have some words more in front.
 
     Args:
         any_width: give the network the widths of the state dict, and the biases, where they are others.
@@ -251,6 +228,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_w
     Raises:
         ValueError: names or shapes differ; the first few are named.
     """
+    state = without_prefix({uncompiled(name): tensor for name, tensor in state.items()}, model.state_dict())
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())

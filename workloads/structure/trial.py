@@ -31,10 +31,7 @@ def running_eagerly() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            if hasattr(torch.compiler, "set_stance"):  # from PyTorch 2.6 on; before, compiled parts are kept
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
