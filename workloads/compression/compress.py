@@ -1,6 +1,5 @@
 """Compressing a whole network: one group, or all in sequence, by one criterion and method."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +35,7 @@ from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.scope import ratios_of
 from workloads.structure.batch_norm import Statistics
+from workloads.structure.copying import copied
 from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
@@ -218,7 +218,7 @@ class _Compression:
         """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
-        self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
+        self.network = Network(copied(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
@@ -289,7 +289,7 @@ class _Compression:
 
 def without_bias(model: nn.Module) -> list[str]:
     """Names of the layers that could have a bias and have none."""
-    return [name for name, layer in model.named_modules() if layer._parameters.get("bias", layer) is None]
+    return [name for name, layer in model.named_modules() if ("bias", None) in layer._parameters.items()]
 
 
 def check_reach(base: Network, config: CompressionConfig, sources: Sources) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from workloads.compression.compensation import Originals
 from workloads.compression.criteria import Batch
@@ -64,5 +65,11 @@ class Sources:
 
 
 def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
-    """The values, or those that the function returns."""
-    return values() if callable(values) else values
+    """The values, or those that the function returns; subclasses of tensors, such as torchvision's, as tensors."""
+    found = values() if callable(values) else values
+    if all(type(leaf) is Tensor or not isinstance(leaf, Tensor) for leaf in tree_leaves(list(found))):
+        return found
+    plain: list[T] = tree_map(
+        lambda leaf: leaf.detach().as_subclass(Tensor) if isinstance(leaf, Tensor) else leaf, list(found)
+    )
+    return plain
