@@ -68,7 +68,8 @@ Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
 def labelled(config: Config, first: str, without: str = "") -> str:
     """`first(a=1, b=2)`: the value of one setting, and every other that is not its default."""
     others = config.model_dump(exclude_defaults=True, exclude={first, without})
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+    texts = {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in others.items()}
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(texts.items()))
     return f"{getattr(config, first)}({settings})" if settings else str(getattr(config, first))
 
 
@@ -276,6 +277,17 @@ class LeastSquaresConfig(CalibrationConfig):
     refine: Count = 0
     """Epochs in which each chain of a layer, an activation and a second layer is fitted to what the second one is to
     make, by gradient steps without labels."""
+    views: tuple[Literal["mirrored", "shifted"], ...] = ()
+    """More of few training images: each entry doubles their number by their mirror images, or by copies that are moved
+    by up to an eighth of their size."""
+
+    @model_validator(mode="after")
+    def _views_are_of_training_images(self) -> "LeastSquaresConfig":
+        if self.views and self.synthetic:
+            raise ValueError("views are of training images; of made-up ones there may be more: raise count")
+        if self.views.count("mirrored") > 1:
+            raise ValueError("views has mirrored twice: mirror images of mirror images are the images again")
+        return self
 
     @property
     def label(self) -> str:
