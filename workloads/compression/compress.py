@@ -18,6 +18,7 @@ from workloads.compression.calls import output_moments
 from workloads.compression.choosing import check_patterns, chosen_groups, group_names, left_alone
 from workloads.compression.compensation import compensate
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
+from workloads.compression.compensation.views import with_views
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import size_after, unreachable, widths
 from workloads.compression.methods import maps
@@ -147,7 +148,8 @@ class _Compression:
             self.surrogate = surrogate(base, self.solving, sources.example, sources.seed)
             self.calibration = self.surrogate.images
         elif self.solving is not None:
-            self.calibration = self.given(sources.shown(self.solving), needed=self.solving.images != 0)
+            images = self.given(sources.shown(self.solving), needed=self.solving.images != 0)
+            self.calibration = with_views(images, self.solving.views, sources.seed)
         elif config.repair == "data":
             self.calibration = self.given(made(sources.images))
             layers = repaired_layers(base.structure.of_kinds(config.kinds))

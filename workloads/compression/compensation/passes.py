@@ -308,7 +308,7 @@ def passes_over(
         passes_of_original: makes those of the original that wait.
     """
     once = max(Counter(call.layer for call in original.course.calls).values(), default=0) == 1
-    needed = 2 * original.course.bytes_per_image * sum(map(len, batches))
+    needed = sum(side.course.bytes_per_image for side in (original, narrowed)) * sum(map(len, batches))
     if once and needed <= memory and _order(original.course.calls) == _order(narrowed.course.calls):
         return Lockstep(passes_of_original(original, batches), narrowed, batches)
     return Rerunning(original, narrowed, batches)

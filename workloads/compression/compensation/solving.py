@@ -17,7 +17,7 @@ from workloads.structure.groups import Maps
 from workloads.structure.network import Network
 
 BATCH = 64
-MEMORY = 2 * 2**30  # bytes of activations that may wait at a layer
+MEMORY = 4 * 2**30  # bytes of activations that may wait at a layer
 
 
 @torch.no_grad()
