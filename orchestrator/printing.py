@@ -1,4 +1,4 @@
-"""What commands print: plans, and tables of words and numbers."""
+"""What commands print: plans, how far runs are, and tables of words and numbers."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestrator.running.progress import duration
-from workloads.messages import counted
+from workloads.messages import counted, message
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
     from orchestrator.planning.plan import Plan
+    from orchestrator.status import Status
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -66,3 +67,15 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         f"Estimate: {duration(max(longest, total / cores))} on {cores} cores like this machine's (longest path "
         f"{duration(longest)}), from the measured speed of one forward pass."
     )
+
+
+def show_status(status: "Status") -> None:
+    """Print what of a run is done, running, failed and missing, who drives it, and why stages failed."""
+    rows = [(each.kind, each.done, each.running, each.failed, each.missing, each.planned) for each in status.counts]
+    print_columns(("stage", "done", "running", "failed", "missing", "all"), rows)
+    console.print(f"Driven by {status.driver}." if status.driver else "No driver is at work on it.", markup=False)
+    for key, (epoch, last) in status.epochs.items():
+        console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
+    for (kind, error, text), cells in status.failures.groupby(["kind", "error", "message"], sort=False)["cell"]:
+        others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        console.print(f"{cells.iloc[0]}{others}, {kind}: {error}: {message(text)}", markup=False)

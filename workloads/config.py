@@ -249,6 +249,17 @@ class LeastSquaresConfig(CalibrationConfig):
     refine: Count = 0
     """Epochs in which each chain of a layer, an activation and a second layer is fitted to what the second one is to
     make, by gradient steps without labels."""
+    views: tuple[Literal["mirrored", "shifted"], ...] = ()
+    """More of few training images: each entry doubles their number by their mirror images, or by copies that are moved
+    by up to an eighth of their size."""
+
+    @model_validator(mode="after")
+    def _views_are_of_training_images(self) -> "LeastSquaresConfig":
+        if self.views and self.synthetic:
+            raise ValueError("views are of training images; of made-up ones there may be more: raise count")
+        if self.views.count("mirrored") > 1:
+            raise ValueError("views has mirrored twice: mirror images of mirror images are the images again")
+        return self
 
     @property
     def label(self) -> str:

@@ -35,5 +35,6 @@ def takes(annotation: Any, kind: type) -> bool:
 def labelled(config: Config, first: str, without: str = "") -> str:
     """`first(a=1, b=2)`: the value of one setting, and every other that is not its default."""
     others = config.model_dump(exclude_defaults=True, exclude={first, without})
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+    texts = {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in others.items()}
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(texts.items()))
     return f"{getattr(config, first)}({settings})" if settings else str(getattr(config, first))

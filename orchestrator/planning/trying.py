@@ -5,7 +5,6 @@ method compresses it, with each repair, and what the first one makes is stored a
 thrown away, and the random numbers of this process are as they were before.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
+from workloads.structure.copying import copied
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
 from workloads.structure.standardised import keep_weights
@@ -54,7 +54,7 @@ def try_out(
         torch.manual_seed(0)
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
-            spare = copy.deepcopy(model)
+            spare = copied(model)
         if not config.given or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)

@@ -14,6 +14,7 @@ from orchestrator.worker.networks import merged_network, stored_network
 from orchestrator.worker.work import Context, Work, stage_seed
 from workloads.compression import Sources
 from workloads.compression.budgets import narrowed_copy
+from workloads.compression.compensation import Originals
 from workloads.config import CalibrationConfig, DatasetConfig, ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
@@ -84,6 +85,7 @@ class Task:
             seed=work.parameters.get("seed", 0),
             method_seed=stage_seed(work.key),
             calibration=lambda count: self.calibration_images(work, count),
+            originals=self.memory.setdefault("originals", Originals()),
         )
 
     def calibration(self, *settings: CalibrationConfig | None) -> str:

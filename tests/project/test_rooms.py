@@ -29,7 +29,7 @@ ROOMS = {
         ("stages",),
         ("planning",),
         ("running",),
-        ("export", "printing"),
+        ("export", "printing", "status"),
         ("cli",),
         ("submit", "__main__"),
     ],

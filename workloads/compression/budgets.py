@@ -1,6 +1,5 @@
 """What a sparsity is a share of: a network's weights, its multiplications, or its time, at widths that it may get."""
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.measuring.evaluation import mac_count, parameter_count
+from workloads.structure.copying import copied
 from workloads.structure.groups import THROUGH, Group, Maps, Structure, apply
 from workloads.structure.layers import get_layer, made_dim
 from workloads.structure.network import Network
@@ -50,7 +50,7 @@ def floors(groups: Sequence[Group], originals: Sequence[int], least: float, roun
 
 def narrowed_copy(network: Network, sizes: Sizes) -> nn.Module:
     """A copy of these widths with the first pairings of each group: it costs what any such network does."""
-    model, structure = copy.deepcopy(network.model), network.structure
+    model, structure = copied(network.model), network.structure
     for number, m in sizes.items():
         group = structure.groups[number]
         if m < group.size:

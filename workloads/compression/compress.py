@@ -1,6 +1,5 @@
 """Compressing a whole network: one group, or all in sequence, by one criterion and method."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from workloads.compression.calls import output_moments
 from workloads.compression.choosing import check_patterns, chosen_groups, group_names, left_alone
 from workloads.compression.compensation import compensate
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
+from workloads.compression.compensation.views import with_views
 from workloads.compression.criteria import Batch, importance
 from workloads.compression.group_sizes import size_after, structure_class, unreachable, widths
 from workloads.compression.methods import maps
@@ -37,6 +37,7 @@ from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
 from workloads.scope import ratios_of
 from workloads.structure.batch_norm import Statistics
+from workloads.structure.copying import copied
 from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
@@ -151,7 +152,8 @@ class _Compression:
             self.surrogate = surrogate(base, self.solving, sources.example, sources.seed)
             self.calibration = self.surrogate.images
         elif self.solving is not None:
-            self.calibration = self.given(sources.shown(self.solving), needed=self.solving.images != 0)
+            images = self.given(sources.shown(self.solving), needed=self.solving.images != 0)
+            self.calibration = with_views(images, self.solving.views, sources.seed)
         elif config.repair == "data":
             self.calibration = self.given(made(sources.images))
             layers = repaired_layers(base.structure.of_kinds(config.kinds))
@@ -236,7 +238,7 @@ class _Compression:
         """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
-        self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
+        self.network = Network(copied(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
@@ -244,7 +246,10 @@ class _Compression:
         if self.wanted:
             match_statistics(self.network.model, self.wanted, self.calibration)
         if self.solving is not None:
-            compensate(start, self.network, self.maps, self.calibration, self.solving, seed=self.sources.seed)
+            sources, images = self.sources, self.calibration
+            compensate(
+                start, self.network, self.maps, images, self.solving, seed=sources.seed, originals=sources.originals
+            )
         if self.surrogate is not None:
             self.surrogate.undo(self.network, self.maps)
 
@@ -304,7 +309,7 @@ class _Compression:
 
 def without_bias(model: nn.Module) -> list[str]:
     """Names of the layers that could have a bias and have none."""
-    return [name for name, layer in model.named_modules() if layer._parameters.get("bias", layer) is None]
+    return [name for name, layer in model.named_modules() if ("bias", None) in layer._parameters.items()]
 
 
 def check_reach(base: Network, config: CompressionConfig, sources: Sources) -> None:

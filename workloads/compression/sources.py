@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from workloads.compression.compensation import Originals
 from workloads.compression.criteria import Batch
 from workloads.config import CalibrationConfig
 from workloads.measuring.latency import latency
@@ -27,6 +29,7 @@ class Sources:
             number; None takes the first of `images`.
         held_back: a function that returns batches of so many unlabelled training images for searches, in runs those
             that nothing else is shown; None takes those of `calibration`.
+        originals: keeps what the network makes of images for further compressions of it; None keeps nothing.
         milliseconds: a function that measures a forward pass of one image, for sparsities of time; None measures it
             where the network is.
     """
@@ -37,6 +40,7 @@ class Sources:
     seed: int = 0
     method_seed: int = 0
     calibration: Callable[[int], Sequence[Tensor]] | None = None
+    originals: Originals | None = None
     milliseconds: Callable[[nn.Module], float] | None = None
     held_back: Callable[[int], Sequence[Tensor]] | None = None
 
@@ -69,5 +73,11 @@ class Sources:
 
 
 def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
-    """The values, or those that the function returns."""
-    return values() if callable(values) else values
+    """The values, or those that the function returns; subclasses of tensors, such as torchvision's, as tensors."""
+    found = values() if callable(values) else values
+    if all(type(leaf) is Tensor or not isinstance(leaf, Tensor) for leaf in tree_leaves(list(found))):
+        return found
+    plain: list[T] = tree_map(
+        lambda leaf: leaf.detach().as_subclass(Tensor) if isinstance(leaf, Tensor) else leaf, list(found)
+    )
+    return plain

@@ -1,7 +1,6 @@
 """Networks in formats that other programs run. A written file is read back and run before it counts."""
 
 import contextlib
-import copy
 import importlib.util
 import io
 import logging
@@ -18,6 +17,8 @@ from workloads.messages import first_line
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.plugins import nearest
+from workloads.structure.copying import copied
+from workloads.structure.logits import unwrapped
 
 CHECKED_BATCHES = (1, 3)
 TOLERANCE, SMALLEST_TOLERANCE = 1e-4, 1e-6
@@ -80,7 +81,7 @@ def export(model: nn.Module, description: Description, shape: tuple[int, int, in
         ExportError: the format cannot express the network, or logits differ by more than `TOLERANCE` of the largest.
     """
     chosen = format_named(name)
-    model = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+    model = copied(unwrapped(model)).cpu().eval().to(memory_format=torch.contiguous_format)
     with whole_file(path) as temporary:
         try:
             with quietly():
@@ -126,7 +127,7 @@ def why_not_exportable(model: nn.Module, shape: tuple[int, int, int]) -> str | N
         model: in evaluation mode; not changed.
         shape: (C, H, W) of its images.
     """
-    model = copy.deepcopy(model).cpu().eval()
+    model = copied(unwrapped(model)).cpu().eval()
     try:
         with quietly():
             program = _program(model, torch.zeros(2, *shape))
