@@ -17,6 +17,7 @@ NAMED = {
     "importances": "importances",
     "distances": "output_distances",
     "landscapes": "landscapes",
+    "allocations": "allocations",
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
@@ -33,10 +34,10 @@ class Tables:
     """The tables of one or several runs that exhibits are made from.
 
     Attributes:
-        evaluations, epochs, splits, plan, timings, importances, distances, landscapes: as `reports.load` gives them,
-            with models, pipelines and methods named so that they differ. Further columns: `network` and `plain`, the
-            bare names of network and method; `grid`, the unusual settings of the grid; `note`, what tells apart rows
-            whose other columns agree; `variation`, both of these.
+        evaluations, epochs, splits, plan, timings, importances, distances, landscapes, allocations: as `reports.load`
+            gives them, with models, pipelines and methods named so that they differ. Further columns: `network` and
+            `plain`, the bare names of network and method; `grid`, the unusual settings of the grid; `note`, what tells
+            apart rows whose other columns agree; `variation`, both of these.
         settings: the experiment of each run, by the run's name.
         published: whether figures show the paper's curves too.
     """
@@ -49,6 +50,7 @@ class Tables:
     importances: pd.DataFrame
     distances: pd.DataFrame
     landscapes: pd.DataFrame
+    allocations: pd.DataFrame
     settings: Mapping[str, Any]
     published: bool = False
 
