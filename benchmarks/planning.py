@@ -3,8 +3,8 @@
     python benchmarks/planning.py [--cells 10000 100000 1000000] [--seeds N] [--folder DIR] [--out planning.parquet]
 
 Each command is a process of its own, started as a user does, on a run whose rows are made up: no network is trained,
-but the files are as small and as many as those of real tasks. `--seeds` gives the grid that many seeds; without it there
-are as many as sparsities. A million cells take about half an hour and 3 GB of disk.
+but the files are as small and as many as those of real tasks. `--seeds` gives the grid that many seeds; without it
+there are as many as sparsities. A million cells take about half an hour and 3 GB of disk.
 """
 
 import json
