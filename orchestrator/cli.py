@@ -105,7 +105,7 @@ def run(
 ) -> None:
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
-        loaded, facts, planned = prepare(experiment, settings)
+        loaded, facts, planned = prepare(experiment, settings, exports=dry_run)
         from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
         from orchestrator.storage.store import GoneError, Store
@@ -205,8 +205,8 @@ def write_report_of(
         raise typer.Exit(1)
 
 
-def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
-    """The experiment, what is known of its parts, and its plan."""
+def prepare(experiment: str, settings: list[str], exports: bool = False) -> "tuple[Experiment, Facts, Plan]":
+    """The experiment, what is known of its parts, with what torch.export makes of its networks or without, its plan."""
     from orchestrator.settings.experiment import Experiment
     from orchestrator.settings.reading import make_importable
 
@@ -217,7 +217,7 @@ def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, P
     from orchestrator.planning.preprocessing import with_preprocessing
 
     loaded = with_preprocessing(loaded)
-    facts = gather(loaded)
+    facts = gather(loaded, exports)
     return loaded, facts, make_plan(loaded, facts)
 
 
@@ -234,7 +234,7 @@ def plan(
 
             typer.echo(Experiment.load(experiment, settings).to_yaml(), nl=False)
             return
-        _, facts, planned = prepare(experiment, settings)
+        _, facts, planned = prepare(experiment, settings, exports=True)
     show_plan(planned, facts)
 
 

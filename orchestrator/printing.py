@@ -64,9 +64,9 @@ def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def show_notes(facts: "Facts") -> None:
-    """Print what of the data is left out or read otherwise than it stands."""
+    """Print what of the data is left out or read otherwise than it stands, and what names nothing."""
     for note in facts.notes:
-        console.print(f"{facts.dataset}: {note}", markup=False)
+        console.print(note, markup=False)
 
 
 def show_plan(planned: "Plan", facts: "Facts") -> None:
@@ -81,6 +81,9 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
     )
     show_notes(facts)
+    for model, label in dict.fromkeys((s.labels["model"], s.labels.get("groups")) for s in planned.stages.values()):
+        if label:
+            console.print(f"{model}: groups {label} of 0-{len(facts.models[model].widths) - 1} are pruned together.")
     for model, of_model in facts.models.items():
         if of_model.kept:
             console.print(
@@ -88,6 +91,12 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
             )
         for layer, reason in of_model.kept:
             console.print(f"  {layer}: {reason}", markup=False)
+        if of_model.not_exportable:
+            console.print(
+                f"{model}: the run can make its networks, but `metaprune export` can write them as safetensors alone, "
+                f"because torch.export fails ({of_model.not_exportable})",
+                markup=False,
+            )
     cores = os.cpu_count() or 1
     longest = max(planned.priorities().values(), default=0.0)
     total = sum(stage.cost for stage in planned.stages.values())

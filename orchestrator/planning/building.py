@@ -1,8 +1,8 @@
 """From an experiment to its stages: a pure function, without files and without Ray."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from workloads.config import (
     repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
+from workloads.scope import groups_label, ratios_of
 
 
 def make_plan(experiment: Experiment, facts: Facts) -> Plan:
@@ -180,7 +181,7 @@ class _Builder:
 
     def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
         variant = self.of_variant(cell.variant)
-        parameters = {**self.measured, "sparsity": sparsity, **variant.parameters}
+        parameters = {**self.measured, "sparsity": cell.shares(sparsity), **variant.parameters}
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
         return self.add_stage("compress", parameters, (key,), labels, self.seconds(0, self.facts.test), **variant.own)
 
@@ -194,6 +195,7 @@ class _Builder:
                 "method": changed(variant.method) | code[1],
                 **({"seed": self.seed} if draws or variant.repair not in ("none", "data-free") else {}),
                 **({} if variant.group is None else {"group": variant.group}),
+                **({} if variant.groups is None or variant.ratios else {"groups": list(variant.groups)}),
                 **({} if variant.repair == "none" else {"repair": repair_key(variant.repair)}),
                 **changed(variant.scope),
             }
@@ -314,6 +316,10 @@ class _Variant:
     """What the points of a grid share that differ in sparsity alone."""
 
     group: int | None
+    groups: tuple[int, ...] | None
+    """Those that are pruned together, where they are neither one nor all."""
+    ratios: Mapping[int, float]
+    """The share of each group, where it has one of its own."""
     criterion: ChoiceConfig
     method: ChoiceConfig
     repair: Repair
@@ -325,10 +331,11 @@ class _Variant:
     def labels(self) -> dict[str, Any]:
         return {
             "group": self.group,
+            "groups": groups_label(self.groups, self.ratios) if self.groups else None,
             "criterion": self.criterion.label,
             "method": self.method.label,
             "repair": repair_label(self.repair),
-            **self.scope.model_dump(exclude={"kinds"}),
+            **self.scope.model_dump(exclude={"kinds", "ignore"}),
             "kinds": self.kinds,
         }
 
@@ -342,7 +349,7 @@ class _Variant:
     @cached_property
     def is_plain(self) -> bool:
         """Whether the sparsity asked for is that of every group's neurons."""
-        return self.scope == ScopeConfig(order=self.scope.order, kinds=self.scope.kinds)
+        return self.scope == ScopeConfig(order=self.scope.order, kinds=self.scope.kinds) and not self.ratios
 
 
 @dataclass(frozen=True)
@@ -351,6 +358,14 @@ class _Cell:
 
     variant: _Variant
     sparsity: float
+    """Share to remove; of groups with shares of their own, that of all their neurons."""
+
+    def shares(self, sparsity: float) -> float | dict[str, float]:
+        """What is removed on the way to the target, for a key: as the cell has it when `sparsity` is its own."""
+        if not self.variant.ratios:
+            return sparsity
+        part = sparsity / self.sparsity if self.sparsity else 0.0
+        return {str(number): round(ratio * part, 12) for number, ratio in self.variant.ratios.items()}
 
     def planned_sparsity(self, sparsity: float) -> float | None:
         """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
@@ -358,15 +373,55 @@ class _Cell:
 
 
 def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
-    scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
-    numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
-    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    if grid.groups != "all" or network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
-        del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
-    scope = ScopeConfig(**settings)
-    for group in numbers:
-        kinds = ", ".join(network.those_of(scope.kinds) if group is None else [network.kind(group)])
+    for group, groups, scope in _scopes(grid, network):
+        numbers = [group] if group is not None else groups
+        kinds = network.those_of(scope.kinds) if numbers is None else dict.fromkeys(map(network.kind, numbers))
         for criterion, method, repair in itertools.product(grid.criteria, grid.methods, grid.repair):
-            variant = _Variant(group, criterion, method, repair, scope, kinds)
+            variant = _Variant(group, groups, {}, criterion, method, repair, scope, ", ".join(kinds))
             for sparsity in grid.sparsities:
-                yield _Cell(variant, sparsity)
+                if isinstance(sparsity, Mapping):
+                    yield _with_ratios(variant, sparsity, grid, network)
+                else:
+                    yield _Cell(variant, sparsity)
+
+
+def _with_ratios(
+    variant: _Variant, given: Mapping[int | str, float], grid: PruningConfig, network: ModelFacts
+) -> _Cell:
+    """The cell in which groups lose shares of their own; one group's share is its sparsity."""
+    ignored = network.left_alone(grid.ignore)
+    ratios = {number: share for number, share in ratios_of(given, network.names).items() if number not in ignored}
+    kinds = ", ".join(dict.fromkeys(map(network.kind, ratios)))
+    variant = replace(variant, kinds=kinds, scope=variant.scope.model_copy(update={"kinds": DEFAULT_KINDS}))
+    if len(ratios) == 1:
+        ((number, share),) = ratios.items()
+        return _Cell(replace(variant, group=number, groups=None), share)
+    gone = sum(network.widths[number] * share for number, share in ratios.items())
+    mean = round(gone / sum(network.widths[number] for number in ratios), 4)
+    return _Cell(replace(variant, group=None, groups=tuple(ratios), ratios=ratios), mean)
+
+
+def _scopes(
+    grid: PruningConfig, network: ModelFacts
+) -> Iterator[tuple[int | None, tuple[int, ...] | None, ScopeConfig]]:
+    """What a grid prunes at a time: a group, or several, or all, which is neither; and what of its scope matters."""
+    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
+    del settings["ignore"]
+    among = network.numbers(grid.kinds)
+    ignored = network.left_alone(grid.ignore)
+    left = tuple(number for number in among if number not in ignored)
+    if grid.groups == "all" and left == tuple(among):
+        if network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
+            del settings["kinds"]
+        yield None, None, ScopeConfig(**settings)
+        return
+    del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
+    scope = ScopeConfig(**settings)
+    if isinstance(grid.groups, tuple):
+        for each in grid.groups:
+            yield (None, each, scope) if isinstance(each, tuple) else (each, None, scope)
+    elif grid.groups == "each" or len(left) == 1:
+        for number in left:
+            yield number, None, scope
+    else:
+        yield None, left, scope

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, StageLike
 from orchestrator.worker.task import Task, without_code
@@ -12,6 +13,8 @@ from orchestrator.worker.work import Work
 from workloads.compression import compress, score
 from workloads.compression.pairings import Pairings
 from workloads.config import CompressionConfig, LeastSquaresConfig
+from workloads.measuring.evaluation import mac_count, parameter_count
+from workloads.networks.checkpoints import Description
 from workloads.plugins import CRITERION
 
 
@@ -40,12 +43,41 @@ def make(task: Task, work: Work) -> Made:
         return known
 
     widths = [group.size for group in base.structure.groups]
+    unpruned = task.unpruned(base, description) if config.sparsity_of in ("macs", "latency") else None
     widths[: len(description.widths)] = description.widths  # older networks do not know groups of later kinds
-    pruned = compress(base, config, sources, originals=widths, parameters=description.parameters, scored=scored)
+    pruned = compress(
+        base,
+        config,
+        replace(sources, milliseconds=lambda model: task.milliseconds(model, description)),
+        originals=widths,
+        parameters=description.parameters,
+        scored=scored,
+        unpruned=unpruned,
+    )
     places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
     criterion = CRITERION.plugin(config.criterion.name, config.criterion.options)
-    columns = {"training_images": task.loaded, "calibration": task.calibration(criterion.calibration, solving)}
+    columns: dict[str, Any] = {
+        "training_images": task.loaded,
+        "calibration": task.calibration(criterion.calibration, solving),
+    }
+    if config.sparsity_of != "neurons":
+        columns["reached_sparsity"] = reached(task, config, pruned.model, description, unpruned)
     return Made((pruned.model, replace(description, places=places)), columns=columns)
+
+
+def reached(
+    task: Task, config: CompressionConfig, pruned: nn.Module, description: Description, unpruned: nn.Module | None
+) -> float:
+    """The share of weights, multiplications or time that is gone.
+
+    Args:
+        unpruned: the network before any pruning, for multiplications and time.
+    """
+    if unpruned is None:
+        return 1 - parameter_count(pruned) / description.parameters
+    if config.sparsity_of == "macs":
+        return 1 - mac_count(pruned, task.dataset.shape) / mac_count(unpruned, task.dataset.shape)
+    return 1 - task.milliseconds(pruned, description) / task.milliseconds(unpruned, description)
 
 
 def shares_task(stage: StageLike) -> Hashable:

@@ -44,8 +44,12 @@ def rows_of(content: pa.Buffer, schema: pa.Schema, columns: Sequence[str], coded
     """
     if is_damaged(memoryview(content)):
         raise OSError("it does not fit its checksum")
-    with pq.ParquetFile(pa.BufferReader(content), read_dictionary=list(coded), page_checksum_verification=True) as file:
-        there = set(file.schema_arrow.names)
+    metadata = pq.read_metadata(pa.BufferReader(content))
+    there = set(metadata.schema.to_arrow_schema().names)
+    as_codes = [name for name in coded if name in there]
+    with pq.ParquetFile(
+        pa.BufferReader(content), metadata=metadata, read_dictionary=as_codes, page_checksum_verification=True
+    ) as file:
         found = file.read([name for name in columns if name in there], use_threads=False)
         count = file.metadata.num_rows
     wanted = coded_schema(schema, columns, coded)

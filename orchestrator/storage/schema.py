@@ -34,7 +34,13 @@ COORDINATES = [
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
     field("against", pa.string(), "method that a landscape compares with; null elsewhere"),
-    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is all groups, or none yet"),
+    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is several groups, or none yet"),
+    field(
+        "groups",
+        pa.string(),
+        "groups that were pruned together, such as 0-2, 5, or 0: 0.3, 3: 0.7 where each has a sparsity of its own; "
+        "null is `group`, or all",
+    ),
     field(
         "kinds",
         pa.string(),
@@ -42,8 +48,13 @@ COORDINATES = [
         "pruned; null before compression and in runs of older versions",
     ),
     field("neuron_sparsity", pa.float64(), "share of pairings to remove so far: of n, int(n·(1 − s)) stay", "1"),
-    field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),
-    field("sparsity_of", pa.string(), "what target_sparsity is a share of: neurons or weights"),
+    field("target_sparsity", pa.float64(), "sparsity that the cell aims at, a share of `sparsity_of`", "1"),
+    field(
+        "sparsity_of",
+        pa.string(),
+        "what target_sparsity is a share of: neurons, weights, macs (multiplications of an image), or latency (time of "
+        "a forward pass of one image on the row's device)",
+    ),
     field("allocation", pa.string(), "uniform, or global: one threshold over all groups"),
     field("order", pa.string(), "output-first or input-first, when all groups are pruned"),
     field("round_to", pa.int32(), "groups keep a multiple of this many neurons"),
@@ -100,6 +111,13 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "training_images",
                 pa.int64(),
                 "of the training set that the compression looked at; null where none compressed, and in older runs",
+            ),
+            field(
+                "reached_sparsity",
+                pa.float64(),
+                "of what target_sparsity is a share of, what a compression reached; null for neurons, after training "
+                "and in older runs",
+                "1",
             ),
             field("calibration", pa.string(), "which part of which images these are, and which ones were made up"),
             field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),

@@ -21,6 +21,7 @@ NAMED = {
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
 REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
+SHARES_OF = {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
@@ -104,7 +105,7 @@ def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
 def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows, their methods named with all unusual settings of their grid; `grid` has these alone, `plain` the method
     without, and `variation` these and the note."""
-    columns = ["repair", "allocation", "order", "sparsity_of", "round_to"]
+    columns = ["groups", "repair", "allocation", "order", "sparsity_of", "round_to"]
     grid = by_values(frame[columns], unusual_settings)
     return frame.assign(
         plain=frame["method"],
@@ -118,10 +119,13 @@ def unusual_settings(grids: pd.DataFrame) -> Iterable[str]:
     """The unusual settings of some grids, a row each, as words."""
     words = pd.DataFrame(
         {
+            "groups": grids["groups"].map("groups {}".format, na_action="ignore"),
             "repair": grids["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
             "allocation": grids["allocation"].map({"global": "global"}),
             "order": grids["order"].map({"input-first": "input first"}),
-            "sparsity_of": grids["sparsity_of"].map({"weights": "of weights"}),
+            "sparsity_of": grids["sparsity_of"].map(
+                {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
+            ),
             "round_to": grids["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
         }
     )

@@ -275,7 +275,7 @@ def test_counts_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch: py
 def test_an_interrupt_while_a_command_plans_ends_it_with_a_sentence(
     quick, experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*given: object) -> None:
+    def interrupted(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "prepare", interrupted)

@@ -19,6 +19,7 @@ from workloads.networks.weights import without_prefix
 from workloads.structure.attention import OpenedAttention, opened
 from workloads.structure.extending import extend
 from workloads.structure.layers import RECORDED, record, resize
+from workloads.structure.logits import COMPILED, unwrapped
 from workloads.structure.reshaping import InfersLastSizes
 from workloads.structure.standardised import KeepsWeights
 from workloads.structure.windows import OpenedWindowAttention
@@ -74,6 +75,7 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     Raises:
         ValueError: tensors overlap in memory without being the same.
     """
+    model = unwrapped(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tied = ties(model)
     stored = {name: tensor for name, tensor in state.items() if name not in tied}
@@ -100,7 +102,7 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
         expected, text = header["sha256"], header["description"]
         parameters = header.get("parameters", "")
         description = Description(**json.loads(text))
-        known = json.loads(parameters or "{}")
+        known = json.loads(uncompiled(parameters) or "{}")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedNetwork(
             f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
@@ -108,6 +110,7 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     if expected != digest(state, text + parameters):
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+    state = {uncompiled(name): tensor for name, tensor in state.items()}
     state |= {name: state[same] for name, same in known.get("tied", {}).items()}
     change_modules(model, known)
     fit(model, state)
@@ -211,6 +214,11 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             resize(modules[path], attribute, torch.empty_like(tensor))
 
 
+def uncompiled(names: str) -> str:
+    """Names of parameters without what `torch.compile` adds to those of the parts that it wraps."""
+    return names.replace(f"{COMPILED}.", "")
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_width: bool = False) -> None:
     """Load a published state dict into a network of the same widths; names may have some words more in front.
 
@@ -220,7 +228,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_w
     Raises:
         ValueError: names or shapes differ; the first few are named.
     """
-    state = without_prefix(state, model.state_dict())
+    state = without_prefix({uncompiled(name): tensor for name, tensor in state.items()}, model.state_dict())
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())

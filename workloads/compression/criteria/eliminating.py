@@ -61,9 +61,10 @@ def order_of_elimination(covariance: Tensor, weights: Tensor) -> Tensor:
         gone[chosen] = True
         # The neurons that stay take over what they know of those that go: A_j ≈ −Σ_i A_i (C⁻¹)_ji / (C⁻¹)_jj.
         known = torch.linalg.solve(inverse[chosen][:, chosen], inverse[chosen])
-        crossed = known.T @ cost[chosen]
-        cost += known.T @ (cost[chosen][:, chosen] @ known) - crossed - crossed.T
-        inverse -= inverse[:, chosen] @ known
+        # (I − K)ᵀM(I − K) in one product, K having rows for those that go alone: M − (KᵀV + VᵀK).
+        moved = cost[chosen] - 0.5 * cost[chosen][:, chosen] @ known
+        cost.addmm_(torch.cat([known, moved]).T, torch.cat([moved, known]), alpha=-1)
+        inverse.addmm_(inverse[:, chosen], known, alpha=-1)
         inverse[chosen, chosen] = 1.0
         if 2 * int(gone.sum()) >= len(left):  # what is gone costs time too
             stay = (~gone).nonzero()[:, 0]
