@@ -1,7 +1,6 @@
 """The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
 
 import contextlib
-import io
 import os
 import shlex
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from orchestrator.printing import console, show_notes, show_plan, show_status
+from orchestrator.printing import console, settle_streams, show_notes, show_plan, show_status
 from workloads.messages import counted, text_of
 
 if TYPE_CHECKING:
@@ -387,7 +386,5 @@ def repeated(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The entry point of `metaprune` and `python -m orchestrator`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or log without a letter shows its escape
-            stream.reconfigure(errors="backslashreplace")
+    settle_streams()
     app(repeated(sys.argv[1:]), prog_name="metaprune")

@@ -1,8 +1,10 @@
 """What commands print: plans, how far runs are, and tables of words and numbers."""
 
+import io
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,6 +17,41 @@ if TYPE_CHECKING:
     from orchestrator.status import Status
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+class Unread(io.FileIO):
+    """An open file that may be a pipe: what nobody reads any more goes nowhere, instead of ending the program."""
+
+    def write(self, content: Any) -> int:
+        """Write, or stop doing so where the reader has gone."""
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(content)
+
+
+def settle_streams() -> None:
+    """Let nothing that happens to stdout and stderr end a command or change its exit status.
+
+    A closed one leads nowhere, a pipe may lose its reader (`metaprune run ... | head`), and a terminal or log that
+    lacks a letter shows its escape.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # was closed before the start
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        elif not isinstance(stream, io.TextIOWrapper):
+            continue  # of a notebook or a test
+        encoding, buffered = (stream.encoding, stream.line_buffering) if stream else ("utf-8", True)
+        content = io.BufferedWriter(Unread(number, "w", closefd=False))
+        text = io.TextIOWrapper(content, encoding, "backslashreplace", line_buffering=buffered)
+        setattr(sys, name, text)
 
 
 def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
