@@ -219,7 +219,7 @@ def test_a_stopped_run_says_how_to_go_on(
             process.send_signal(number)
         time.sleep(0.5)
     _, stderr = process.communicate(timeout=600)
-    assert process.returncode == (130 if number == signal.SIGINT else 75)
+    assert process.returncode == (130 if number == signal.SIGINT else 75), stderr
     by = "" if number == signal.SIGINT else f" by {number.name}"
     assert stderr.strip().splitlines()[-1] == (
         f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there"
