@@ -19,8 +19,6 @@ from workloads.config import (
 )
 from workloads.data.splits import subset_count, subset_share
 
-CALIBRATION_IMAGES = 512  # that estimates reckon a search with
-
 
 def make_plan(experiment: Experiment, facts: Facts) -> Plan:
     """The stages of every model, seed, grid and pipeline."""
@@ -193,6 +191,8 @@ class _Builder:
 
     def allocate(self, key: str, variant: Variant, sparsity: float, labels: dict[str, Any]) -> str:
         """The search for the widths of a cell, whatever its criterion, method and repair are."""
+        search = variant.scope.allocation
+        assert not isinstance(search, str)
         parameters = {
             "dataset": self.data,
             "seed": self.seed,
@@ -202,7 +202,7 @@ class _Builder:
         }
         others = dict.fromkeys(("criterion", "method", "repair", "order"))
         labels = {**labels, **others, "stage": "allocated", "neuron_sparsity": None, "final": False}
-        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(CALIBRATION_IMAGES, 0))
+        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(search.looked_at, 0))
 
     def of_variant(self, variant: Variant) -> "_ForKeys":
         """What all stages of a variant have in their keys and settings; worked out once, as grids have many."""
