@@ -1,9 +1,12 @@
 """A signal that asks a driver to end is what it says it ended by, whatever else happens on the way out."""
 
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from orchestrator.running.dispatch import Dispatcher
 from orchestrator.running.driver import AskedToEnd, terminable
 
 
@@ -31,3 +34,16 @@ def test_what_fails_after_a_signal_does_not_hide_it(number: signal.Signals, way_
 def test_what_fails_without_a_signal_is_told_as_it_is() -> None:
     with pytest.raises(ValueError, match="no signal"), terminable():
         raise ValueError("no signal")
+
+
+def test_a_task_that_has_just_ended_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray 2.60 ends the driver there, within some hundred attempts."""
+    cancelled: list[str] = []
+    ray: Any = SimpleNamespace(
+        wait=lambda references, num_returns, timeout: (references[:1], references[1:]),
+        cancel=lambda reference, force: cancelled.append(reference),
+    )
+    monkeypatch.setattr("orchestrator.running.dispatch.ray", ray)
+    dispatcher: Any = SimpleNamespace(in_flight={"ended": (), "running": ()})
+    Dispatcher.end_tasks(dispatcher)
+    assert cancelled == ["running"]
