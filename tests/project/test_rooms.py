@@ -31,7 +31,7 @@ ROOMS = {
         ("running",),
         ("export", "printing", "status"),
         ("cli",),
-        ("submit", "__main__"),
+        ("submit", "slurm", "__main__"),
     ],
     "reports": [
         ("names",),
