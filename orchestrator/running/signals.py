@@ -76,7 +76,7 @@ def terminable() -> Iterator[Callable[[], object]]:
 
 @contextlib.contextmanager
 def sheltered(numbers: Collection[signal.Signals] = WARNINGS) -> Iterator[None]:
-    """Block signals for the length of a block in this thread, and for good in the processes that it starts meanwhile."""
+    """Block signals in this thread for the length of a block, in processes that it starts meanwhile for good."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield

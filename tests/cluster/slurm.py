@@ -1,6 +1,6 @@
-"""Slurm on hosts of this machine: its own daemons, from Debian's packages, configured in a folder of the test.
+"""Slurm on hosts of this machine: its own daemons, from Debian's packages, set up in a folder of the test.
 
-Every host is a node with one CPU and one GPU, which Slurm only counts. Jobs in the partition `high` preempt those in `low`.
+Every host is a node with one CPU and one GPU, which Slurm only counts. Jobs in partition `high` preempt those in `low`.
 """
 
 import contextlib
