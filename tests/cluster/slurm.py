@@ -19,7 +19,7 @@ ClusterName=test
 SlurmctldHost={first}
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=socket={folder}/munge.socket,cred_expire=1
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
