@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from workloads.compression.group_sizes import parameters_after, size_after, smallest
+from workloads.compression.budgets import parameters_after, smallest
+from workloads.compression.group_sizes import size_after
 from workloads.measuring.evaluation import parameter_count
 from workloads.structure.groups import Group, Structure
 from workloads.structure.network import Network

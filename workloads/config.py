@@ -1,39 +1,26 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from workloads.calibration import CalibrationConfig as CalibrationConfig
+from workloads.scope import DEFAULT_KINDS as DEFAULT_KINDS
+from workloads.scope import KINDS as KINDS
+from workloads.scope import Kind as Kind
+from workloads.scope import Ratio
+from workloads.scope import ScopeConfig as ScopeConfig
+from workloads.validated import Config as Config
+from workloads.validated import Count as Count
+from workloads.validated import Positive as Positive
+from workloads.validated import labelled
+from workloads.validated import takes as takes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-
-
-class Config(BaseModel):
-    """Settings that cannot change once made and have no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any) -> Any:
-        for name, given in value.items() if isinstance(value, Mapping) else ():
-            if (
-                isinstance(given, bool)
-                and name in cls.model_fields
-                and not takes(cls.model_fields[name].annotation, bool)
-            ):
-                raise ValueError(f"{name} is {str(given).lower()}: it is no switch, give a value")
-        return value
-
-
-def takes(annotation: Any, kind: type) -> bool:
-    """Whether a setting of this type may have values of a kind."""
-    return annotation in (kind, Any) or any(takes(argument, kind) for argument in get_args(annotation))
 
 
 def as_choice(value: Any) -> Any:
@@ -63,13 +50,6 @@ class ChoiceConfig(Config):
 
 
 Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
-
-
-def labelled(config: Config, first: str, without: str = "") -> str:
-    """`first(a=1, b=2)`: the value of one setting, and every other that is not its default."""
-    others = config.model_dump(exclude_defaults=True, exclude={first, without})
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
-    return f"{getattr(config, first)}({settings})" if settings else str(getattr(config, first))
 
 
 class DatasetConfig(Config):
@@ -255,36 +235,6 @@ class SplitsConfig(Config):
         return labelled(self, "mode", without="folds")
 
 
-def _number_or_synthetic(value: Any) -> Any:
-    if value != "synthetic" and (type(value) is not int or value < 0):
-        raise ValueError("should be a number of images, or 'synthetic'")
-    return value
-
-
-class CalibrationConfig(Config):
-    """The images that a criterion or a compensation looks at, which have no labels."""
-
-    images: Annotated[Count | Literal["synthetic"], BeforeValidator(_number_or_synthetic)] = 512
-    """How many training images, at most; or `synthetic`, made-up ones, and no training image is loaded."""
-    kind: Literal["dead-leaves", "pink-noise", "mixed"] = "dead-leaves"
-    """What is made up: discs and boxes that cover each other, noise with the spectrum of photographs, or both."""
-    count: Positive = 512
-    """How many images are made up; which ones, the experiment's seed says."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether they are made up."""
-        return self.images == "synthetic"
-
-    @model_validator(mode="after")
-    def _is_read(self) -> "CalibrationConfig":
-        defaults = CalibrationConfig.model_fields
-        made_up = [name for name in ("kind", "count") if getattr(self, name) != defaults[name].default]
-        if made_up and not self.synthetic:
-            raise ValueError(f"{' and '.join(made_up)} belong to images: synthetic; here images is {self.images}")
-        return self
-
-
 class LeastSquaresConfig(CalibrationConfig):
     """Compensation by least squares: the layers around what was pruned are solved again (see `repair`).
 
@@ -299,6 +249,17 @@ class LeastSquaresConfig(CalibrationConfig):
     refine: Count = 0
     """Epochs in which each chain of a layer, an activation and a second layer is fitted to what the second one is to
     make, by gradient steps without labels."""
+    views: tuple[Literal["mirrored", "shifted"], ...] = ()
+    """More of few training images: each entry doubles their number by their mirror images, or by copies that are moved
+    by up to an eighth of their size."""
+
+    @model_validator(mode="after")
+    def _views_are_of_training_images(self) -> "LeastSquaresConfig":
+        if self.views and self.synthetic:
+            raise ValueError("views are of training images; of made-up ones there may be more: raise count")
+        if self.views.count("mirrored") > 1:
+            raise ValueError("views has mirrored twice: mirror images of mirror images are the images again")
+        return self
 
     @property
     def label(self) -> str:
@@ -416,32 +377,6 @@ class FusionConfig(Config):
         return f"{self.method.label}; {settings}" if settings else self.method.label
 
 
-Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
-KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual", "heads", "query-key", "value-output")
-DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden", "heads")
-
-
-def _kinds(value: Any) -> Any:
-    return KINDS if value == "all" else [value] if isinstance(value, str) else value
-
-
-class ScopeConfig(Config):
-    """What a sparsity refers to, and how it is spread over the network."""
-
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
-    """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
-    channels, over which a norm is taken, `heads` of attention, dimensions inside all heads of queries and keys
-    (`query-key`) or of values (`value-output`); or `all` of them."""
-    sparsity_of: Literal["neurons", "weights"] = "neurons"
-    """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
-    allocation: Literal["uniform", "global"] = "uniform"
-    """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
-    order: Literal["output-first", "input-first"] = "output-first"
-    """Which groups come first when all are pruned, each in the network that the ones before have left."""
-    round_to: Positive = 1
-    """Groups keep a multiple of this many neurons, rounded up; hardware likes 8 or 32."""
-
-
 class MeasuringConfig(Config):
     """How networks are measured; what a training measures after its epochs is always in float32."""
 
@@ -486,10 +421,27 @@ class CompressionConfig(ScopeConfig):
     """An importance criterion: its name, or a mapping of `name` and its options."""
     method: GivenChoice = _unless_given(ChoiceConfig(name="conventional"))
     """A method, likewise."""
-    sparsity: Annotated[float, Field(ge=0, lt=1)]
-    """Share to remove."""
+    sparsity: Ratio
+    """Share to remove; or a mapping with one for each group, by number or by the names of layers, such as
+    `{0: 0.3, "layer1.*": 0.7}`: the others stay whole."""
     group: Count | None = None
     """The group to compress; null is all in sequence."""
+    groups: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    """The groups to compress together, where these are neither one nor all."""
     repair: GivenRepair = _unless_given("none")
     """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
     deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_groups(self) -> "CompressionConfig":
+        if self.group is not None and self.groups is not None:
+            raise ValueError(f"group is {self.group} and groups {list(self.groups)}: give one of the two")
+        if not isinstance(self.sparsity, Mapping):
+            return self
+        if self.group is not None or self.groups is not None:
+            raise ValueError("sparsity is a mapping, which names groups itself: leave out group and groups")
+        if self.sparsity_of != "neurons" or self.allocation != "uniform":
+            raise ValueError(
+                "sparsity is a mapping of groups' shares of neurons: leave sparsity_of and allocation as they are"
+            )
+        return self

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
+from workloads.compression.choosing import left_alone
+from workloads.compression.compress import check_reach
 from workloads.compression.methods import check_kind
-from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
+from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, ScopeConfig, repair_label
 from workloads.data.samples import Dataset
 from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
@@ -126,6 +128,31 @@ def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
     return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
 
 
+def check_reaches(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources) -> None:
+    """Make sure that the largest sparsity of weights or multiplications can be reached by what is pruned at a time.
+
+    Raises:
+        ValueError: it cannot; names the largest that can.
+    """
+    shares = [sparsity for sparsity in grid.sparsities if isinstance(sparsity, float)]
+    if grid.sparsity_of not in ("weights", "macs") or not shares:
+        return
+    scope = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
+    ignored = left_alone(network.structure, grid.ignore)
+    each = [group.number for group in network.structure.groups if group.kind in grid.kinds]
+    sets: list[int | tuple[int, ...] | None] = [None]
+    if isinstance(grid.groups, tuple):
+        sets = [*grid.groups]
+    elif grid.groups == "each":
+        sets = [number for number in each if number not in ignored]
+    for chosen in sets:
+        groups = (chosen,) if isinstance(chosen, int) else chosen
+        patterns = [name for name in grid.ignore if left_alone(network.structure, [name])]
+        wanted = CompressionConfig(**{**scope, "ignore": patterns, "sparsity": max(shares), "groups": groups})
+        with explained(f"model '{config.name}', pruning.sparsities"):
+            check_reach(network, wanted, sources)
+
+
 def try_grid(
     grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset
 ) -> nn.Module | None:
@@ -137,10 +164,10 @@ def try_grid(
         What the first method with the first repair made, stored as `metaprune export` stores networks and read again;
         None where no group has several pairings.
     """
-    if isinstance(grid.groups, str):
-        groups = [group for group in network.structure.groups if group.kind in grid.kinds]
-    else:
-        groups = [network.structure.groups[number] for number in grid.groups]
+    groups = [network.structure.groups[number] for number in grid.named_groups]
+    if not groups:
+        ignored = left_alone(network.structure, grid.ignore)
+        groups = [each for each in network.structure.groups if each.kind in grid.kinds and each.number not in ignored]
     groups = [group for group in groups if group.size > 1]
     if not groups:
         return None
@@ -148,6 +175,7 @@ def try_grid(
         check_kind(method.name, method.options, kind)
     group = min(groups, key=lambda group: group.size)
     where = f"group {group.number} of model '{config.name}'"
+    check_reaches(grid, config, network, sources)
     for criterion in grid.criteria:
         with explained(f"criterion '{criterion.name}' cannot rank {where}"):
             scored = score(network, group.number, on_few_images(criterion), sources)

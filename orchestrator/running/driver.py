@@ -110,7 +110,7 @@ def run(
     plan = make_plan(experiment, facts)
     view = progress or progress_views.for_terminal()
     for note in facts.notes:
-        view.note(f"{facts.dataset}: {note}")
+        view.note(note)
     return run_plan(experiment, facts, plan, out=out, address=address, progress=view, retry_failed=retry_failed)
 
 

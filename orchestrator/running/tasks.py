@@ -119,6 +119,8 @@ def attempted(batch: Sequence[Work], task: Callable[[], Task], store: Store, con
                     made = measured(task(), attempt.work, attempt.made, attempt.test)
                 if attempt.work.keep and made.network:
                     store.write_network(attempt.work.key, checkpoints.dumps(*made.network))
+                elif attempt.work.keep and made.leaves is not None:
+                    store.write_network(attempt.work.key, made.leaves)
                 attempt.rows = made.rows
         attempt.end()
     return started

@@ -22,7 +22,7 @@ def make(task: Task, work: Work) -> Made:
         origin = task.context.checkpoints[work.parameters["checkpoint"]]
         state, digest = weights.read_state(origin), weights.file_digest(origin)
     if digest != work.parameters["checkpoint"]:
-        raise ValueError(f"model.checkpoint '{origin}' is not the one here that it was when the run was planned")
+        raise ValueError(f"model.checkpoint '{origin}' is not the same here that it was when the run was planned")
     checkpoints.load_state(model, state, origin, any_width=True)  # planned as fitting
     model.to(device()).eval()
     return Made((model, task.describe(model, config)))

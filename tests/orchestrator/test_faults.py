@@ -193,15 +193,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "times"),
-    [
-        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
-        (signal.SIGTERM, 1),
-        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGUSR1, 1)],
 )
 def test_a_stopped_run_says_how_to_go_on(
     order: Callable, calm: Path, tmp_path: Path, number: signal.Signals, times: int

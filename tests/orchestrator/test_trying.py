@@ -227,3 +227,14 @@ def test_a_plan_says_which_networks_cannot_be_exported(capsys, monkeypatch: pyte
     assert "deciding: the run can make its networks, but `metaprune export` can write them as safetensors alone, " in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("of", "word"), [("weights", "weight"), ("macs", "MAC")])
+def test_a_budget_that_cannot_be_reached_is_refused_with_what_can(of: str, word: str) -> None:
+    pruning = {"groups": [0, [1, 2]], "sparsities": [0.1, 0.9], "sparsity_of": of}
+    experiment = Experiment.model_validate({**TINY, "pruning": pruning})
+    message = (
+        rf"model 'vgg11_bn', pruning.sparsities: a {word} sparsity of 0\.9 cannot be reached .* at most 0\.\d+ can"
+    )
+    with pytest.raises(ValueError, match=message):
+        gather(experiment)

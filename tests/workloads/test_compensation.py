@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from torch import nn
 
 from workloads.compression.calls import run_tapped
-from workloads.compression.compensation import passes, solving
+from workloads.compression.compensation import Originals, passes, solving
+from workloads.compression.compensation.originals import KEPT
 from workloads.compression.compensation.refining import Refinement
 from workloads.compression.compensation.summands import IMAGES, course_of
-from workloads.compression.compensation.sums import ALL, Windows, made_rows
+from workloads.compression.compensation.sums import ALL, FOLDS, Windows, made_rows
+from workloads.compression.compensation.views import with_views
 from workloads.compression.compress import Sources, compress
-from workloads.config import CompressionConfig
+from workloads.config import CompressionConfig, LeastSquaresConfig
 from workloads.networks.models import BasicBlock
 from workloads.networks.vit import VisionTransformer
 from workloads.structure.network import Network
@@ -189,6 +192,61 @@ def test_waiting_passes_wait_where_they_can(network: Network, images: torch.Tens
     assert course.bytes_per_image >= 3 * 12 * 12 * 4
 
 
+def test_images_count_with_their_own_memory_where_they_are_a_part_of_many(images: torch.Tensor) -> None:
+    model = seeded(residual)
+    course, alone = (course_of(model, ["0", "7"], part) for part in (images[:2], images[:2].clone()))
+    assert course.bytes_per_image == alone.bytes_per_image
+
+
+@pytest.mark.parametrize("memory", [KEPT, 600_000, 0], ids=["all", "some", "none"])
+def test_the_cells_of_a_grid_share_what_the_original_makes(
+    images: torch.Tensor, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    ran: list[nn.Module] = []
+    run = passes.Pass.run
+
+    def counted(self: passes.Pass) -> None:
+        ran.append(self.side.model)
+        run(self)
+
+    monkeypatch.setattr(passes.Pass, "run", counted)
+    network = Network.prepared(seeded(residual), images[:1])
+    originals = Originals(memory)
+
+    def cells(kept: Originals | None) -> list[Network]:
+        sources = Sources(images[:1], images=[images], originals=kept)
+        return [
+            compress(network, CompressionConfig(sparsity=sparsity, repair=repair), sources)
+            for sparsity in (0.5, 0.25)
+            for repair in ("least-squares", {"name": "least-squares", "images": COUNT // 2})
+        ]
+
+    shared = cells(originals)
+    runs = ran.count(network.model)
+    assert originals.size <= memory
+    alone = cells(None)
+    assert all(
+        torch.equal(one, other)
+        for pair in zip(shared, alone, strict=True)
+        for one, other in zip(*(network.model.parameters() for network in pair), strict=True)
+    )
+    once, always = 2 * FOLDS, 4 * FOLDS  # batches of all images and of half of them
+    assert runs == {KEPT: once, 0: always}.get(memory, runs)
+    assert once <= runs <= always
+    assert ran.count(network.model) == runs + always
+
+
+def test_what_the_original_made_is_forgotten_once_its_weights_change(sources: Sources, images: torch.Tensor) -> None:
+    network = Network.prepared(seeded(residual), images[:1])
+    config = CompressionConfig(sparsity=0.5, repair="least-squares")
+    keeping = replace(sources, originals=Originals())
+    compress(network, config, keeping)
+    with torch.no_grad():
+        network.model[0].weight.mul_(1.1)
+    kept, anew = (compress(network, config, each) for each in (keeping, sources))
+    assert all(map(torch.equal, kept.model.parameters(), anew.model.parameters()))
+
+
 def test_a_pass_that_fails_is_an_error_and_leaves_no_thread(images: torch.Tensor) -> None:
     network = Network.prepared(seeded(residual), images[:1])
     smaller = compress(network, CompressionConfig(sparsity=0.5), Sources(images[:1]))
@@ -196,7 +254,8 @@ def test_a_pass_that_fails_is_an_error_and_leaves_no_thread(images: torch.Tensor
     course = course_of(network.model, layers, images[:2])
     before = threading.active_count()
     with passes.Side(network.model, course, after=True) as one, passes.Side(smaller.model, course, after=False) as two:
-        running = passes.Lockstep(one, two, [images, images[:, :2]])
+        batches = [images, images[:, :2]]
+        running = passes.Lockstep(passes.waiting_passes(one, batches), two, batches)
         with pytest.raises(ValueError, match="ended before all layers ran"):
             list(running.at("0"))
         running.close()
@@ -404,3 +463,52 @@ def test_groups_of_transformers_are_solved_whatever_their_kind(kind: str) -> Non
         for repair in ("none", "least-squares")
     )
     assert error(network, solved, images) < error(network, plain, images)
+
+
+def test_views_of_an_image_follow_each_other_and_mirror_or_move_it() -> None:
+    images = torch.arange(2 * 8 * 8.0).view(2, 1, 8, 8)
+    found = with_views([images[:1], images[1:]], ["mirrored", "shifted"], seed=0)
+    assert [len(batch) for batch in found] == [4, 4]
+    for batch, image in zip(found, images, strict=True):
+        assert torch.equal(batch[0], image)
+        assert torch.equal(batch[1], image.flip(2))
+        for number in (0, 1):
+            padded = nn.functional.pad(batch[number : number + 1], (1, 1, 1, 1), mode="reflect")[0]
+            moved = [padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+            assert any(torch.equal(batch[2 + number], each) for each in moved)
+    assert with_views([images], [], seed=0)[0].equal(images)
+
+
+def test_views_stand_for_more_images() -> None:
+    def mirrored(images: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.stack([images, images.flip(3)], 1).flatten(0, 1)]
+
+    images = torch.randn(COUNT, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    network = Network.prepared(seeded(residual), images[:1])
+    views, given, without = (
+        compress(network, CompressionConfig(sparsity=0.5, repair=repair), Sources(images[:1], images=shown))
+        for repair, shown in (
+            ({"name": "least-squares", "views": ["mirrored"]}, [images]),
+            ("least-squares", mirrored(images)),
+            ("least-squares", [images]),
+        )
+    )
+    assert all(map(torch.equal, views.model.parameters(), given.model.parameters()))
+    assert not all(map(torch.equal, views.model.parameters(), without.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"images": "synthetic", "views": ["mirrored"]}, "of made-up ones there may be more: raise count"),
+        ({"views": ["mirrored", "mirrored"]}, "views has mirrored twice"),
+    ],
+)
+def test_views_that_give_nothing_new_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CompressionConfig(sparsity=0.5, repair={"name": "least-squares", **settings})
+
+
+def test_views_stand_in_the_label() -> None:
+    config = LeastSquaresConfig(images=128, views=("mirrored", "shifted"))
+    assert config.label == "least-squares(images=128, views=mirrored+shifted)"

@@ -195,6 +195,23 @@ class WaitingPass:
             self.thread.join()
 
 
+class Advancing(Protocol):
+    """A pass that goes from call to call."""
+
+    def advance(self) -> Seen:
+        """Go to the next call."""
+        ...
+
+    def end(self) -> None:
+        """End where it is."""
+        ...
+
+
+def waiting_passes(side: Side, batches: Sequence[Tensor]) -> list[WaitingPass]:
+    """A pass for each batch."""
+    return [WaitingPass(side, batch) for batch in batches]
+
+
 Pair = tuple[int, Seen, Seen]
 """The number of a batch, and a call of a layer on it in the original and in the narrowed network."""
 
@@ -218,8 +235,9 @@ class Passes(Protocol):
 class Lockstep:
     """All passes wait at a layer; none of them runs twice. Every layer runs once in a pass."""
 
-    def __init__(self, original: Side, narrowed: Side, batches: Sequence[Tensor]):
-        self.pairs = [tuple(WaitingPass(side, batch) for side in (original, narrowed)) for batch in batches]
+    def __init__(self, originals: Sequence[Advancing], narrowed: Side, batches: Sequence[Tensor]):
+        changed = (WaitingPass(narrowed, batch) for batch in batches)
+        self.pairs = list(zip(originals, changed, strict=True))
 
     def at(self, layer: str) -> Iterator[Pair]:
         for number, passes in enumerate(self.pairs):
@@ -274,12 +292,25 @@ def seen_in_pass(side: Side, images: Tensor, layer: str, count: int) -> list[See
     return found
 
 
-def passes_over(original: Side, narrowed: Side, batches: Sequence[Tensor], memory: float) -> Passes:
-    """The passes in lockstep if every layer runs once and what lives meanwhile fits into `memory` bytes."""
+def passes_over(
+    original: Side,
+    narrowed: Side,
+    batches: Sequence[Tensor],
+    memory: float,
+    passes_of_original: Callable[[Side, Sequence[Tensor]], Sequence[Advancing]] = waiting_passes,
+) -> Passes:
+    """The passes in lockstep if every layer runs once and what lives meanwhile fits into `memory` bytes.
+
+    Args:
+        original, narrowed: the networks.
+        batches: (B, C, H, W).
+        memory: of what lives in all passes.
+        passes_of_original: makes those of the original that wait.
+    """
     once = max(Counter(call.layer for call in original.course.calls).values(), default=0) == 1
-    needed = 2 * original.course.bytes_per_image * sum(map(len, batches))
+    needed = sum(side.course.bytes_per_image for side in (original, narrowed)) * sum(map(len, batches))
     if once and needed <= memory and _order(original.course.calls) == _order(narrowed.course.calls):
-        return Lockstep(original, narrowed, batches)
+        return Lockstep(passes_of_original(original, batches), narrowed, batches)
     return Rerunning(original, narrowed, batches)
 
 

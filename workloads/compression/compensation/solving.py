@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from workloads.compression.compensation.layer import Rebiased, Resolved, Target, is_solvable
-from workloads.compression.compensation.passes import Pair, Passes, Side, passes_over
+from workloads.compression.compensation.originals import Originals
+from workloads.compression.compensation.passes import Pair, Passes, Side, passes_over, waiting_passes
 from workloads.compression.compensation.plan import LayerPlan, planned
 from workloads.compression.compensation.refining import Refinement
 from workloads.compression.compensation.summands import Course, course_of
@@ -16,7 +17,7 @@ from workloads.structure.groups import Maps
 from workloads.structure.network import Network
 
 BATCH = 64
-MEMORY = 2 * 2**30  # bytes of activations that may wait at a layer
+MEMORY = 4 * 2**30  # bytes of activations that may wait at a layer
 
 
 @torch.no_grad()
@@ -29,6 +30,7 @@ def compensate(
     *,
     seed: int = 0,
     memory: float | None = None,
+    originals: Originals | None = None,
 ) -> None:
     """Solve the layers of the narrowed network, in place.
 
@@ -41,6 +43,7 @@ def compensate(
         seed: of the places that are looked at, where there are too many.
         memory: bytes of activations up to which all passes wait at each layer; beyond, they run again for
             each; None is `MEMORY`.
+        originals: keeps what passes of the original show for the next compensation.
 
     Raises:
         ValueError: the networks do not run their layers alike on these images.
@@ -55,7 +58,8 @@ def compensate(
         Side(base.model, common(*courses), after=True) as original,
         Side(narrowed.model, common(*reversed(courses)), after=False) as changed,
     ):
-        passes = passes_over(original, changed, batches, MEMORY if memory is None else memory)
+        passes_of_original = waiting_passes if originals is None else originals.passes
+        passes = passes_over(original, changed, batches, MEMORY if memory is None else memory, passes_of_original)
         refinement = Refinement(plans, courses[1].chains, config.refine, seed)
         try:
             for number, name in enumerate(dict.fromkeys(call.layer for call in courses[0].calls)):

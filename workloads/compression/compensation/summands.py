@@ -194,6 +194,7 @@ class Course:
 @torch.no_grad()
 def course_of(model: nn.Module, layers: Collection[str], images: Tensor) -> Course:
     """Run the network on images (B, C, H, W) for the course that its passes take."""
+    images = images.clone()  # a few of many would count with the memory of all
     recording = Sums(images)
 
     def before(name: str) -> Any:

@@ -115,8 +115,8 @@ def made_rows(layer: nn.Module, made: Tensor, images: slice, chosen: Tensor | No
 
 
 def add_to(total: Tensor, part: Tensor) -> None:
-    """Add in float64, in place."""
-    total += part.to(total)
+    """Add in float64, in place; a copy in float64 would cost more than the sum."""
+    total += part.to(total.device)
 
 
 def on(device: torch.device) -> torch.device:
