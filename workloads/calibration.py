@@ -28,6 +28,11 @@ class CalibrationConfig(Config):
         """Whether they are made up."""
         return self.images == "synthetic"
 
+    @property
+    def looked_at(self) -> int:
+        """How many images there are, at most."""
+        return self.images if isinstance(self.images, int) else self.count
+
     @model_validator(mode="after")
     def _is_read(self) -> "CalibrationConfig":
         defaults = CalibrationConfig.model_fields

@@ -14,7 +14,7 @@ from workloads.scope import ScopeConfig as ScopeConfig
 from workloads.validated import Config as Config
 from workloads.validated import Count as Count
 from workloads.validated import Positive as Positive
-from workloads.validated import labelled
+from workloads.validated import by_name, labelled
 from workloads.validated import takes as takes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -270,18 +270,6 @@ class LeastSquaresConfig(CalibrationConfig):
 SIMPLE_REPAIRS = ("none", "data-free", "data")
 
 
-def _repair(value: Any) -> Any:
-    """A name alone where there are no options, else a mapping or settings."""
-    name = value.get("name") if isinstance(value, Mapping) else value
-    if isinstance(name, str) and name not in (*SIMPLE_REPAIRS, "least-squares"):
-        raise ValueError("should be 'none', 'data-free', 'data' or 'least-squares'")
-    if isinstance(value, Mapping) and name in SIMPLE_REPAIRS:
-        if len(value) > 1:
-            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
-        return name
-    return {"name": name} if value == "least-squares" else value
-
-
 def _tag(value: Any) -> str:
     return "tag-name" if isinstance(value, str) else "tag-options"
 
@@ -290,7 +278,7 @@ Repair = Annotated[
     Annotated[Literal["none", "data-free", "data"], Tag("tag-name")]
     | Annotated[LeastSquaresConfig, Tag("tag-options")],
     Discriminator(_tag),
-    BeforeValidator(_repair),
+    BeforeValidator(lambda value: by_name(value, SIMPLE_REPAIRS, ("least-squares",))),
 ]
 
 

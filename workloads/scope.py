@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from workloads.calibration import CalibrationConfig
-from workloads.validated import Config, Positive, labelled
+from workloads.validated import Config, Positive, by_name, labelled
 
 Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -122,19 +122,6 @@ SIMPLE_ALLOCATIONS = ("uniform", "global", "isomorphic")
 SEARCHED: dict[str, type[EliminationConfig]] = {"elimination": EliminationConfig}
 
 
-def _allocation(value: Any) -> Any:
-    """A name alone where there are no options, else a mapping or settings."""
-    name = value.get("name") if isinstance(value, Mapping) else value
-    if isinstance(name, str) and name not in (*SIMPLE_ALLOCATIONS, *SEARCHED):
-        *first, last = (f"'{known}'" for known in (*SIMPLE_ALLOCATIONS, *SEARCHED))
-        raise ValueError(f"should be {', '.join(first)} or {last}")
-    if isinstance(value, Mapping) and name in SIMPLE_ALLOCATIONS:
-        if len(value) > 1:
-            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
-        return name
-    return {"name": value} if isinstance(value, str) and value in SEARCHED else value
-
-
 def _allocation_tag(value: Any) -> str:
     name = value if isinstance(value, str) else value["name"] if isinstance(value, Mapping) else value.name
     return f"tag-{name}" if name in SEARCHED else "tag-name"
@@ -145,7 +132,7 @@ Allocation = Annotated[
     Annotated[Literal["uniform", "global", "isomorphic"], Tag("tag-name")]
     | Annotated[EliminationConfig, Tag("tag-elimination")],
     Discriminator(_allocation_tag),
-    BeforeValidator(_allocation),
+    BeforeValidator(lambda value: by_name(value, SIMPLE_ALLOCATIONS, SEARCHED)),
 ]
 
 

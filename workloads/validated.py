@@ -1,6 +1,6 @@
 """Settings that are validated when they are made, and the texts by which results name them; imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -38,3 +38,25 @@ def labelled(config: Config, first: str, without: str = "") -> str:
     texts = {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in others.items()}
     settings = ", ".join(f"{name}={value}" for name, value in sorted(texts.items()))
     return f"{getattr(config, first)}({settings})" if settings else str(getattr(config, first))
+
+
+def by_name(value: Any, simple: Collection[str], with_options: Collection[str]) -> Any:
+    """A choice that is a name alone where it has no options, and a mapping of `name` and options where it has some.
+
+    Args:
+        value: what an experiment says: a name, a mapping, or settings.
+        simple: names without options.
+        with_options: names with some.
+
+    Raises:
+        ValueError: there is no such name, or one without options has some.
+    """
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and name not in (*simple, *with_options):
+        *first, last = (f"'{known}'" for known in (*simple, *with_options))
+        raise ValueError(f"should be {', '.join(first)} or {last}")
+    if isinstance(value, Mapping) and name in simple:
+        if len(value) > 1:
+            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
+        return name
+    return {"name": value} if isinstance(value, str) and value in with_options else value

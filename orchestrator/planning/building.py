@@ -1,18 +1,14 @@
 """From an experiment to its stages: a pure function, without files and without Ray."""
 
-import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from orchestrator.planning.applied import AppliedSettings, dotted
-from orchestrator.planning.facts import Facts, ModelFacts
+from orchestrator.planning.cells import Cell, Variant, cells_of
+from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import (
-    DEFAULT_KINDS,
-    ChoiceConfig,
     Config,
     FusionConfig,
     LandscapeConfig,
@@ -20,12 +16,8 @@ from workloads.config import (
     Repair,
     ScopeConfig,
     SplitsConfig,
-    repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
-from workloads.scope import allocation_label, groups_label, ratios_of
-
-CALIBRATION_IMAGES = 512  # that estimates reckon a search with
 
 
 def make_plan(experiment: Experiment, facts: Facts) -> Plan:
@@ -66,7 +58,7 @@ class _Builder:
         self.model, self.seed = model, seed
         self.of_model = facts.models[model.name_in_results]
         self.applied = AppliedSettings(experiment, facts, model)
-        self.variants: dict[_Variant, _ForKeys] = {}
+        self.variants: dict[Variant, _ForKeys] = {}
         self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
         measuring = changed(experiment.measuring)
@@ -189,7 +181,7 @@ class _Builder:
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000), **own)
 
-    def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
+    def compress(self, key: str, cell: Cell, sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
         variant = self.of_variant(cell.variant)
         parameters = {**self.measured, "sparsity": cell.shares(sparsity), **variant.parameters}
         searched = not isinstance(cell.variant.scope.allocation, str)
@@ -197,8 +189,10 @@ class _Builder:
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
         return self.add_stage("compress", parameters, inputs, labels, self.seconds(0, self.facts.test), **variant.own)
 
-    def allocate(self, key: str, variant: "_Variant", sparsity: float, labels: dict[str, Any]) -> str:
+    def allocate(self, key: str, variant: Variant, sparsity: float, labels: dict[str, Any]) -> str:
         """The search for the widths of a cell, whatever its criterion, method and repair are."""
+        search = variant.scope.allocation
+        assert not isinstance(search, str)
         parameters = {
             "dataset": self.data,
             "seed": self.seed,
@@ -208,9 +202,9 @@ class _Builder:
         }
         others = dict.fromkeys(("criterion", "method", "repair", "order"))
         labels = {**labels, **others, "stage": "allocated", "neuron_sparsity": None, "final": False}
-        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(CALIBRATION_IMAGES, 0))
+        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(search.looked_at, 0))
 
-    def of_variant(self, variant: "_Variant") -> "_ForKeys":
+    def of_variant(self, variant: Variant) -> "_ForKeys":
         """What all stages of a variant have in their keys and settings; worked out once, as grids have many."""
         if variant not in self.variants:
             code = self.code(variant.criterion.name), self.code(variant.method.name)
@@ -229,7 +223,7 @@ class _Builder:
             self.variants[variant] = _ForKeys(parameters, own)
         return self.variants[variant]
 
-    def in_steps(self, key: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
+    def in_steps(self, key: str, cell: Cell, steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
         for step in range(1, steps + 1):
             sparsity = round(cell.sparsity * step / steps, 12)
@@ -256,12 +250,12 @@ class _Builder:
         """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
         return self.experiment.fine_tuning.epochs if grid.mode == "fine-tuned" else 0
 
-    def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
+    def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple[Cell, dict[str, Any]]]:
         """The cells of a grid, each with the labels of what ends it."""
         settings: dict[str, Any] = {"pruning.mode": grid.mode}
         if grid.mode == "fine-tuned":
             settings["pruning.steps"] = grid.steps
-        for cell in _cells(grid, self.of_model):
+        for cell in cells_of(grid, self.of_model):
             planned = cell.planned_sparsity(cell.sparsity)
             point = {"target_sparsity": cell.sparsity, "neuron_sparsity": planned, "settings": settings}
             yield cell, {**labels, **cell.variant.labels, **point}
@@ -291,7 +285,7 @@ class _Builder:
         cost = self.seconds(0, 2 * self.facts.test)
         self.add_stage("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
 
-    def add_importances(self, key: str, of: "_Variant", labels: dict[str, Any]) -> None:
+    def add_importances(self, key: str, of: Variant, labels: dict[str, Any]) -> None:
         criterion = self.of_variant(of).parameters["criterion"]
         parameters = {"dataset": self.data, "criterion": criterion, "group": of.group, "seed": self.seed}
         coordinates = {"group": of.group, "criterion": of.criterion.label, "stage": "compared"}
@@ -334,120 +328,3 @@ class _ForKeys(NamedTuple):
 
     parameters: dict[str, Any]
     own: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class _Variant:
-    """What the points of a grid share that differ in sparsity alone."""
-
-    group: int | None
-    groups: tuple[int, ...] | None
-    """Those that are pruned together, where they are neither one nor all."""
-    ratios: Mapping[int, float]
-    """The share of each group, where it has one of its own."""
-    criterion: ChoiceConfig
-    method: ChoiceConfig
-    repair: Repair
-    scope: ScopeConfig
-    kinds: str
-    """Of the group, or of those that the network has and the grid means."""
-
-    @cached_property
-    def labels(self) -> dict[str, Any]:
-        return {
-            "group": self.group,
-            "groups": groups_label(self.groups, self.ratios) if self.groups else None,
-            "criterion": self.criterion.label,
-            "method": self.method.label,
-            "repair": repair_label(self.repair),
-            **self.scope.model_dump(exclude={"kinds", "ignore"}),
-            "allocation": allocation_label(self.scope.allocation),
-            "kinds": self.kinds,
-        }
-
-    @property
-    def name(self) -> str:
-        """The method, with its repair."""
-        return (
-            self.method.label if self.repair == "none" else f"{self.method.label}, {repair_label(self.repair)} repair"
-        )
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """Whether the sparsity asked for is that of every group's neurons."""
-        return self.scope == ScopeConfig(order=self.scope.order, kinds=self.scope.kinds) and not self.ratios
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One point of a grid."""
-
-    variant: _Variant
-    sparsity: float
-    """Share to remove; of groups with shares of their own, that of all their neurons."""
-
-    def shares(self, sparsity: float) -> float | dict[str, float]:
-        """What is removed on the way to the target, for a key: as the cell has it when `sparsity` is its own."""
-        if not self.variant.ratios:
-            return sparsity
-        part = sparsity / self.sparsity if self.sparsity else 0.0
-        return {str(number): round(ratio * part, 12) for number, ratio in self.variant.ratios.items()}
-
-    def planned_sparsity(self, sparsity: float) -> float | None:
-        """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
-        return sparsity if self.variant.is_plain else None
-
-
-def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
-    for group, groups, scope in _scopes(grid, network):
-        numbers = [group] if group is not None else groups
-        kinds = network.those_of(scope.kinds) if numbers is None else dict.fromkeys(map(network.kind, numbers))
-        for criterion, method, repair in itertools.product(grid.criteria, grid.methods, grid.repair):
-            variant = _Variant(group, groups, {}, criterion, method, repair, scope, ", ".join(kinds))
-            for sparsity in grid.sparsities:
-                if isinstance(sparsity, Mapping):
-                    yield _with_ratios(variant, sparsity, grid, network)
-                else:
-                    yield _Cell(variant, sparsity)
-
-
-def _with_ratios(
-    variant: _Variant, given: Mapping[int | str, float], grid: PruningConfig, network: ModelFacts
-) -> _Cell:
-    """The cell in which groups lose shares of their own; one group's share is its sparsity."""
-    ignored = network.left_alone(grid.ignore)
-    ratios = {number: share for number, share in ratios_of(given, network.names).items() if number not in ignored}
-    kinds = ", ".join(dict.fromkeys(map(network.kind, ratios)))
-    variant = replace(variant, kinds=kinds, scope=variant.scope.model_copy(update={"kinds": DEFAULT_KINDS}))
-    if len(ratios) == 1:
-        ((number, share),) = ratios.items()
-        return _Cell(replace(variant, group=number, groups=None), share)
-    gone = sum(network.widths[number] * share for number, share in ratios.items())
-    mean = round(gone / sum(network.widths[number] for number in ratios), 4)
-    return _Cell(replace(variant, group=None, groups=tuple(ratios), ratios=ratios), mean)
-
-
-def _scopes(
-    grid: PruningConfig, network: ModelFacts
-) -> Iterator[tuple[int | None, tuple[int, ...] | None, ScopeConfig]]:
-    """What a grid prunes at a time: a group, or several, or all, which is neither; and what of its scope matters."""
-    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    del settings["ignore"]
-    among = network.numbers(grid.kinds)
-    ignored = network.left_alone(grid.ignore)
-    left = tuple(number for number in among if number not in ignored)
-    if grid.groups == "all" and left == tuple(among):
-        if network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
-            del settings["kinds"]
-        yield None, None, ScopeConfig(**settings)
-        return
-    del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
-    scope = ScopeConfig(**settings)
-    if isinstance(grid.groups, tuple):
-        for each in grid.groups:
-            yield (None, each, scope) if isinstance(each, tuple) else (each, None, scope)
-    elif grid.groups == "each" or len(left) == 1:
-        for number in left:
-            yield number, None, scope
-    else:
-        yield None, left, scope

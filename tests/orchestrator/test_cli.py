@@ -54,6 +54,7 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None:
     first = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", "training.epochs=2", folder=tmp_path)
     assert first.returncode == 0, first.stderr

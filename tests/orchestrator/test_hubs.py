@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from torch import nn
 
@@ -217,6 +218,7 @@ def test_a_published_networks_preprocessing_is_the_data_sets_default(tmp_path: P
 
 @pytest.mark.slow
 def test_a_run_starts_from_published_weights_and_says_which(tmp_path: Path) -> None:
+    ray.shutdown()  # one that runs already has another TORCH_HOME
     weights_of_torchvision(tmp_path)
     settings = experiment(folder_of_images(tmp_path / "images"))
     report = run(settings, out=tmp_path / "run", progress=NoProgress())

