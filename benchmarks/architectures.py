@@ -9,21 +9,26 @@ of the dimensions inside heads, or of the heads where these alone can be pruned.
 everything but the classifier. `all` prunes heads and dimensions. What stays as it is is named with its reason.
 """
 
+import contextlib
 import importlib
+import signal
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from workloads.compression.group_sizes import parameters_after, size_after, smallest
+from workloads.compression.budgets import parameters_after, smallest
+from workloads.compression.group_sizes import size_after
 from workloads.measuring.evaluation import parameter_count
 from workloads.structure.groups import Group, Structure
 from workloads.structure.network import Network
 
 CLASSES = 10
 SPARSITY = 0.5
+PATIENCE = 30.0
+"""Seconds of processor time after which Torch-Pruning is stopped."""
 COLUMNS = (
     "library",
     "network",
@@ -190,16 +195,45 @@ def share_removed(network: Network, groups: Iterable[Group], parameters: int) ->
     return 1 - parameters_after(network.model, network.structure, sizes) / parameters
 
 
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Stop a block that takes more processor time.
+
+    Raises:
+        TimeoutError: it did.
+    """
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def share_of_torch_pruning(architecture: Architecture) -> float:
     """The share of weights that Torch-Pruning removes.
 
     Raises:
-        Exception: whatever it fails with.
+        Exception: whatever it fails with, or that it takes too long: where channels are reshaped again and again, as by
+            torchvision's windows, the indices that it follows multiply.
     """
     torch_pruning = importlib.import_module("torch_pruning")
     model = architecture.build()
     before = parameter_count(model)
     example = torch.randn(1, 3, architecture.pixels, architecture.pixels)
+    with limited(PATIENCE):
+        prune_by_torch_pruning(torch_pruning, model, example)
+    model(example)
+    return float(1 - parameter_count(model) / before)
+
+
+def prune_by_torch_pruning(torch_pruning: Any, model: nn.Module, example: torch.Tensor) -> None:
+    """Let Torch-Pruning remove half of everything but the classifier and heads."""
     classifiers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == CLASSES]
     heads = {
         module.qkv: module.num_heads
@@ -215,8 +249,6 @@ def share_of_torch_pruning(architecture: Architecture) -> float:
         num_heads=heads,
     )
     pruner.step()
-    model(example)
-    return float(1 - parameter_count(model) / before)
 
 
 def row(architecture: Architecture) -> dict[str, Any]:

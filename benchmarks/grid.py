@@ -40,8 +40,9 @@ from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import evaluate_together, fast_batch
 from workloads.measuring.precision import products
 from workloads.measuring.shared_forward import forward_together
-from workloads.networks.checkpoints import load_state, read_state
+from workloads.networks.checkpoints import load_state
 from workloads.networks.models import build
+from workloads.networks.weights import read_state
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.finding import trace
 from workloads.structure.groups import apply

@@ -16,7 +16,8 @@ import torch
 from measuring import Table, announce, machine, parser, side_by_side, write
 from torch import nn
 
-from workloads.compression.group_sizes import parameters_after, size_after
+from workloads.compression.budgets import parameters_after
+from workloads.compression.group_sizes import size_after
 from workloads.config import DEFAULT_KINDS, KINDS
 from workloads.measuring.evaluation import parameter_count
 from workloads.structure.finding import judged, trace

@@ -1,7 +1,6 @@
 """The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
 
 import contextlib
-import io
 import os
 import shlex
 import sys
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from orchestrator.printing import console, print_columns, show_notes, show_plan
-from workloads.messages import counted, message, text_of
+from orchestrator.printing import console, settle_streams, show_notes, show_plan, show_status
+from workloads.messages import counted, text_of
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
@@ -106,7 +105,7 @@ def run(
 ) -> None:
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
-        loaded, facts, planned = prepare(experiment, settings)
+        loaded, facts, planned = prepare(experiment, settings, exports=dry_run)
         from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
         from orchestrator.storage.store import GoneError, Store
@@ -206,8 +205,8 @@ def write_report_of(
         raise typer.Exit(1)
 
 
-def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, Plan]":
-    """The experiment, what is known of its parts, and its plan."""
+def prepare(experiment: str, settings: list[str], exports: bool = False) -> "tuple[Experiment, Facts, Plan]":
+    """The experiment, what is known of its parts, with what torch.export makes of its networks or without, its plan."""
     from orchestrator.settings.experiment import Experiment
     from orchestrator.settings.reading import make_importable
 
@@ -215,8 +214,10 @@ def prepare(experiment: str, settings: list[str]) -> "tuple[Experiment, Facts, P
     make_importable(experiment)
     from orchestrator.planning.building import make_plan
     from orchestrator.planning.facts import gather
+    from orchestrator.planning.preprocessing import with_preprocessing
 
-    facts = gather(loaded)
+    loaded = with_preprocessing(loaded)
+    facts = gather(loaded, exports)
     return loaded, facts, make_plan(loaded, facts)
 
 
@@ -233,7 +234,7 @@ def plan(
 
             typer.echo(Experiment.load(experiment, settings).to_yaml(), nl=False)
             return
-        _, facts, planned = prepare(experiment, settings)
+        _, facts, planned = prepare(experiment, settings, exports=True)
     show_plan(planned, facts)
 
 
@@ -245,12 +246,13 @@ def groups(
     """Show the groups of each network: number, kind, size, what makes and reads them; and what stays, and why."""
     with refusing_bad_input():
         from orchestrator.planning.facts import structures
+        from orchestrator.planning.preprocessing import with_preprocessing
         from orchestrator.settings.experiment import Experiment
         from orchestrator.settings.reading import make_importable
 
         loaded = Experiment.load(experiment, settings)
         make_importable(experiment)
-        for label, structure in structures(loaded):
+        for label, structure in structures(with_preprocessing(loaded)):
             console.print(f"{label}\n{structure}\n", markup=False)
 
 
@@ -302,32 +304,11 @@ def export(
 def status(folder: RunArgument) -> None:
     """Show what of a run is done, running, failed and missing, and why. Exit status 1 if something failed."""
     with refusing_bad_input():
-        from orchestrator.running.lease import holder
-        from orchestrator.storage.store import Store
-        from orchestrator.worker.training_progress import epochs_reached
-        from reports import load
+        from orchestrator.status import status_of
 
-        failures, store = load(folder, "failures"), Store(folder)
-        planned = store.read_table("plan", ["cell", "kind"]).to_pandas()
-        done, driver = store.done(), holder(store)
-        epochs = epochs_reached(store, planned.loc[~planned["cell"].isin(done), "cell"]) if driver else {}
-    open_failures = failures[~failures["cell"].isin(done)]
-    active = driver.running if driver else {}
-    rows = []
-    for kind, stages in planned.groupby("kind", sort=False):
-        finished = stages["cell"].isin(done).sum()
-        failed = stages["cell"].isin(open_failures["cell"]).sum()
-        running = min(active.get(str(kind), 0), len(stages) - finished - failed)
-        counts = (finished, running, failed, len(stages) - finished - failed - running, len(stages))
-        rows.append((kind, *counts))
-    print_columns(("stage", "done", "running", "failed", "missing", "all"), rows)
-    console.print(f"Driven by {driver}." if driver else "No driver is at work on it.", markup=False)
-    for key, (epoch, last) in epochs.items():
-        console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
-    for (kind, error, text), cells in open_failures.groupby(["kind", "error", "message"], sort=False)["cell"]:
-        others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        console.print(f"{cells.iloc[0]}{others}, {kind}: {error}: {message(text)}", markup=False)
-    if len(open_failures):
+        found = status_of(folder)
+    show_status(found)
+    if len(found.failures):
         raise typer.Exit(1)
 
 
@@ -405,7 +386,5 @@ def repeated(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The entry point of `metaprune` and `python -m orchestrator`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or log without a letter shows its escape
-            stream.reconfigure(errors="backslashreplace")
+    settle_streams()
     app(repeated(sys.argv[1:]), prog_name="metaprune")

@@ -1,19 +1,57 @@
-"""What commands print: plans, and tables of words and numbers."""
+"""What commands print: plans, how far runs are, and tables of words and numbers."""
 
+import io
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from orchestrator.running.progress import duration
-from workloads.messages import counted
+from workloads.messages import counted, message
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
     from orchestrator.planning.plan import Plan
+    from orchestrator.status import Status
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+class Unread(io.FileIO):
+    """An open file that may be a pipe: what nobody reads any more goes nowhere, instead of ending the program."""
+
+    def write(self, content: Any) -> int:
+        """Write, or stop doing so where the reader has gone."""
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(content)
+
+
+def settle_streams() -> None:
+    """Let nothing that happens to stdout and stderr end a command or change its exit status.
+
+    A closed one leads nowhere, a pipe may lose its reader (`metaprune run ... | head`), and a terminal or log that
+    lacks a letter shows its escape.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # was closed before the start
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        elif not isinstance(stream, io.TextIOWrapper):
+            continue  # of a notebook or a test
+        encoding, buffered = (stream.encoding, stream.line_buffering) if stream else ("utf-8", True)
+        content = io.BufferedWriter(Unread(number, "w", closefd=False))
+        text = io.TextIOWrapper(content, encoding, "backslashreplace", line_buffering=buffered)
+        setattr(sys, name, text)
 
 
 def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -26,9 +64,9 @@ def print_columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def show_notes(facts: "Facts") -> None:
-    """Print what of the data is left out or read otherwise than it stands."""
+    """Print what of the data is left out or read otherwise than it stands, and what names nothing."""
     for note in facts.notes:
-        console.print(f"{facts.dataset}: {note}", markup=False)
+        console.print(note, markup=False)
 
 
 def show_plan(planned: "Plan", facts: "Facts") -> None:
@@ -43,6 +81,9 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
     )
     show_notes(facts)
+    for model, label in dict.fromkeys((s.labels["model"], s.labels.get("groups")) for s in planned.stages.values()):
+        if label:
+            console.print(f"{model}: groups {label} of 0-{len(facts.models[model].widths) - 1} are pruned together.")
     for model, of_model in facts.models.items():
         if of_model.kept:
             console.print(
@@ -50,6 +91,12 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
             )
         for layer, reason in of_model.kept:
             console.print(f"  {layer}: {reason}", markup=False)
+        if of_model.not_exportable:
+            console.print(
+                f"{model}: the run can make its networks, but `metaprune export` can write them as safetensors alone, "
+                f"because torch.export fails ({of_model.not_exportable})",
+                markup=False,
+            )
     cores = os.cpu_count() or 1
     longest = max(planned.priorities().values(), default=0.0)
     total = sum(stage.cost for stage in planned.stages.values())
@@ -57,3 +104,15 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         f"Estimate: {duration(max(longest, total / cores))} on {cores} cores like this machine's (longest path "
         f"{duration(longest)}), from the measured speed of one forward pass."
     )
+
+
+def show_status(status: "Status") -> None:
+    """Print what of a run is done, running, failed and missing, who drives it, and why stages failed."""
+    rows = [(each.kind, each.done, each.running, each.failed, each.missing, each.planned) for each in status.counts]
+    print_columns(("stage", "done", "running", "failed", "missing", "all"), rows)
+    console.print(f"Driven by {status.driver}." if status.driver else "No driver is at work on it.", markup=False)
+    for key, (epoch, last) in status.epochs.items():
+        console.print(f"{key} has reached epoch {epoch} of {last}.", markup=False)
+    for (kind, error, text), cells in status.failures.groupby(["kind", "error", "message"], sort=False)["cell"]:
+        others = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        console.print(f"{cells.iloc[0]}{others}, {kind}: {error}: {message(text)}", markup=False)

@@ -1,39 +1,26 @@
 """What a data set, a model and a training are, as validated settings; imports no torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from workloads.calibration import CalibrationConfig as CalibrationConfig
+from workloads.scope import DEFAULT_KINDS as DEFAULT_KINDS
+from workloads.scope import KINDS as KINDS
+from workloads.scope import Kind as Kind
+from workloads.scope import Ratio
+from workloads.scope import ScopeConfig as ScopeConfig
+from workloads.validated import Config as Config
+from workloads.validated import Count as Count
+from workloads.validated import Positive as Positive
+from workloads.validated import by_name, labelled
+from workloads.validated import takes as takes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-
-
-class Config(BaseModel):
-    """Settings that cannot change once made and have no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any) -> Any:
-        for name, given in value.items() if isinstance(value, Mapping) else ():
-            if (
-                isinstance(given, bool)
-                and name in cls.model_fields
-                and not takes(cls.model_fields[name].annotation, bool)
-            ):
-                raise ValueError(f"{name} is {str(given).lower()}: it is no switch, give a value")
-        return value
-
-
-def takes(annotation: Any, kind: type) -> bool:
-    """Whether a setting of this type may have values of a kind."""
-    return annotation in (kind, Any) or any(takes(argument, kind) for argument in get_args(annotation))
 
 
 def as_choice(value: Any) -> Any:
@@ -63,14 +50,6 @@ class ChoiceConfig(Config):
 
 
 Choice = Annotated[ChoiceConfig, BeforeValidator(as_choice)]
-
-
-def labelled(config: Config, first: str, without: str = "") -> str:
-    """`first(a=1, b=2)`: the value of one setting, and every other that is not its default."""
-    others = config.model_dump(exclude_defaults=True, exclude={first, without})
-    texts = {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in others.items()}
-    settings = ", ".join(f"{name}={value}" for name, value in sorted(texts.items()))
-    return f"{getattr(config, first)}({settings})" if settings else str(getattr(config, first))
 
 
 class DatasetConfig(Config):
@@ -136,34 +115,57 @@ class ModelConfig(Config):
     """A network and where its weights come from."""
 
     name: str
-    """A registered model (`metaprune list models`) or `package.module:function`."""
+    """A registered model (`metaprune list models`), one of a hub (`timm:resnet18`, `torchvision:resnet50`,
+    `hf:microsoft/resnet-18` or `hf:` and a folder of that layout), or `package.module:function`."""
     label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
     """Name in results, so that several variants of one model can be told apart; null is the name, with the width where
     it is not 1."""
     width: Annotated[float, Field(gt=0)] = 1.0
     """Factor on the number of channels of every layer of a registered model."""
     checkpoint: str | None = None
-    """A safetensors state dict to start from instead of training."""
+    """File of a state dict to start from instead of training: safetensors, whole or the index of shards, or one of
+    `torch.save` (`file.pth#entry` where it holds several); or a folder with one of them, as the Hub has them."""
     checkpoints: Annotated[tuple[str, ...], Field(min_length=2, max_length=8)] | None = None
-    """Two to eight safetensors state dicts, each of widths of its own if need be: the parents that FaP, PaF and `fuse`
-    start from instead of split models."""
+    """Two to eight such files, each of widths of its own if need be: the parents that FaP, PaF and `fuse` start from
+    instead of split models."""
+    pretrained: bool = False
+    """Start from the published weights of a network of timm, torchvision or the Hub instead of training."""
+    weights: str | None = None
+    """Which of them, where there are several, such as torchvision's `IMAGENET1K_V2`; sets `pretrained`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the model's function."""
 
     @model_validator(mode="after")
-    def _one_network_or_parents(self) -> "ModelConfig":
-        if self.checkpoint and self.checkpoints:
+    def _one_start(self) -> "ModelConfig":
+        starts = {"checkpoint": self.checkpoint, "checkpoints": self.checkpoints, "pretrained": self.from_hub}
+        if len(given := [name for name, value in starts.items() if value]) > 1:
             raise ValueError(
-                f"model '{self.name}' has checkpoint, one network, and checkpoints, the parents of a fusion: give one"
+                f"model '{self.name}' has {' and '.join(given)}: give one of checkpoint, a network's file, "
+                f"checkpoints, the parents of a fusion, and pretrained, published weights"
             )
         return self
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether it starts from published weights."""
+        return self.pretrained or self.weights is not None
+
+    @property
+    def given(self) -> bool:
+        """Whether its weights are given, so that nothing is trained before pruning or fusion."""
+        return bool(self.checkpoint or self.checkpoints or self.from_hub)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The settings that say how to build the network, without those of its weights."""
+        return self.model_dump(mode="json", exclude={"checkpoint", "checkpoints", "pretrained", "weights"})
 
     @property
     def name_in_results(self) -> str:
         """The label, or the name with the width where it is not 1."""
         if self.label is not None:
             return self.label
-        name = self.name.rpartition(":")[2]
+        name = self.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
 
 
@@ -264,36 +266,6 @@ class SplitsConfig(Config):
         return labelled(self, "mode", without="folds")
 
 
-def _number_or_synthetic(value: Any) -> Any:
-    if value != "synthetic" and (type(value) is not int or value < 0):
-        raise ValueError("should be a number of images, or 'synthetic'")
-    return value
-
-
-class CalibrationConfig(Config):
-    """The images that a criterion or a compensation looks at, which have no labels."""
-
-    images: Annotated[Count | Literal["synthetic"], BeforeValidator(_number_or_synthetic)] = 512
-    """How many training images, at most; or `synthetic`, made-up ones, and no training image is loaded."""
-    kind: Literal["dead-leaves", "pink-noise", "mixed"] = "dead-leaves"
-    """What is made up: discs and boxes that cover each other, noise with the spectrum of photographs, or both."""
-    count: Positive = 512
-    """How many images are made up; which ones, the experiment's seed says."""
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether they are made up."""
-        return self.images == "synthetic"
-
-    @model_validator(mode="after")
-    def _is_read(self) -> "CalibrationConfig":
-        defaults = CalibrationConfig.model_fields
-        made_up = [name for name in ("kind", "count") if getattr(self, name) != defaults[name].default]
-        if made_up and not self.synthetic:
-            raise ValueError(f"{' and '.join(made_up)} belong to images: synthetic; here images is {self.images}")
-        return self
-
-
 class LeastSquaresConfig(CalibrationConfig):
     """Compensation by least squares: the layers around what was pruned are solved again (see `repair`).
 
@@ -329,18 +301,6 @@ class LeastSquaresConfig(CalibrationConfig):
 SIMPLE_REPAIRS = ("none", "data-free", "data")
 
 
-def _repair(value: Any) -> Any:
-    """A name alone where there are no options, else a mapping or settings."""
-    name = value.get("name") if isinstance(value, Mapping) else value
-    if isinstance(name, str) and name not in (*SIMPLE_REPAIRS, "least-squares"):
-        raise ValueError("should be 'none', 'data-free', 'data' or 'least-squares'")
-    if isinstance(value, Mapping) and name in SIMPLE_REPAIRS:
-        if len(value) > 1:
-            raise ValueError(f"'{name}' has no options: leave out {', '.join(sorted(set(value) - {'name'}))}")
-        return name
-    return {"name": name} if value == "least-squares" else value
-
-
 def _tag(value: Any) -> str:
     return "tag-name" if isinstance(value, str) else "tag-options"
 
@@ -349,7 +309,7 @@ Repair = Annotated[
     Annotated[Literal["none", "data-free", "data"], Tag("tag-name")]
     | Annotated[LeastSquaresConfig, Tag("tag-options")],
     Discriminator(_tag),
-    BeforeValidator(_repair),
+    BeforeValidator(lambda value: by_name(value, SIMPLE_REPAIRS, ("least-squares",))),
 ]
 
 
@@ -436,32 +396,6 @@ class FusionConfig(Config):
         return f"{self.method.label}; {settings}" if settings else self.method.label
 
 
-Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
-KINDS: tuple[Kind, ...] = ("channels", "hidden", "residual", "heads", "query-key", "value-output")
-DEFAULT_KINDS: tuple[Kind, ...] = ("channels", "hidden", "heads")
-
-
-def _kinds(value: Any) -> Any:
-    return KINDS if value == "all" else [value] if isinstance(value, str) else value
-
-
-class ScopeConfig(Config):
-    """What a sparsity refers to, and how it is spread over the network."""
-
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1), BeforeValidator(_kinds)] = DEFAULT_KINDS
-    """Kinds of groups that `each` and `all` mean: `channels`, `hidden` units between linear layers, `residual`
-    channels, over which a norm is taken, `heads` of attention, dimensions inside all heads of queries and keys
-    (`query-key`) or of values (`value-output`); or `all` of them."""
-    sparsity_of: Literal["neurons", "weights"] = "neurons"
-    """Sparsity is a share of neurons, or of the whole network's weights: then neurons go until it is reached."""
-    allocation: Literal["uniform", "global"] = "uniform"
-    """`uniform` removes the same share of every group, `global` sets one threshold on the scores of all groups."""
-    order: Literal["output-first", "input-first"] = "output-first"
-    """Which groups come first when all are pruned, each in the network that the ones before have left."""
-    round_to: Positive = 1
-    """Groups keep a multiple of this many neurons, rounded up; hardware likes 8 or 32."""
-
-
 class MeasuringConfig(Config):
     """How networks are measured; what a training measures after its epochs is always in float32."""
 
@@ -480,17 +414,53 @@ class LandscapeConfig(Config):
     """Test images that each point is measured on; null is all."""
 
 
+if TYPE_CHECKING:
+    # What a constructor takes is wider than what the setting then is, and that is what a type checker knows of a
+    # descriptor: it takes an argument of the type that `__set__` takes.
+    class GivenChoice:
+        def __get__(self, instance: object, owner: type | None = None) -> ChoiceConfig: ...
+        def __set__(self, instance: object, value: str | Mapping[str, Any] | ChoiceConfig) -> None: ...
+
+    class GivenRepair:
+        def __get__(self, instance: object, owner: type | None = None) -> Repair: ...
+        def __set__(self, instance: object, value: str | Mapping[str, Any] | LeastSquaresConfig) -> None: ...
+else:
+    GivenChoice, GivenRepair = Choice, Repair
+
+
+def _unless_given(value: Any) -> Any:
+    """A default, whose type a checker does not compare with the descriptor's."""
+    return value
+
+
 class CompressionConfig(ScopeConfig):
     """How one network is compressed."""
 
-    criterion: Choice = ChoiceConfig(name="l1")
+    criterion: GivenChoice = _unless_given(ChoiceConfig(name="l1"))
     """An importance criterion: its name, or a mapping of `name` and its options."""
-    method: Choice = ChoiceConfig(name="conventional")
+    method: GivenChoice = _unless_given(ChoiceConfig(name="conventional"))
     """A method, likewise."""
-    sparsity: Annotated[float, Field(ge=0, lt=1)]
-    """Share to remove."""
+    sparsity: Ratio
+    """Share to remove; or a mapping with one for each group, by number or by the names of layers, such as
+    `{0: 0.3, "layer1.*": 0.7}`: the others stay whole."""
     group: Count | None = None
     """The group to compress; null is all in sequence."""
-    repair: Repair = "none"
+    groups: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    """The groups to compress together, where these are neither one nor all."""
+    repair: GivenRepair = _unless_given("none")
     """What is done for the layers around what was pruned: `none`, `data-free` (repair of the activations' mean and
     deviation from the weights alone), `data` (the same on 512 training images), or `least-squares` with its options."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_groups(self) -> "CompressionConfig":
+        if self.group is not None and self.groups is not None:
+            raise ValueError(f"group is {self.group} and groups {list(self.groups)}: give one of the two")
+        if not isinstance(self.sparsity, Mapping):
+            return self
+        if self.group is not None or self.groups is not None:
+            raise ValueError("sparsity is a mapping, which names groups itself: leave out group and groups")
+        if self.sparsity_of != "neurons" or self.allocation != "uniform":
+            raise ValueError(
+                "sparsity is a mapping of groups' shares of neurons: leave sparsity_of and allocation as they are"
+            )
+        return self

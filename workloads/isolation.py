@@ -43,15 +43,6 @@ FLAGS = (
 )
 
 
-def has_flag(path: str) -> bool:
-    """Whether this PyTorch has an attribute of `torch.backends`; those of precisions came with version 2.9."""
-    try:
-        attrgetter(path)(BACKENDS)
-    except AttributeError:
-        return False
-    return True
-
-
 def set_flag(path: str, value: Any) -> None:
     """Set an attribute of `torch.backends` by its dotted name."""
     parent, _, name = path.rpartition(".")
@@ -109,7 +100,7 @@ SETTINGS: tuple[Setting, ...] = (
     *((partial(torch.is_autocast_enabled, d), partial(torch.set_autocast_enabled, d)) for d in AUTOCAST_DEVICES),
     *((partial(torch.get_autocast_dtype, d), partial(torch.set_autocast_dtype, d)) for d in AUTOCAST_DEVICES),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    *((partial(attrgetter(flag), BACKENDS), partial(set_flag, flag)) for flag in FLAGS if has_flag(flag)),
+    *((partial(attrgetter(flag), BACKENDS), partial(set_flag, flag)) for flag in FLAGS),
 )
 """What belongs to the process and changes numbers: how it is read, and how it is put back."""
 

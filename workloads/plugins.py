@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -38,6 +38,7 @@ class PluginKind:
         drawn_from: those of them by which the results of a function depend on the seed.
         elsewhere: options that an experiment sets in a place of its own, and the place.
         takes_synthetic: whether the images that functions ask for may be made-up ones.
+        hubs: `module:function` that says what a name means that is one of another library.
     """
 
     name: str
@@ -47,6 +48,7 @@ class PluginKind:
     drawn_from: frozenset[str] = frozenset()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     takes_synthetic: bool = False
+    hubs: str = ""
 
     @property
     def registered(self) -> Mapping[str, Callable[..., Any]]:
@@ -84,6 +86,8 @@ class PluginKind:
                 f"unknown {self.name} '{name}'{nearest(name, registered)} Known: {', '.join(sorted(registered))}; "
                 f"your own is given as file:function"
             )
+        if (found := self.of_hub(name)) is not None:
+            return found
         module_name, _, attribute = name.partition(":")
         try:
             module = importlib.import_module(module_name)
@@ -101,9 +105,29 @@ class PluginKind:
             raise ValueError(f"{self.name} '{name}': module '{module_name}' has no function '{attribute}'")
         return function
 
+    def of_hub(self, name: str) -> Callable[..., Any] | None:
+        """What a name means that is one of another library; None where it is not."""
+        if not self.hubs:
+            return None
+        module, _, attribute = self.hubs.partition(":")
+        found: Callable[..., Any] | None = getattr(importlib.import_module(module), attribute)(name)
+        return found
+
     def summaries(self) -> dict[str, str]:
         """What each registered function is, and its options with their defaults."""
         return {name: Plugin(self, name, function).summary for name, function in self.registered.items()}
+
+
+@runtime_checkable
+class OfHub(Protocol):
+    """What a name of another library's means."""
+
+    @property
+    def digest(self) -> str:
+        """Of all that defines it."""
+
+    def __call__(self, **options: Any) -> Any:
+        """What it makes."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +153,8 @@ class Plugin:
 
     @property
     def own(self) -> bool:
-        """Whether it is the user's, not one of the registered functions."""
-        return self.name not in self.kind.registered
+        """Whether it is the user's, not one of the registered functions or of a hub."""
+        return self.name not in self.kind.registered and not isinstance(self.function, OfHub)
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -149,11 +173,13 @@ class Plugin:
 
     @property
     def code(self) -> str | None:
-        """A digest of the user's own code behind it; None for a registered function.
+        """A digest of the user's own code behind it, or of a hub's; None for a registered function.
 
         It enters the keys of stages, so that an edit makes results anew. What is no function or class itself, such as
         a `functools.partial`, is taken to be defined in the module that its name says.
         """
+        if isinstance(self.function, OfHub):
+            return self.function.digest
         if not self.own:
             return None
         named = self.name.partition(":")[0]
@@ -367,6 +393,7 @@ MODEL = PluginKind(
         "in_channels": "the data set says what it is",
         "width": "give it as model.width",
     },
+    hubs="workloads.networks.hubs.names:hub_model",
 )
 """A network: gets `num_classes`, returns a module from images (B, C, H, W) to logits (B, num_classes)."""
 

@@ -21,6 +21,7 @@ class AppliedSettings:
     def __init__(self, experiment: Experiment, facts: Facts, model: ModelConfig):
         """Take what the stages of `model` read."""
         self.code = facts.code
+        self.known: dict[tuple[Any, ...], str] = {}  # whole grids share them
         self.sections = {
             "dataset": dotted("dataset", experiment.dataset, "root", "stream")
             | {"dataset.fingerprint": facts.fingerprint}
@@ -47,10 +48,13 @@ class AppliedSettings:
             inputs: such texts of the stages that it reads.
             more: settings of its grid that are no coordinates.
         """
-        own = {f"version.{kind}": kinds()[kind].code_version, **more}
-        for section in kinds()[kind].reads:
-            own |= self.sections[section]
-        return joined(tuple(inputs), json.dumps(own, sort_keys=True))
+        asked = (kind, *inputs, *((name, repr(value)) for name, value in more.items()))
+        if asked not in self.known:
+            own = {f"version.{kind}": kinds()[kind].code_version, **more}
+            for section in kinds()[kind].reads:
+                own |= self.sections[section]
+            self.known[asked] = joined(tuple(inputs), json.dumps(own, sort_keys=True))
+        return self.known[asked]
 
 
 @functools.lru_cache(maxsize=4096)

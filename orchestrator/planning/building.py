@@ -1,17 +1,14 @@
 """From an experiment to its stages: a pure function, without files and without Ray."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from orchestrator.planning.applied import AppliedSettings, dotted
-from orchestrator.planning.facts import Facts, ModelFacts
+from orchestrator.planning.cells import Cell, Variant, cells_of
+from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.config import (
-    DEFAULT_KINDS,
-    ChoiceConfig,
     Config,
     FusionConfig,
     LandscapeConfig,
@@ -19,7 +16,6 @@ from workloads.config import (
     Repair,
     ScopeConfig,
     SplitsConfig,
-    repair_label,
 )
 from workloads.data.splits import subset_count, subset_share
 
@@ -46,6 +42,14 @@ def repair_key(repair: Repair) -> Any:
     return repair if isinstance(repair, str) else {"name": repair.name, **changed(repair)}
 
 
+def scope_key(scope: ScopeConfig) -> dict[str, Any]:
+    """A scope for a key: what differs from the defaults, a search with its name."""
+    settings = changed(scope)
+    if not isinstance(scope.allocation, str):
+        settings["allocation"] = {"name": scope.allocation.name, **changed(scope.allocation)}
+    return settings
+
+
 class _Builder:
     """Adds the stages of one model and seed."""
 
@@ -54,6 +58,7 @@ class _Builder:
         self.model, self.seed = model, seed
         self.of_model = facts.models[model.name_in_results]
         self.applied = AppliedSettings(experiment, facts, model)
+        self.variants: dict[Variant, _ForKeys] = {}
         self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
         measuring = changed(experiment.measuring)
@@ -104,8 +109,8 @@ class _Builder:
         """The network that a file holds, by the file's digest."""
         network = changed(self.model, "checkpoint", "checkpoints", "label") | self.code(self.model.name)
         parameters = {**self.measured, "model": network, "checkpoint": checkpoint}
-        digest = {"model.checkpoint": checkpoint}
-        return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **digest)
+        of_file = {"model.checkpoint": checkpoint, **self.of_model.published}
+        return self.add_stage("load", parameters, (), labels, self.seconds(0, self.facts.test), **of_file)
 
     def families(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
         """What is fused: the parents of each fusion, and the labels of what comes of them.
@@ -186,27 +191,49 @@ class _Builder:
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000), **own)
 
-    def criterion(self, cell: "_Cell") -> dict[str, Any]:
-        """A cell's criterion, for a key."""
-        return changed(cell.criterion) | self.code(cell.criterion.name)
-
-    def compress(self, key: str, cell: "_Cell", sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
-        draws = {cell.criterion.name, cell.method.name} & self.facts.drawing or cell.repair not in ("none", "data-free")
-        parameters = {
-            **self.measured,
-            "sparsity": sparsity,
-            "criterion": self.criterion(cell),
-            "method": changed(cell.method) | self.code(cell.method.name),
-            **({"seed": self.seed} if draws else {}),
-            **({} if cell.group is None else {"group": cell.group}),
-            **({} if cell.repair == "none" else {"repair": repair_key(cell.repair)}),
-            **changed(cell.scope),
-        }
+    def compress(self, key: str, cell: Cell, sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
+        variant = self.of_variant(cell.variant)
+        parameters = {**self.measured, "sparsity": cell.shares(sparsity), **variant.parameters}
+        searched = not isinstance(cell.variant.scope.allocation, str)
+        inputs = (key, self.allocate(key, cell.variant, sparsity, labels)) if searched else (key,)
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
-        own = self.applied.of_choice("criterion", cell.criterion) | self.applied.of_choice("method", cell.method)
-        return self.add_stage("compress", parameters, (key,), labels, self.seconds(0, self.facts.test), **own)
+        return self.add_stage("compress", parameters, inputs, labels, self.seconds(0, self.facts.test), **variant.own)
 
-    def in_steps(self, base: str, cell: "_Cell", steps: int, labels: dict[str, Any]) -> str:
+    def allocate(self, key: str, variant: Variant, sparsity: float, labels: dict[str, Any]) -> str:
+        """The search for the widths of a cell, whatever its criterion, method and repair are."""
+        search = variant.scope.allocation
+        assert not isinstance(search, str)
+        parameters = {
+            "dataset": self.data,
+            "seed": self.seed,
+            "sparsity": sparsity,
+            **({} if variant.groups is None else {"groups": list(variant.groups)}),
+            **scope_key(variant.scope.model_copy(update={"order": ScopeConfig().order})),
+        }
+        others = dict.fromkeys(("criterion", "method", "repair", "order"))
+        labels = {**labels, **others, "stage": "allocated", "neuron_sparsity": None, "final": False}
+        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(search.looked_at, 0))
+
+    def of_variant(self, variant: Variant) -> "_ForKeys":
+        """What all stages of a variant have in their keys and settings; worked out once, as grids have many."""
+        if variant not in self.variants:
+            code = self.code(variant.criterion.name), self.code(variant.method.name)
+            draws = {variant.criterion.name, variant.method.name} & self.facts.drawing
+            parameters = {
+                "criterion": changed(variant.criterion) | code[0],
+                "method": changed(variant.method) | code[1],
+                **({"seed": self.seed} if draws or variant.repair not in ("none", "data-free") else {}),
+                **({} if variant.group is None else {"group": variant.group}),
+                **({} if variant.groups is None or variant.ratios else {"groups": list(variant.groups)}),
+                **({} if variant.repair == "none" else {"repair": repair_key(variant.repair)}),
+                **scope_key(variant.scope),
+            }
+            choices = ("criterion", variant.criterion), ("method", variant.method)
+            own = {name: value for choice in choices for name, value in self.applied.of_choice(*choice).items()}
+            self.variants[variant] = _ForKeys(parameters, own)
+        return self.variants[variant]
+
+    def in_steps(self, base: str, cell: Cell, steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
         key = base
         for step in range(1, steps + 1):
@@ -234,14 +261,15 @@ class _Builder:
         """Epochs of retraining at the intermediate and at the last point of FaP and PaF."""
         return self.experiment.fine_tuning.epochs if grid.mode == "fine-tuned" else 0
 
-    def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple["_Cell", dict[str, Any]]]:
+    def cells(self, grid: PruningConfig, labels: dict[str, Any]) -> Iterator[tuple[Cell, dict[str, Any]]]:
         """The cells of a grid, each with the labels of what ends it."""
         settings: dict[str, Any] = {"pruning.mode": grid.mode}
         if grid.mode == "fine-tuned":
             settings["pruning.steps"] = grid.steps
-        for cell in _cells(grid, self.of_model):
+        for cell in cells_of(grid, self.of_model):
             planned = cell.planned_sparsity(cell.sparsity)
-            yield cell, {**labels, **cell.labels, "neuron_sparsity": planned, "settings": settings}
+            point = {"target_sparsity": cell.sparsity, "neuron_sparsity": planned, "settings": settings}
+            yield cell, {**labels, **cell.variant.labels, **point}
 
     def add_from(self, base: str, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune one network, with what training is still due, and compare what comes out."""
@@ -255,11 +283,11 @@ class _Builder:
                 key = self.compress(base, cell, cell.sparsity, cell_labels, final=True)
             if grid.output_distances:
                 self.add_distances((base, key), cell_labels)
-            if grid.importances and cell.group is not None:
-                self.add_importances(base, cell, labels)
+            if grid.importances and cell.variant.group is not None:
+                self.add_importances(base, cell.variant, labels)
             if grid.landscape and cell.sparsity:
-                point = cell.group, cell.criterion.label, cell.sparsity
-                against, reference = first.setdefault(point, (cell.variant, key))
+                point = cell.variant.group, cell.variant.criterion.label, cell.sparsity
+                against, reference = first.setdefault(point, (cell.variant.name, key))
                 if reference != key:
                     landscape = {**cell_labels, "stage": "compared", "against": against}
                     self.add_landscape(grid.landscape, (base, reference, key), landscape)
@@ -268,10 +296,11 @@ class _Builder:
         cost = self.seconds(0, 2 * self.facts.test)
         self.add_stage("distances", {"dataset": self.data}, keys, {**labels, "stage": "compared"}, cost)
 
-    def add_importances(self, key: str, cell: "_Cell", labels: dict[str, Any]) -> None:
-        parameters = {"dataset": self.data, "criterion": self.criterion(cell), "group": cell.group, "seed": self.seed}
-        coordinates = {"group": cell.group, "criterion": cell.criterion.label, "stage": "compared"}
-        own = self.applied.of_choice("criterion", cell.criterion)
+    def add_importances(self, key: str, of: Variant, labels: dict[str, Any]) -> None:
+        criterion = self.of_variant(of).parameters["criterion"]
+        parameters = {"dataset": self.data, "criterion": criterion, "group": of.group, "seed": self.seed}
+        coordinates = {"group": of.group, "criterion": of.criterion.label, "stage": "compared"}
+        own = self.applied.of_choice("criterion", of.criterion)
         self.add_stage("importances", parameters, (key,), {**labels, **coordinates}, self.seconds(1000, 0), **own)
 
     def add_landscape(self, config: LandscapeConfig, keys: tuple[str, ...], labels: dict[str, Any]) -> None:
@@ -305,54 +334,8 @@ class _Builder:
             self.fine_tune(fused, models, epochs, {**cell_labels, "fusion": fusion.label}, final=True)
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One point of a grid."""
+class _ForKeys(NamedTuple):
+    """What stages of a variant have in common: parameters, and settings that their labels do not tell."""
 
-    group: int | None
-    sparsity: float
-    criterion: ChoiceConfig
-    method: ChoiceConfig
-    repair: Repair
-    scope: ScopeConfig
-    kinds: str
-    """Of the group, or of those that the network has and the grid means."""
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        return {
-            "group": self.group,
-            "target_sparsity": self.sparsity,
-            "criterion": self.criterion.label,
-            "method": self.method.label,
-            "repair": repair_label(self.repair),
-            **self.scope.model_dump(exclude={"kinds"}),
-            "kinds": self.kinds,
-        }
-
-    @property
-    def variant(self) -> str:
-        """The method, with its repair."""
-        return (
-            self.method.label if self.repair == "none" else f"{self.method.label}, {repair_label(self.repair)} repair"
-        )
-
-    def planned_sparsity(self, sparsity: float) -> float | None:
-        """The neuron sparsity that a plan can state; None where it is known only once the network is pruned."""
-        plain = ScopeConfig(order=self.scope.order, kinds=self.scope.kinds)
-        return sparsity if self.scope == plain else None
-
-
-def _cells(grid: PruningConfig, network: ModelFacts) -> Iterator[_Cell]:
-    scopes: dict[str, Iterable[int | None]] = {"each": network.numbers(grid.kinds), "all": [None]}
-    numbers = scopes[grid.groups] if isinstance(grid.groups, str) else grid.groups
-    settings = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
-    if grid.groups != "all" or network.those_of(grid.kinds) == network.those_of(DEFAULT_KINDS):
-        del settings["kinds"]  # what a group is made of does not depend on which others, that may not exist, are meant
-    scope = ScopeConfig(**settings)
-    for group in numbers:
-        kinds = ", ".join(network.those_of(scope.kinds) if group is None else [network.kind(group)])
-        for criterion in grid.criteria:
-            for method, repair in itertools.product(grid.methods, grid.repair):
-                for sparsity in grid.sparsities:
-                    yield _Cell(group, sparsity, criterion, method, repair, scope, kinds)
+    parameters: dict[str, Any]
+    own: dict[str, Any]

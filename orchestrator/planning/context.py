@@ -24,6 +24,7 @@ def as_run_anywhere(experiment: Experiment) -> Experiment:
     models = [
         model.model_copy(
             update={
+                "name": located_name(model.name),
                 "checkpoint": model.checkpoint and absolute(model.checkpoint),
                 "checkpoints": model.checkpoints and tuple(map(absolute, model.checkpoints)),
             }
@@ -31,6 +32,15 @@ def as_run_anywhere(experiment: Experiment) -> Experiment:
         for model in experiment.models
     ]
     return experiment.model_copy(update={"dataset": located(experiment.dataset), "models": tuple(models)})
+
+
+def located_name(name: str) -> str:
+    """The name of a model; a folder behind `hf:` or `timm:local-dir:` as an absolute path."""
+    for hub in ("hf:", "timm:local-dir:"):
+        folder = name.removeprefix(hub)
+        if name.startswith(hub) and Path(folder).expanduser().is_dir():
+            return hub + absolute(folder)
+    return name
 
 
 def absolute(path: str) -> str:

@@ -1,8 +1,8 @@
 """What has to be known about data, networks and the user's own code before a plan can be made."""
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -17,9 +17,12 @@ from workloads.fusion.fuse import by_width
 from workloads.measuring.evaluation import parameter_count
 from workloads.measuring.latency import latency
 from workloads.messages import first_line
-from workloads.networks import checkpoints
+from workloads.networks import checkpoints, weights
+from workloads.networks.exporting import why_not_exportable
+from workloads.networks.hubs.names import published, state_for
 from workloads.networks.models import build
 from workloads.plugins import CRITERION, DATASET, METHOD, MODEL, Plugin
+from workloads.scope import GroupNames, matches, meant, ranges, ratios_of
 from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
 
@@ -33,11 +36,16 @@ class ModelFacts:
     Attributes:
         widths: pairings of each group, in the paper's order.
         parameters: weights and biases.
-        checkpoint: digest of the checkpoint file, or None.
+        checkpoint: digest of the checkpoint file or of the published weights, or None.
         parents: digests of the files of the networks that are fused, where these are given.
+        published: revision and licence of published weights, as far as they are known.
         seconds_per_image: of a forward pass on one core of this machine, for estimates.
         kept: (layer, reason) for each group that cannot be pruned.
         kinds: of the groups.
+        not_exportable: why torch.export cannot express what the experiment makes of it; None where it can, or where
+            nobody asked.
+        layers: that make each group.
+        others: further layers, which patterns can name although they make no group.
     """
 
     widths: tuple[int, ...]
@@ -47,6 +55,24 @@ class ModelFacts:
     kept: tuple[tuple[str, str], ...] = ()
     kinds: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+    not_exportable: str | None = None
+    layers: tuple[tuple[str, ...], ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[GroupNames]:
+        """What patterns can name each group by."""
+        layers = self.layers or ((),) * len(self.widths)
+        return [GroupNames(self.kind(number), layers[number]) for number in range(len(self.widths))]
+
+    def left_alone(self, patterns: Iterable[str]) -> set[int]:
+        """The groups that patterns mean."""
+        return {number for pattern in patterns for number in meant(pattern, self.names)}
+
+    def knows(self, pattern: str) -> bool:
+        """Whether a pattern means a group or matches a layer."""
+        return bool(meant(pattern, self.names)) or any(matches(pattern, layer) for layer in self.others)
 
     def those_of(self, kinds: Collection[str]) -> list[str]:
         """Which of some kinds the network has groups of."""
@@ -72,7 +98,8 @@ class Facts:
         code: digests of the modules that define the user's own functions, by name.
         drawing: criteria and methods that draw, be it numbers or images: they depend on the seed.
         dataset: name of the data set in results; empty is that of its function.
-        notes: sentences on what of the data is left out or read otherwise than it stands.
+        notes: sentences on what of the data is left out or read otherwise than it stands, and which patterns match
+            nothing in some networks.
     """
 
     train: int
@@ -85,8 +112,11 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def gather(experiment: Experiment) -> Facts:
+def gather(experiment: Experiment, exports: bool = False) -> Facts:
     """Look at the data set's files, build and trace the networks, find the criteria and methods, and try all of it.
+
+    Args:
+        exports: try torch.export too, on a narrowed network of each model, which takes about a second each.
 
     Raises:
         ValueError, FileNotFoundError: one sentence on what is missing or does not fit together.
@@ -97,11 +127,14 @@ def gather(experiment: Experiment) -> Facts:
     for config in experiment.models:
         parents = networks_of(config, dataset)
         model, structure = anchor(parents)
-        networks[config.name_in_results] = facts_of(config, model, structure, dataset)
+        label = config.name_in_results
+        networks[label] = facts_of(config, model, structure, dataset)
         try_fusions(experiment, config, parents, dataset)
         for grid in experiment.pruning:
-            check_groups(grid, config.name_in_results, networks[config.name_in_results])
-        try_out(experiment, config, model, structure, dataset)
+            check_groups(grid, label, networks[label])
+        made = try_out(experiment, config, model, structure, dataset)
+        if exports:
+            networks[label] = replace(networks[label], not_exportable=why_not_exportable(made, dataset.shape))
     return Facts(
         train=len(dataset.train_pool),
         test=len(dataset.test_pool),
@@ -110,7 +143,7 @@ def gather(experiment: Experiment) -> Facts:
         code={plugin.name: code for plugin in plugins if (code := plugin.code) is not None},
         drawing=frozenset(plugin.name for plugin in plugins if plugin.draws),
         dataset=dataset.label,
-        notes=dataset.notes,
+        notes=tuple(f"{dataset.label}: {note}" for note in dataset.notes) + tuple(unmatched(experiment, networks)),
     )
 
 
@@ -192,15 +225,19 @@ def built(config: ModelConfig, dataset: Dataset, checkpoint: str | None) -> nn.M
                 f"model '{config.name}' changes its '{name}' whenever it runs, so that what it gives depends on what "
                 f"ran before: let it do so in training mode alone (if self.training: ...)"
             )
-    if checkpoint:
-        checkpoints.load_state(
-            model, checkpoints.read_state(checkpoint), checkpoint, any_width=bool(config.checkpoints)
+    origin = checkpoint or f"the published weights of {config.name}"
+    if checkpoint or config.from_hub:
+        state = (
+            weights.read_state(checkpoint)
+            if checkpoint
+            else state_for(config, channels=shape[0], classes=dataset.classes)
         )
+        checkpoints.load_state(model, state, origin, any_width=bool(config.checkpoints))
         try:
             with torch.inference_mode():
                 model(torch.zeros(1, *shape))
         except Exception as error:
-            raise ValueError(f"the network in '{checkpoint}' does not run: {first_line(error)}") from error
+            raise ValueError(f"the network in '{origin}' does not run: {first_line(error)}") from error
     return model
 
 
@@ -222,33 +259,78 @@ def traced(config: ModelConfig, model: nn.Module, dataset: Dataset) -> Structure
 
 def facts_of(config: ModelConfig, model: nn.Module, structure: Structure, dataset: Dataset) -> ModelFacts:
     """What the plan needs to know of a network."""
+    of_hub = published(config) if config.from_hub else None
+    known = {"model.revision": of_hub.revision, "model.licence": of_hub.licence} if of_hub else {}
     return ModelFacts(
         widths=tuple(group.size for group in structure.groups),
         parameters=parameter_count(model),
-        checkpoint=checkpoints.file_digest(config.checkpoint) if config.checkpoint else None,
-        parents=tuple(checkpoints.file_digest(path) for path in config.checkpoints or ()),
+        checkpoint=of_hub.digest if of_hub else weights.file_digest(config.checkpoint) if config.checkpoint else None,
+        parents=tuple(weights.file_digest(path) for path in config.checkpoints or ()),
         seconds_per_image=forward_seconds(model, dataset.shape),
         kept=structure.kept,
         kinds=tuple(group.kind for group in structure.groups),
+        published={name: value for name, value in known.items() if value},
+        layers=tuple(group.layers for group in structure.groups),
+        others=tuple(structure.sizes),
     )
 
 
 def check_groups(grid: PruningConfig, label: str, network: ModelFacts) -> None:
-    """Refuse a grid that names groups, or kinds of groups, that a network does not have.
+    """Refuse a grid that names groups, or kinds of groups, that a network does not have, or that leaves none to prune.
 
     Raises:
         ValueError: names them and what there is.
     """
     count = len(network.widths)
-    if isinstance(grid.groups, tuple) and max(grid.groups) >= count:
-        raise ValueError(
-            f"pruning.groups names group {max(grid.groups)}, but model '{label}' has groups 0 to {count - 1}"
-        )
+    numbers = grid.named_groups
+    if numbers and max(numbers) >= count:
+        raise ValueError(f"pruning.groups names group {max(numbers)}, but model '{label}' has groups 0 to {count - 1}")
     if not network.numbers(grid.kinds):
         raise ValueError(
             f"pruning.kinds is {', '.join(grid.kinds)}, but the groups of model '{label}' are of kind "
             f"{', '.join(sorted(set(network.kinds)))}"
         )
+    ignored = network.left_alone(grid.ignore)
+    if both := ignored.intersection(numbers):
+        raise ValueError(
+            f"pruning.groups names group {min(both)} of model '{label}', which pruning.ignore leaves alone: remove it "
+            f"from one of the two"
+        )
+    if ignored.issuperset(network.numbers(grid.kinds)):
+        raise ValueError(
+            f"pruning.ignore leaves nothing of model '{label}' to prune: it means groups {ranges(ignored)}"
+        )
+    for sparsity in grid.sparsities:
+        if isinstance(sparsity, Mapping):
+            try:
+                ratios = ratios_of(sparsity, network.names)
+            except ValueError as error:
+                raise ValueError(f"pruning.sparsities {error}; model '{label}'") from error
+            if ignored.issuperset(ratios):
+                raise ValueError(
+                    f"pruning.sparsities gives shares to groups {ranges(ratios)} of model '{label}', which "
+                    f"pruning.ignore leaves alone"
+                )
+
+
+def unmatched(experiment: Experiment, networks: Mapping[str, ModelFacts]) -> Iterator[str]:
+    """A sentence for each pattern of `ignore` that matches nothing in some of the networks.
+
+    Raises:
+        ValueError: one matches nothing in any of them.
+    """
+    for pattern in dict.fromkeys(pattern for grid in experiment.pruning for pattern in grid.ignore):
+        without = [label for label, network in networks.items() if not network.knows(pattern)]
+        sentence = f"pruning.ignore has '{pattern}', which is neither a layer nor a kind of group of {listed(without)}"
+        if len(without) == len(networks):
+            raise ValueError(f"{sentence}: `metaprune groups` names them")
+        if without:
+            yield sentence
+
+
+def listed(labels: Sequence[str]) -> str:
+    """`'a' and 'b'`."""
+    return " and ".join(f"'{label}'" for label in labels)
 
 
 def forward_seconds(model: nn.Module, shape: tuple[int, int, int], images: int = 8) -> float:

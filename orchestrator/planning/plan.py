@@ -14,9 +14,10 @@ from typing import Any
 from orchestrator.stages import kinds
 
 KEY_SCHEMA = 1
+IDENTITY = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One piece of work with one output.
 
@@ -38,7 +39,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         identity = [KEY_SCHEMA, self.kind, kinds()[self.kind].code_version, self.parameters, self.inputs]
-        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        text = IDENTITY.encode(identity)
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:20])
 
     @property

@@ -5,7 +5,6 @@ method compresses it, with each repair, and what the first one makes is stored a
 thrown away, and the random numbers of this process are as they were before.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,17 @@ from torch.nn import functional as F
 
 from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
+from workloads.compression.choosing import left_alone
+from workloads.compression.compress import check_reach
 from workloads.compression.methods import check_kind
-from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, repair_label
+from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, ScopeConfig, repair_label
 from workloads.data.samples import Dataset
 from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
+from workloads.structure.copying import copied
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
 from workloads.structure.standardised import keep_weights
@@ -33,13 +35,16 @@ IMAGES = 4
 
 def try_out(
     experiment: Experiment, config: ModelConfig, model: nn.Module, structure: Structure, dataset: Dataset
-) -> None:
+) -> nn.Module:
     """Do once, as small as can be, what the stages of one of the experiment's networks will do.
 
     Args:
         model: the network; not changed.
         structure: its groups.
         dataset: for the shape of its images and the number of its classes; no image is read.
+
+    Returns:
+        A network that the experiment ends with: narrowed, where it prunes any.
 
     Raises:
         ValueError: something fails; says what, of which network, and why.
@@ -49,18 +54,16 @@ def try_out(
         torch.manual_seed(0)
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
-            spare = copy.deepcopy(model)
-        if not (config.checkpoint or config.checkpoints) or any(
-            grid.mode == "fine-tuned" for grid in experiment.pruning
-        ):
+            spare = copied(model)
+        if not config.given or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
             with explained(f"model '{config.name}' cannot be trained"):
                 learn_a_step(spare, images, labels)
         with explained(f"model '{config.name}' cannot be stored"):
             store_and_read(spare, config, structure, dataset)
         network = prepared(spare.eval(), structure)
         sources = Sources(images[:1], batches=[(images, labels)], images=[images])
-        for grid in experiment.pruning:
-            try_grid(grid, config, network, sources, dataset)
+        narrowed = [try_grid(grid, config, network, sources, dataset) for grid in experiment.pruning]
+    return next((narrow for narrow in narrowed if narrow is not None), network.model)
 
 
 def prepared(model: nn.Module, structure: Structure) -> Network:
@@ -101,7 +104,7 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
 def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:
     """Write the network as a stage does, and read it again."""
     description = Description(
-        model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
+        model=config.architecture,
         channels=dataset.shape[0],
         classes=len(dataset.classes),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -125,32 +128,67 @@ def on_few_images(criterion: ChoiceConfig) -> ChoiceConfig:
     return criterion.model_copy(update={"options": {**criterion.options, "count": IMAGES}})
 
 
-def try_grid(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset) -> None:
+def check_reaches(grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources) -> None:
+    """Make sure that the largest sparsity of weights or multiplications can be reached by what is pruned at a time.
+
+    Raises:
+        ValueError: it cannot; names the largest that can.
+    """
+    shares = [sparsity for sparsity in grid.sparsities if isinstance(sparsity, float)]
+    if grid.sparsity_of not in ("weights", "macs") or not shares:
+        return
+    scope = {name: getattr(grid, name) for name in ScopeConfig.model_fields}
+    ignored = left_alone(network.structure, grid.ignore)
+    each = [group.number for group in network.structure.groups if group.kind in grid.kinds]
+    sets: list[int | tuple[int, ...] | None] = [None]
+    if isinstance(grid.groups, tuple):
+        sets = [*grid.groups]
+    elif grid.groups == "each":
+        sets = [number for number in each if number not in ignored]
+    for chosen in sets:
+        groups = (chosen,) if isinstance(chosen, int) else chosen
+        patterns = [name for name in grid.ignore if left_alone(network.structure, [name])]
+        wanted = CompressionConfig(**{**scope, "ignore": patterns, "sparsity": max(shares), "groups": groups})
+        with explained(f"model '{config.name}', pruning.sparsities"):
+            check_reach(network, wanted, sources)
+
+
+def try_grid(
+    grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset
+) -> nn.Module | None:
     """Rank the smallest group by each criterion, and compress it by each method with each repair.
 
     A method does not see which criterion ranked the neurons, so their pairs are not all tried.
+
+    Returns:
+        What the first method with the first repair made, stored as `metaprune export` stores networks and read again;
+        None where no group has several pairings.
     """
-    if isinstance(grid.groups, str):
-        groups = [group for group in network.structure.groups if group.kind in grid.kinds]
-    else:
-        groups = [network.structure.groups[number] for number in grid.groups]
+    groups = [network.structure.groups[number] for number in grid.named_groups]
+    if not groups:
+        ignored = left_alone(network.structure, grid.ignore)
+        groups = [each for each in network.structure.groups if each.kind in grid.kinds and each.number not in ignored]
     groups = [group for group in groups if group.size > 1]
     if not groups:
-        return
+        return None
     for method, kind in itertools.product(grid.methods, dict.fromkeys(group.kind for group in groups)):
         check_kind(method.name, method.options, kind)
     group = min(groups, key=lambda group: group.size)
     where = f"group {group.number} of model '{config.name}'"
+    check_reaches(grid, config, network, sources)
     for criterion in grid.criteria:
         with explained(f"criterion '{criterion.name}' cannot rank {where}"):
             scored = score(network, group.number, on_few_images(criterion), sources)
+    made: nn.Module | None = None
+    images = sources.shown(None)[0]
     for method, repair in itertools.product(grid.methods, grid.repair):
         with explained(f"method '{method.name}' with repair '{repair_label(repair)}' cannot compress {where}"):
             compression = CompressionConfig(sparsity=0.5, group=group.number, method=method, repair=smallest(repair))
             narrow = compress(network, compression, sources, scored=lambda number, scored=scored: scored)  # type: ignore[misc]
-            logits = narrow.model(sources.example)
-        if (method, repair) == (grid.methods[0], grid.repair[0]):
+            logits = narrow.model(images)
+        if made is None:
             with explained(f"model '{config.name}' cannot be stored with {where} narrowed"):
-                again = store_and_read(narrow.model, config, narrow.structure, dataset)
-                if not torch.allclose(again(sources.example), logits, rtol=1e-4, atol=1e-5):
+                made = store_and_read(narrow.model, config, narrow.structure, dataset)
+                if not torch.allclose(made(images), logits, rtol=1e-4, atol=1e-5):
                     raise ValueError("read again, it gives other outputs")
+    return made

@@ -89,8 +89,7 @@ class Dispatcher:
             self.let_trainings_leave_snapshots()
             raise
         finally:
-            for reference in self.in_flight:
-                ray.cancel(reference, force=True)
+            self.end_tasks()
             self.cluster.let_go()
 
     def let_trainings_leave_snapshots(self) -> None:
@@ -101,6 +100,19 @@ class Dispatcher:
                 ray.cancel(reference)  # raises KeyboardInterrupt in the worker
             if learning:
                 ray.wait(learning, num_returns=len(learning), timeout=SNAPSHOT_SECONDS)
+
+    def end_tasks(self) -> None:
+        """Cancel what still runs.
+
+        A task that has just ended is left alone: to cancel it while Ray takes its result in ends this process with a
+        failed check of Ray's own (ray-project/ray#54260).
+        """
+        if not self.in_flight:
+            return
+        with contextlib.suppress(Exception):  # Ray may have ended, too
+            _, running = ray.wait(list(self.in_flight), num_returns=len(self.in_flight), timeout=0)
+            for reference in running:
+                ray.cancel(reference, force=True)
 
     def look(self) -> None:
         """See now and then what the cluster has and how far trainings are; often while it has nothing."""

@@ -15,6 +15,7 @@ from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import as_run_anywhere, shared_context
 from orchestrator.planning.facts import Facts, gather
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.preprocessing import with_preprocessing
 from orchestrator.running import progress as progress_views
 from orchestrator.running.connection import check_fits, connected
 from orchestrator.running.dispatch import Dispatcher
@@ -104,11 +105,12 @@ def run(
     if not isinstance(experiment, Experiment):
         make_importable(experiment)
         experiment = Experiment.load(experiment, overrides)
+    experiment = with_preprocessing(experiment)
     facts = gather(experiment)
     plan = make_plan(experiment, facts)
     view = progress or progress_views.for_terminal()
     for note in facts.notes:
-        view.note(f"{facts.dataset}: {note}")
+        view.note(note)
     return run_plan(experiment, facts, plan, out=out, address=address, progress=view, retry_failed=retry_failed)
 
 
@@ -206,6 +208,11 @@ def check_whole(store: Store, recorded: set[str]) -> None:
         )
 
 
+def meaning(number: int) -> KeyboardInterrupt:
+    """What a signal is raised as."""
+    return KeyboardInterrupt() if number == signal.SIGINT else AskedToEnd(number)
+
+
 @contextlib.contextmanager
 def terminable() -> Iterator[Callable[[], object]]:
     """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
@@ -225,7 +232,7 @@ def terminable() -> Iterator[Callable[[], object]]:
     def stop(signum: int, frame: FrameType | None) -> None:
         asked.append(signum)
         if len(asked) == 1:
-            raise KeyboardInterrupt if signum == signal.SIGINT else AskedToEnd(signum)
+            raise meaning(signum)
         if len(asked) > 2:
             os._exit(130)  # for somebody who cannot wait
 
@@ -236,10 +243,11 @@ def terminable() -> Iterator[Callable[[], object]]:
     before = heed()
     try:
         yield heed
-    except KeyboardInterrupt as stopped:  # compiled code of Ray's passes each one on as a plain one
-        if asked and asked[0] != signal.SIGINT and not isinstance(stopped, AskedToEnd):
-            raise AskedToEnd(asked[0]) from None
-        raise
+    except (Exception, KeyboardInterrupt) as stopped:
+        # Compiled code of Ray's passes each one on as a plain one, and clearing up may fail where Ray ends as well.
+        if not asked or isinstance(stopped, type(meaning(asked[0]))):
+            raise
+        raise meaning(asked[0]) from stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -31,7 +31,6 @@ from workloads.measuring.evaluation import Measurement
 from workloads.messages import first_line, is_from_outside, message
 from workloads.networks import checkpoints
 
-LOST_DEVICE = getattr(torch, "AcceleratorError", ())  # what PyTorch 2.8 and later raise once CUDA's context is lost
 MEASURED_TOGETHER = 16  # networks in memory at a time
 GRACE_SECONDS = 30.0  # after which a stage that goes on beyond its time is interrupted again
 MOST_INTERRUPTS = 3
@@ -120,6 +119,8 @@ def attempted(batch: Sequence[Work], task: Callable[[], Task], store: Store, con
                     made = measured(task(), attempt.work, attempt.made, attempt.test)
                 if attempt.work.keep and made.network:
                     store.write_network(attempt.work.key, checkpoints.dumps(*made.network))
+                elif attempt.work.keep and made.leaves is not None:
+                    store.write_network(attempt.work.key, made.leaves)
                 attempt.rows = made.rows
         attempt.end()
     return started
@@ -181,7 +182,7 @@ class Attempt:
             if is_from_outside(error):
                 raise
             self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
-            if isinstance(error, LOST_DEVICE) and not self.short_of_memory:
+            if isinstance(error, torch.AcceleratorError) and not self.short_of_memory:
                 traceback.print_exc()
                 os._exit(1)  # nothing more can run in this process; Ray tries the task again in another
             self.lost = error.key if isinstance(error, LostNetwork) else None

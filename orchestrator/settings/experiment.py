@@ -24,20 +24,27 @@ from workloads.config import (
     ModelConfig,
     Positive,
     Repair,
-    ScopeConfig,
     SplitsConfig,
     TrainingConfig,
 )
+from workloads.scope import Ratio, ScopeConfig, allocation_label
 
 Pipeline = Literal["whole-data", "fap", "paf", "fuse"]
-Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _groups(value: Any) -> Any:
-    numbers = isinstance(value, (list, tuple)) and value and all(type(v) is int and v >= 0 for v in value)
-    if value not in ("each", "all") and not numbers:
-        raise ValueError("should be 'each', 'all' or a list of group numbers such as [0, 3]")
-    return value
+    def numbers(given: Any) -> bool:
+        return isinstance(given, (list, tuple)) and bool(given) and all(type(v) is int and v >= 0 for v in given)
+
+    if value in ("each", "all"):
+        return value
+    if not isinstance(value, (list, tuple)) or not value or not all(numbers(v) or numbers([v]) for v in value):
+        raise ValueError(
+            "should be 'each', 'all' or a list of group numbers such as [0, 3], each pruned alone, or of lists such as "
+            "[[0, 1], [3]], each pruned together"
+        )
+    sets = [sorted({*v}) if isinstance(v, (list, tuple)) else [v] for v in value]
+    return tuple(numbers[0] if len(numbers) == 1 else tuple(numbers) for numbers in sets)
 
 
 def _several(value: Any) -> Any:
@@ -56,10 +63,12 @@ class PruningConfig(ScopeConfig):
     """Pipelines of this grid; null is the experiment's."""
     fusion: Fusions | None = None
     """Fusions of this grid's FaP, PaF and `fuse`; null is the experiment's."""
-    groups: Annotated[Literal["each", "all"] | tuple[int, ...], BeforeValidator(_groups)] = "each"
-    """`each` group alone, `all` in sequence from the output backwards, or these groups, each alone."""
-    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-    """Shares of neurons to remove."""
+    groups: Annotated[Literal["each", "all"] | tuple[int | tuple[int, ...], ...], BeforeValidator(_groups)] = "each"
+    """`each` group alone, `all` in sequence from the output backwards, or these: numbers, each group alone, or lists of
+    numbers, each set of groups together."""
+    sparsities: Annotated[tuple[Ratio, ...], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    """Shares to remove; of a grid of `all` groups also mappings with a share for each group, by its number or by the
+    names of layers, such as `{0: 0.3, "layer1.*": 0.7}`, where the others stay whole."""
     criteria: Annotated[tuple[Choice, ...], Field(min_length=1)] = (ChoiceConfig(name="l1"),)
     """Importance criteria (`metaprune list criteria`)."""
     methods: Annotated[tuple[Choice, ...], Field(min_length=1)] = (
@@ -81,10 +90,29 @@ class PruningConfig(ScopeConfig):
     """Accuracy over the planes through the unpruned network and those of the first and of each further method;
     data-free grids of whole-data and FaP."""
 
+    @property
+    def named_groups(self) -> list[int]:
+        """The numbers of all groups that `groups` names."""
+        if isinstance(self.groups, str):
+            return []
+        return [number for each in self.groups for number in (each if isinstance(each, tuple) else (each,))]
+
     @model_validator(mode="after")
-    def _one_threshold_needs_all_groups(self) -> "PruningConfig":
-        if self.allocation == "global" and self.groups != "all":
-            raise ValueError("allocation is global, one threshold over the network: set groups to all")
+    def _consistent(self) -> "PruningConfig":
+        together = self.groups == "all" or all(isinstance(each, tuple) for each in self.groups)
+        if self.allocation != "uniform" and not together:
+            raise ValueError(
+                f"allocation is {allocation_label(self.allocation)}, which spreads a sparsity over several groups: set "
+                f"groups to all, or to lists such as [[0, 1, 2]]"
+            )
+        if any(isinstance(sparsity, Mapping) for sparsity in self.sparsities):
+            if self.groups != "all":
+                raise ValueError("sparsities has a mapping, which names groups itself: set groups to all")
+            if self.sparsity_of != "neurons" or self.allocation != "uniform":
+                raise ValueError(
+                    "sparsities has a mapping of groups' shares of neurons: leave sparsity_of and allocation as they "
+                    "are, or give numbers"
+                )
         if self.landscape and (self.mode != "data-free" or len(self.methods) < 2):
             raise ValueError("a landscape is a plane through two methods' networks: give two, and mode data-free")
         return self
@@ -98,9 +126,10 @@ def _check_different(part: str, labels: Sequence[str], remedy: str) -> None:
 def _check_start(model: ModelConfig, pipelines: Collection[str]) -> None:
     """Refuse pipelines that do not begin with what a model's checkpoints are."""
     fusing = sorted(set(pipelines) - {"whole-data"})
-    if model.checkpoint and fusing:
+    if (model.checkpoint or model.from_hub) and fusing:
+        setting = "checkpoint" if model.checkpoint else "pretrained"
         raise ValueError(
-            f"model.checkpoint replaces training, but {' and '.join(fusing)} train their own split models: give "
+            f"model.{setting} replaces training, but {' and '.join(fusing)} train their own split models: give "
             f"model.checkpoints, the parents to fuse, or leave only whole-data in pipelines"
         )
     if model.checkpoints and "whole-data" in pipelines:

@@ -1,26 +1,28 @@
 """Makes one group of a network narrower, or all in sequence."""
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from orchestrator.worker.compressing import compression_config, stored_sizes, widths_before
 from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, StageLike
-from orchestrator.worker.task import Task, without_code
+from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from workloads.compression import compress, score
 from workloads.compression.pairings import Pairings
 from workloads.config import CompressionConfig, LeastSquaresConfig
+from workloads.measuring.evaluation import mac_count, parameter_count
+from workloads.networks.checkpoints import Description
 from workloads.plugins import CRITERION
 
 
 def make(task: Task, work: Work) -> Made:
     """The narrower network; stages of one task that rank the same group by the same criterion share the scores."""
     base, description = task.merged(work.inputs[0])
-    settings = {name: work.parameters[name] for name in CompressionConfig.model_fields if name in work.parameters}
-    settings |= {part: without_code(settings[part]) for part in ("criterion", "method")}
-    config = CompressionConfig(**settings)
+    config = compression_config(work)
     sources = task.sources(work)
     solving = config.repair if isinstance(config.repair, LeastSquaresConfig) else None
     memory = task.memory.setdefault("scores", {})
@@ -39,13 +41,47 @@ def make(task: Task, work: Work) -> Made:
         task.loaded = max(task.loaded, loaded)
         return known
 
-    widths = [group.size for group in base.structure.groups]
-    widths[: len(description.widths)] = description.widths  # older networks do not know groups of later kinds
-    pruned = compress(base, config, sources, originals=widths, parameters=description.parameters, scored=scored)
+    unpruned = task.unpruned(base, description) if config.sparsity_of in ("macs", "latency") else None
+    sizes = [stored_sizes(task.context.store, key) for key in work.inputs[1:]]  # that a search has found
+    pruned = compress(
+        base,
+        config,
+        replace(sources, milliseconds=lambda model: task.milliseconds(model, description)),
+        originals=widths_before(base, description),
+        parameters=description.parameters,
+        scored=scored,
+        unpruned=unpruned,
+        sizes=in_order(sizes[0], config) if sizes else None,
+    )
     places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
     criterion = CRITERION.plugin(config.criterion.name, config.criterion.options)
-    columns = {"training_images": task.loaded, "calibration": task.calibration(criterion.calibration, solving)}
+    columns: dict[str, Any] = {
+        "training_images": task.loaded,
+        "calibration": task.calibration(criterion.calibration, solving),
+    }
+    if config.sparsity_of != "neurons":
+        columns["reached_sparsity"] = reached(task, config, pruned.model, description, unpruned)
     return Made((pruned.model, replace(description, places=places)), columns=columns)
+
+
+def in_order(sizes: Mapping[int, int], config: CompressionConfig) -> dict[int, int]:
+    """Widths by group, in the order in which these are narrowed."""
+    return dict(sorted(sizes.items(), reverse=config.order == "input-first"))
+
+
+def reached(
+    task: Task, config: CompressionConfig, pruned: nn.Module, description: Description, unpruned: nn.Module | None
+) -> float:
+    """The share of weights, multiplications or time that is gone.
+
+    Args:
+        unpruned: the network before any pruning, for multiplications and time.
+    """
+    if unpruned is None:
+        return 1 - parameter_count(pruned) / description.parameters
+    if config.sparsity_of == "macs":
+        return 1 - mac_count(pruned, task.dataset.shape) / mac_count(unpruned, task.dataset.shape)
+    return 1 - task.milliseconds(pruned, description) / task.milliseconds(unpruned, description)
 
 
 def shares_task(stage: StageLike) -> Hashable:

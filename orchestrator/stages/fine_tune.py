@@ -1,6 +1,5 @@
 """Trains a network for more epochs, by labels or by what the unpruned network answers."""
 
-import copy
 from dataclasses import replace
 
 from orchestrator.worker.kind import WHOLE_GPU, Kind, Made
@@ -8,13 +7,14 @@ from orchestrator.worker.learning import learn, trained
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work, seed_of
 from workloads.config import FineTuningConfig
+from workloads.structure.copying import copied
 from workloads.training.objectives import Distillation
 
 
 def make(task: Task, work: Work) -> Made:
     """A trained copy of the network, with a row an epoch."""
     model, description = task.network(work.inputs[0])
-    model = copy.deepcopy(model)
+    model = copied(model)
     config = FineTuningConfig(**work.parameters["training"])
     # The number of trainings before it gives every step of iterative pruning an order of its own.
     seed = seed_of("order", work.parameters["seed"], "fine-tuning", description.trainings)

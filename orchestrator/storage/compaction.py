@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 from pyarrow import fs
 
+from orchestrator.storage.parquet import parquet_bytes
 from orchestrator.storage.schema import SCHEMAS, identity
-from orchestrator.storage.sealing import parquet_bytes
 from orchestrator.storage.store import MERGED, REPLACES, Store
 
 MANY_FILES = 64
 FILE_BYTES = 32 * 1024**2
+SHARED = ("settings",)  # long texts that many rows share
 # The files of the others are replaced or deleted by name.
 TABLES = tuple(table for table in SCHEMAS if table not in ("plan", "failures"))
 
@@ -42,9 +43,10 @@ def compact(store: Store, table: str, beat: Callable[[], None] = lambda: None) -
 def merge(store: Store, table: str, names: list[str], beat: Callable[[], None] = lambda: None) -> None:
     """Write the rows of these files as one, each once, and delete the files."""
     replaced = sorted({*names}.union(*(store.replaced_by(table, name) for name in names)))
-    rows = store.read_shards(table, names)
+    schema = SCHEMAS[table].with_metadata({REPLACES: json.dumps(replaced)})
+    rows = store.read_shards(table, names, coded=[name for name in SHARED if name in schema.names])
     rows = rows.filter(pa.array(~rows.select(identity(table)).to_pandas().duplicated()))
-    content = parquet_bytes(rows.replace_schema_metadata({REPLACES: json.dumps(replaced)}))
+    content = parquet_bytes([rows], schema)
     digest = hashlib.sha256(" ".join(replaced).encode()).hexdigest()[:20]
     store.write(content, "results", table, f"{MERGED}{digest}.parquet")
     _delete(store, table, names, beat)

@@ -34,7 +34,13 @@ COORDINATES = [
     field("method", pa.string(), "compression method with its options; null before compression"),
     field("criterion", pa.string(), "importance criterion with its options; null before compression"),
     field("against", pa.string(), "method that a landscape compares with; null elsewhere"),
-    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is all groups, or none yet"),
+    field("group", pa.int32(), "pruned group, 0 nearest to the output; null is several groups, or none yet"),
+    field(
+        "groups",
+        pa.string(),
+        "groups that were pruned together, such as 0-2, 5, or 0: 0.3, 3: 0.7 where each has a sparsity of its own; "
+        "null is `group`, or all",
+    ),
     field(
         "kinds",
         pa.string(),
@@ -42,9 +48,19 @@ COORDINATES = [
         "pruned; null before compression and in runs of older versions",
     ),
     field("neuron_sparsity", pa.float64(), "share of pairings to remove so far: of n, int(n·(1 − s)) stay", "1"),
-    field("target_sparsity", pa.float64(), "sparsity that the cell aims at, of neurons or weights", "1"),
-    field("sparsity_of", pa.string(), "what target_sparsity is a share of: neurons or weights"),
-    field("allocation", pa.string(), "uniform, or global: one threshold over all groups"),
+    field("target_sparsity", pa.float64(), "sparsity that the cell aims at, a share of `sparsity_of`", "1"),
+    field(
+        "sparsity_of",
+        pa.string(),
+        "what target_sparsity is a share of: neurons, weights, macs (multiplications of an image), or latency (time of "
+        "a forward pass of one image on the row's device)",
+    ),
+    field(
+        "allocation",
+        pa.string(),
+        "how the sparsity is spread: uniform, global (one threshold over all groups), isomorphic (one for each class), "
+        "or elimination with its options",
+    ),
     field("order", pa.string(), "output-first or input-first, when all groups are pruned"),
     field("round_to", pa.int32(), "groups keep a multiple of this many neurons"),
     field(
@@ -67,9 +83,11 @@ PROVENANCE = [
     field("schema_version", pa.int32(), "version of these columns"),
 ]
 
-KIND = field("kind", pa.string(), "train, load, fuse, compress, fine-tune, importances, distances or landscape")
+KIND = field(
+    "kind", pa.string(), "train, load, fuse, allocate, compress, fine-tune, importances, distances or landscape"
+)
 
-IDENTITY = ("cell", "epoch", "part", "corner", "x", "y")
+IDENTITY = ("cell", "epoch", "part", "corner", "x", "y", "of_group")
 
 SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
@@ -100,6 +118,13 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "training_images",
                 pa.int64(),
                 "of the training set that a compression, or a fine-tuning on few, looked at; else null",
+            ),
+            field(
+                "reached_sparsity",
+                pa.float64(),
+                "of what target_sparsity is a share of, what a compression reached; null for neurons, after training "
+                "and in older runs",
+                "1",
             ),
             field("calibration", pa.string(), "which part of which images these are, and which ones were made up"),
             field(
@@ -156,6 +181,19 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("start", pa.float64(), "where the stretch of the shuffled training set begins", "1"),
             field("end", pa.float64(), "where it ends", "1"),
             field("samples", pa.list_(pa.int64()), "its images of each class, in the order of the classes"),
+            *PROVENANCE,
+        ]
+    ),
+    "allocations": pa.schema(
+        [
+            *COORDINATES,
+            field("of_group", pa.int32(), "number of the group that the row is about"),
+            field("layer", pa.string(), "first of the layers that make it"),
+            field("neurons", pa.int32(), "neurons before any pruning"),
+            field("width", pa.int32(), "neurons that the search lets it keep"),
+            field("uniform_width", pa.int32(), "neurons that it would keep if all groups lost one share at the budget"),
+            field("loss", pa.float64(), "what the group alone is estimated to lose at its width", "nat"),
+            field("why", pa.string(), "what decided the width"),
             *PROVENANCE,
         ]
     ),

@@ -6,26 +6,25 @@ whole). A stage is done when its row is in the `timings` table, which is written
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from orchestrator.storage.parquet import coded_schema, parquet_bytes, rows_of, tables_of
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
-from orchestrator.storage.sealing import is_damaged, parquet_bytes
 
 EXPERIMENT = "experiment.yaml"
 MERGED = "merged-"
@@ -34,12 +33,8 @@ READ_ATTEMPTS = 5
 ELECTION_SECONDS = 1.0
 RETRY_SECONDS = 60
 MOST_LETTERS = 300  # of what others say of an error
-PART_ROWS = 4096
 PART_FILES = 64
 READERS = 8
-CHECKED_PARQUET = pads.ParquetFileFormat(
-    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-)
 
 
 class StorageError(OSError):
@@ -299,18 +294,14 @@ class Store:
         Raises:
             ValueError: a row has a column that the table does not.
         """
-        schema = SCHEMAS[table]
-        parts, remaining = [], iter(rows)
-        while part := [{**row, "schema_version": SCHEMA_VERSION} for row in itertools.islice(remaining, PART_ROWS)]:
-            unknown = {name for row in part for name in row} - set(schema.names)
-            if unknown:
-                raise ValueError(f"table '{table}' has no column {sorted(unknown)}")
-            parts.append(pa.Table.from_pylist(part, schema))
-        content = parquet_bytes(pa.concat_tables([schema.empty_table(), *parts]))
-        self.write(content, "results", table, f"{shard}.parquet")
+        self.write(parquet_bytes(tables_of(table, rows), SCHEMAS[table]), "results", table, f"{shard}.parquet")
 
-    def read_table(self, table: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(self, table: str, columns: list[str] | None = None, coded: Collection[str] = ()) -> pa.Table:
         """All rows of a table; empty where there are none yet.
+
+        Args:
+            columns: names; None is all.
+            coded: columns of text that come as codes, see `orchestrator.storage.parquet.rows_of`.
 
         Raises:
             ValueError: a file in the table's folder is not Parquet, is damaged, has columns of other types, or was
@@ -319,44 +310,45 @@ class Store:
         try:
             for _ in range(READ_ATTEMPTS):
                 with contextlib.suppress(FileNotFoundError):  # merged into another since the folder was listed
-                    return self.read_shards(table, self.shards(table)[0], columns)
-            return self.read_shards(table, self.shards(table)[0], columns)
+                    return self.read_shards(table, self.shards(table)[0], columns, coded)
+            return self.read_shards(table, self.shards(table)[0], columns, coded)
         except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"table '{table}' of run '{self.uri}' cannot be read: {error}: if a file of it is damaged, delete the "
+                f"table '{table}' of run '{self.uri}' cannot be read: {reason}: if a file of it is damaged, delete the "
                 f"file and run again, which makes anew what it held"
             ) from error
 
-    def read_shards(self, table: str, names: list[str], columns: list[str] | None = None) -> pa.Table:
+    def read_shards(
+        self, table: str, names: list[str], columns: list[str] | None = None, coded: Collection[str] = ()
+    ) -> pa.Table:
         """The rows of these files of a table."""
         schema = SCHEMAS[table]
+        chosen = columns or schema.names
         if not names:
-            return (pa.schema([schema.field(c) for c in columns]) if columns else schema).empty_table()
-        asked = [*dict.fromkeys([*(columns or schema.names), "schema_version"])]
+            return coded_schema(schema, chosen, coded).empty_table()
+        asked = [*dict.fromkeys([*chosen, "schema_version"])]
         parts = []
         with ThreadPoolExecutor(READERS) as readers:
             for start in range(0, len(names), PART_FILES):
-                read = readers.map(partial(self._rows_of, table, asked), names[start : start + PART_FILES])
-                parts.append(pa.concat_tables(read).combine_chunks())
-        rows = pa.concat_tables(parts)
+                read = readers.map(partial(self._rows_of, table, asked, coded), names[start : start + PART_FILES])
+                parts.append(pa.concat_tables(read).unify_dictionaries().combine_chunks())
+        rows = pa.concat_tables(parts).unify_dictionaries()
         versions = rows["schema_version"]
         if versions.null_count:
             folder = self.path("results", table)
             raise ValueError(f"{folder} has rows that metaprune did not write: leave only its own files there")
         if len(rows) and pc.max(versions).as_py() > SCHEMA_VERSION:
             raise ValueError(f"run '{self.uri}' was written by a newer metaprune: update this one to read it")
-        return rows.select(columns or schema.names)
+        return rows.select(chosen)
 
-    def _rows_of(self, table: str, columns: list[str], name: str) -> pa.Table:
+    def _rows_of(self, table: str, columns: list[str], coded: Collection[str], name: str) -> pa.Table:
         """The rows of one file of a table, if it is whole."""
         path = self.path("results", table, name)
         try:
             with self.files.open_input_file(path) as file:
                 content = file.read_buffer()
-            if is_damaged(memoryview(content)):
-                raise OSError("it does not fit its checksum")
-            fragment = CHECKED_PARQUET.make_fragment(pa.BufferReader(content))
-            return fragment.to_table(schema=SCHEMAS[table], columns=columns)
+            return rows_of(content, SCHEMAS[table], columns, coded)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -395,8 +387,11 @@ class Store:
 
     def done(self) -> set[str]:
         """Keys of the stages whose results are complete: in `timings`, and in every table that this names for them."""
-        timed = self.read_table("timings", ["cell", "tables"]).to_pydict()
-        stages = [(key, tables or ()) for key, tables in zip(timed["cell"], timed["tables"], strict=True)]
-        named = {table for _, tables in stages for table in tables}
-        cells = {table: set(self.read_table(table, ["cell"])["cell"].to_pylist()) for table in named & SCHEMAS.keys()}
-        return {key for key, tables in stages if all(key in cells.get(table, ()) for table in tables)}
+        timed = self.read_table("timings", ["cell", "tables"])
+        whole = np.ones(len(timed), dtype=bool)
+        rows, named = pc.list_parent_indices(timed["tables"]).to_numpy(), pc.list_flatten(timed["tables"])
+        for table in pc.unique(named).to_pylist():
+            telling = rows[pc.equal(named, table).to_numpy()]  # the rows that name it
+            there = self.read_table(table, ["cell"])["cell"] if table in SCHEMAS else pa.array([], pa.string())
+            whole[telling] &= pc.is_in(timed["cell"].take(telling), there.unique()).to_numpy()
+        return set(timed["cell"].filter(pa.array(whole)).to_pylist())

@@ -33,11 +33,13 @@ class Made:
         network: None where the stage only compares networks.
         rows: by table; empty until the network is measured.
         columns: of `evaluations` that say more of how the network was made.
+        leaves: what it leaves for others that read it, where that is no network.
     """
 
     network: tuple[nn.Module, Description] | None
     rows: Rows = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
+    leaves: bytes | None = None
 
 
 def by_itself(stage: StageLike) -> Hashable:

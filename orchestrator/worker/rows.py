@@ -14,7 +14,9 @@ from workloads.data.splits import Part
 from workloads.measuring.evaluation import Measurement, evaluate, mac_count, parameter_count
 from workloads.measuring.landscape import Plane
 from workloads.networks.checkpoints import Description
+from workloads.scope import labelled_groups
 from workloads.structure.finding import trace
+from workloads.structure.groups import Group
 from workloads.training.snapshots import Epoch
 
 CORNERS = ("original", "against", "method")
@@ -35,9 +37,7 @@ def evaluation_row(
     planned = labels["neuron_sparsity"]
     return {
         "epoch": epoch,
-        "neuron_sparsity": neuron_sparsity(model, description, dataset.shape, labels["group"], labels.get("kinds"))
-        if planned is None
-        else planned,
+        "neuron_sparsity": neuron_sparsity(model, description, dataset.shape, labels) if planned is None else planned,
         "weight_sparsity": 1 - parameters / description.parameters,
         "parameters": parameters,
         "macs": mac_count(model, dataset.shape),
@@ -52,13 +52,19 @@ def evaluation_row(
 
 
 def neuron_sparsity(
-    model: nn.Module, description: Description, shape: tuple[int, ...], group: int | None, kinds: str | None
+    model: nn.Module, description: Description, shape: tuple[int, ...], labels: Mapping[str, Any]
 ) -> float:
-    """The share of pairings that were removed from the pruned group, or from all of some kinds."""
+    """The share of pairings that were removed from the pruned groups; `labels` are the coordinates that name them."""
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
-    chosen = kinds.split(", ") if kinds else DEFAULT_KINDS
+    kinds = labels["kinds"].split(", ") if labels.get("kinds") else DEFAULT_KINDS
     groups = trace(model, example).groups
-    found = [each for each in groups if each.kind in chosen] if group is None else [groups[group]]
+    found: list[Group]
+    if labels["group"] is not None:
+        found = [groups[labels["group"]]]
+    elif labels.get("groups") is not None:
+        found = [groups[number] for number in labelled_groups(labels["groups"])]
+    else:
+        found = [each for each in groups if each.kind in kinds]
     left = sum(each.size for each in found)
     before = sum((description.widths[each.number : each.number + 1] or (each.size,))[0] for each in found)
     return 1 - left / before

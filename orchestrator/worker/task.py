@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.storage.store import Store
 from orchestrator.worker.hardware import device
+from orchestrator.worker.latencies import latencies
 from orchestrator.worker.networks import merged_network, stored_network
 from orchestrator.worker.work import Context, Work, stage_seed
 from workloads.compression import Sources
+from workloads.compression.budgets import narrowed_copy
 from workloads.compression.compensation import Originals
 from workloads.config import CalibrationConfig, DatasetConfig, ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import parameter_count
 from workloads.networks.checkpoints import Description
+from workloads.networks.models import build
 from workloads.structure.finding import trace
 from workloads.structure.network import Network
 
@@ -71,6 +75,13 @@ class Task:
         batches = self.training_batches(work, 1, count)
         return [part for images, _ in batches for part in images.split(CRITERION_BATCH_SIZE)]
 
+    def held_back_images(self, work: Work, count: int) -> list[Tensor]:
+        """Unlabelled training images for searches: those that calibration would take last, half of all at most."""
+        pool = self.dataset.train_pool
+        generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
+        chosen = pool[torch.randperm(len(pool), generator=generator)[-min(count, len(pool) // 2) :]]
+        return [images for images, _ in self.dataset.batches("train", CRITERION_BATCH_SIZE, device(), chosen)]
+
     def sources(self, work: Work) -> Sources:
         """What the criterion and the method of a stage may look at."""
         return Sources(
@@ -94,11 +105,33 @@ class Task:
         found += [f"{count} made-up images ({kind})" for kind, count in made_up]
         return " and ".join(found) or "none"
 
+    def milliseconds(self, model: nn.Module, description: Description) -> float:
+        """The time of a forward pass of one image, measured once in a run for all networks of these widths."""
+        found = latencies(Store(self.context.store), model, description, self.dataset.shape)
+        return float(found["latency_1"])
+
+    def unpruned(self, base: Network, description: Description) -> nn.Module:
+        """A network of the widths that one had before any pruning, for what it costs.
+
+        Raises:
+            ValueError: what is built by its name has other widths.
+        """
+        if tuple(group.size for group in base.structure.groups) == description.widths:
+            return base.model
+        model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+        network = Network.prepared(model.to(device()), torch.zeros(1, *self.dataset.shape, device=device()))
+        sizes = dict(enumerate(description.widths))
+        if any(group.size < sizes.get(group.number, group.size) for group in network.structure.groups):
+            raise ValueError(
+                "the network had other widths before any pruning than its class builds: what it cost is lost"
+            )
+        return narrowed_copy(network, sizes)
+
     def describe(self, model: nn.Module, config: ModelConfig) -> Description:
         """What is remembered of a network before any pruning."""
         example = torch.zeros(1, *self.dataset.shape, device=next(model.parameters()).device)
         return Description(
-            model=config.model_dump(mode="json", exclude={"checkpoint", "checkpoints"}),
+            model=config.architecture,
             channels=self.dataset.shape[0],
             classes=len(self.dataset.classes),
             parameters=parameter_count(model),

@@ -4,9 +4,12 @@ import contextlib
 import json
 import time
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator.storage.store import StorageError, Store
-from workloads.training.snapshots import Epoch
+
+if TYPE_CHECKING:  # which needs PyTorch, and `metaprune status` none of it
+    from workloads.training.snapshots import Epoch
 
 FOLDER = "progress"
 UPDATE_SECONDS = 5.0
@@ -25,7 +28,7 @@ class TrainingProgress:
         self.store, self.key, self.epochs = store, key, epochs
         self.last_update = time.monotonic()
 
-    def __call__(self, history: Sequence[Epoch]) -> None:
+    def __call__(self, history: "Sequence[Epoch]") -> None:
         if time.monotonic() - self.last_update < UPDATE_SECONDS:
             return
         self.last_update = time.monotonic()

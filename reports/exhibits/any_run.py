@@ -1,6 +1,7 @@
 """What a report can show of any run, by id."""
 
 from reports.exhibits import (
+    allocations,
     calibration,
     cells,
     comparisons,
@@ -100,6 +101,12 @@ ANY_RUN: dict[str, Exhibit] = {
         "a grid with repair: least-squares on several numbers of images",
         calibration.images_figures,
         "compensation",
+    ),
+    "widths": Exhibit(
+        "how wide each search lets every group be",
+        "a grid with allocation: elimination",
+        allocations.widths_figures,
+        "allocations",
     ),
     "ranks": Exhibit("methods over all cells", "a grid with two methods", ranking.ranks_tables),
     "reproduction": Exhibit(

@@ -65,9 +65,8 @@ def seeds_table(tables: Tables) -> Iterator[Item]:
 def sparsity_table(tables: Tables) -> Iterator[Item]:
     """What share of the weights goes with a share of the neurons of all groups."""
     rows = whole_network_rows(tables)
-    rows = rows[
-        (rows["sparsity_of"] == "neurons") & (rows["allocation"] == "uniform") & (rows["round_to"].fillna(1) == 1)
-    ]
+    alike = (rows["sparsity_of"] == "neurons") & (rows["allocation"] == "uniform") & rows["groups"].isna()
+    rows = rows[alike & (rows["round_to"].fillna(1) == 1)]
     if rows.empty:
         return
     sizes = rows.groupby(["model", "target_sparsity"])[["parameters", "weight_sparsity"]].mean()

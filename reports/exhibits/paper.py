@@ -17,6 +17,7 @@ COMPARED = ("conventional", "intra-fusion")
 OF_DATASET = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
 # Built-in experiments; rows of one are of no other's tables.
 EXPERIMENTS = {
+    "allocations",
     *OF_DATASET.values(),
     "compensation",
     "distributions",

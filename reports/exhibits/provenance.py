@@ -32,6 +32,8 @@ def failures_table(runs: Sequence[str | Path]) -> Table:
     body = []
     for place, name in run_names(runs).items():
         failures = load(place, "failures")
+        if failures.empty:
+            continue
         for row in failures[~failures["cell"].isin(Store(place).done())].itertuples():
             body.append([name, row.cell, row.kind, f"{row.error}: {str(row.message).strip().partition(chr(10))[0]}"])
     return Table("Stages that failed.", ["run", "cell", "stage", "error"], body, 4)

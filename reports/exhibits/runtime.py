@@ -13,7 +13,14 @@ from reports.results.selection import SAME_WORK, Tables, cuts_of, pipeline_rows
 from reports.statistics import over_seeds
 from reports.tables import Table, number
 
-KINDS = {"load": "#999999", "train": "#0072B2", "fine-tune": "#56B4E9", "compress": "#E69F00", "fuse": "#CC79A7"}
+KINDS = {
+    "load": "#999999",
+    "train": "#0072B2",
+    "fine-tune": "#56B4E9",
+    "allocate": "#009E73",
+    "compress": "#E69F00",
+    "fuse": "#CC79A7",
+}
 PIPELINES = ("whole-data", "FaP", "PaF")
 
 

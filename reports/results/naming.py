@@ -38,46 +38,54 @@ def notes(plan: pd.DataFrame, experiments: Mapping[str, Any], names: Mapping[str
         Index the cells; `network_note` and `note`, empty where the coordinates say enough.
     """
     stages = plan.drop_duplicates("cell").set_index("cell", drop=False)
-    applied = settings_by_cell(stages, experiments, names)
+    numbers, settings = settings_of_stages(stages, experiments, names)
+    stages = stages.assign(variant=numbers)
     baseline = stages["stage"] == "baseline"
     network = pd.Series("", stages.index, dtype=object)
     for _, same in stages[baseline].groupby(["model", "dataset"], dropna=False):
-        if telling := fewest_settings(variant_groups(same, applied)):
+        if telling := fewest_settings(variant_groups(same, settings)):
             place = same.iloc[0]
             here = (stages["model"] == place["model"]) & (stages["dataset"] == place["dataset"])
-            network[here] = [note(applied[cell], telling) for cell in stages.index[here]]
+            network[here] = [note(settings[number], telling) for number in stages["variant"][here]]
     rest = stages[~baseline].assign(network_note=network[~baseline])
-    telling = fewest_settings(variant_groups(rest, applied, "network_note"))
-    beside = [note(applied[cell], telling) if telling and not first else "" for cell, first in baseline.items()]
+    beside = pd.Series("", stages.index, dtype=object)
+    if telling := fewest_settings(variant_groups(rest, settings, "network_note")):
+        beside[~baseline] = [note(settings[number], telling) for number in rest["variant"]]
     return pd.DataFrame({"network_note": network, "note": beside}, index=stages.index)
 
 
-def settings_by_cell(
+def settings_of_stages(
     stages: pd.DataFrame, experiments: Mapping[str, Any], names: Mapping[str, str]
-) -> dict[str, Settings]:
-    """The settings that each stage depends on by their path, and the name of its run.
+) -> tuple[pd.Series, list[Settings]]:
+    """The settings that stages depend on by their path, and the name of their run.
 
     Runs of older versions did not record them: they get those of their experiment, and steps as their inputs tell.
+
+    Returns:
+        For each stage the place of its settings in a list, and the list.
     """
-    read: dict[tuple[Any, ...], Settings] = {}
+    recorded = stages[stages["settings"].notna()]
+    sources = recorded.groupby(["settings", "run"], observed=True, sort=False)
+    numbers = sources.ngroup()
+    found: list[Settings] = [{**json.loads(text), RUN: names[run]} for text, run in sources.size().index]
+    older = stages[stages["settings"].isna()]
+    if older.empty:
+        return numbers, found
     chains = Chains(stages)
-    found = {}
-    for row in stages[["cell", "kind", "settings", "run"]].itertuples(index=False):
-        if isinstance(row.settings, str):
-            source: tuple[Any, ...] = (row.settings, row.run)
-            if source not in read:
-                read[source] = {**json.loads(row.settings), RUN: names[row.run]}
-        else:
-            steps, tuned = chains.steps(row.cell), chains.tuned(row.cell)
-            source = (row.run, row.kind == "train", steps, tuned)
-            if source not in read:
-                parts = RECORDED_FOR_ALL[: 2 if row.kind == "train" else 3] + ("fine_tuning",) * tuned
-                experiment = experiments.get(row.run, {})
-                own = {f"{part}.{key}": value for part in parts for key, value in experiment.get(part, {}).items()}
-                own = {path: value for path, value in own.items() if path not in IN_NO_KEY}
-                read[source] = {**own, **({"pruning.steps": steps} if tuned and steps else {}), RUN: names[row.run]}
-        found[row.cell] = read[source]
-    return found
+    places: dict[tuple[Any, ...], int] = {}
+    of_older = []
+    for row in older[["cell", "kind", "run"]].itertuples(index=False):
+        steps, tuned = chains.steps(row.cell), chains.tuned(row.cell)
+        source = (row.run, row.kind == "train", steps, tuned)
+        if source not in places:
+            parts = RECORDED_FOR_ALL[: 2 if row.kind == "train" else 3] + ("fine_tuning",) * tuned
+            experiment = experiments.get(row.run, {})
+            own = {f"{part}.{key}": value for part in parts for key, value in experiment.get(part, {}).items()}
+            own = {path: value for path, value in own.items() if path not in IN_NO_KEY}
+            places[source] = len(found)
+            found.append({**own, **({"pruning.steps": steps} if tuned and steps else {}), RUN: names[row.run]})
+        of_older.append(places[source])
+    return pd.concat([numbers, pd.Series(of_older, older.index)]).reindex(stages.index), found
 
 
 class Chains:
@@ -106,16 +114,19 @@ class Chains:
         return self.known[cell]
 
 
-def variant_groups(stages: pd.DataFrame, applied: Mapping[str, Settings], *further: str) -> list[list[Settings]]:
-    """The different settings of stages that share kind, coordinates and seed, where there are several."""
+def variant_groups(stages: pd.DataFrame, settings: Sequence[Settings], *further: str) -> list[list[Settings]]:
+    """The different settings of stages that share kind, coordinates and seed, where there are several.
+
+    Args:
+        stages: with a column `variant`, the place of their settings.
+    """
     columns = ["kind", *SAME, *further]
     # Rows of one landscape are stages that differ in no setting.
-    numbers = {id(settings): number for number, settings in enumerate(applied.values())}
-    variants = stages["cell"].map(lambda cell: numbers[id(applied[cell])])
-    by_number = {numbers[id(settings)]: settings for settings in applied.values()}
-    shared = stages.assign(variant=variants).groupby(columns, dropna=False, sort=False)["variant"].unique()
-    several = {tuple(sorted(found)) for found in shared if len(found) > 1}
-    return [[by_number[number] for number in found] for found in sorted(several)]
+    kinds = stages.drop_duplicates([*columns, "variant"])
+    kinds = kinds[kinds.duplicated(columns, keep=False)]
+    shared = kinds.groupby(columns, dropna=False, sort=False)["variant"]
+    several = {tuple(sorted(found)) for _, found in shared}
+    return [[settings[number] for number in found] for found in sorted(several)]
 
 
 def fewest_settings(groups: Iterable[Sequence[Settings]]) -> list[str]:

@@ -1,14 +1,15 @@
 """The tables of runs that exhibits are made from, and the rows of them that each exhibit is about."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports.results.naming import notes
-from reports.results.reading import load
+from reports.results.reading import tables_in
 from reports.results.runs import run_names, settings_of
 
 NAMED = {
@@ -16,10 +17,12 @@ NAMED = {
     "importances": "importances",
     "distances": "output_distances",
     "landscapes": "landscapes",
+    "allocations": "allocations",
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
 REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
+SHARES_OF = {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
 # What results of several pipelines have in common that are compared.
 SAME_WORK = ["model", "criterion", "method", "note", "target_sparsity", "seed"]
@@ -31,10 +34,10 @@ class Tables:
     """The tables of one or several runs that exhibits are made from.
 
     Attributes:
-        evaluations, epochs, splits, plan, timings, importances, distances, landscapes: as `reports.load` gives them,
-            with models, pipelines and methods named so that they differ. Further columns: `network` and `plain`, the
-            bare names of network and method; `grid`, the unusual settings of the grid; `note`, what tells apart rows
-            whose other columns agree; `variation`, both of these.
+        evaluations, epochs, splits, plan, timings, importances, distances, landscapes, allocations: as `reports.load`
+            gives them, with models, pipelines and methods named so that they differ. Further columns: `network` and
+            `plain`, the bare names of network and method; `grid`, the unusual settings of the grid; `note`, what tells
+            apart rows whose other columns agree; `variation`, both of these.
         settings: the experiment of each run, by the run's name.
         published: whether figures show the paper's curves too.
     """
@@ -47,6 +50,7 @@ class Tables:
     importances: pd.DataFrame
     distances: pd.DataFrame
     landscapes: pd.DataFrame
+    allocations: pd.DataFrame
     settings: Mapping[str, Any]
     published: bool = False
 
@@ -61,7 +65,8 @@ def tables_of(run: str | Path | Sequence[str | Path], published: bool = False) -
     names = run_names([run] if isinstance(run, (str, Path)) else run)
     runs = list(names)
     settings = {str(place): settings_of(place) for place in runs}
-    frames = {name: table_of(runs, table, settings) for name, table in {**NAMED, **OTHERS}.items()}
+    loaded = tables_in(runs, {**NAMED, **OTHERS}.values())
+    frames = {name: table_of(loaded.pop(table), settings) for name, table in {**NAMED, **OTHERS}.items()}
     found = notes(frames["plan"], settings, names)
     frames = {name: with_branches(with_grid(with_notes(frame, found))) for name, frame in frames.items()}
     of_runs = {names[place]: each for place, each in settings.items()}
@@ -79,11 +84,12 @@ def with_notes(frame: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(model=model, note=frame["cell"].map(notes["note"]).fillna(""))
 
 
-def table_of(runs: Sequence[str | Path], table: str, settings: Mapping[str, Any]) -> pd.DataFrame:
+def table_of(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """A table of several runs, each cell from the first run that has it."""
-    frame = load(runs, table)
-    first = frame.drop_duplicates("cell").set_index("cell")["run"]
-    return with_datasets(frame[frame["run"] == frame["cell"].map(first)], settings)
+    if frame["run"].nunique() > 1:
+        first = frame.drop_duplicates("cell").set_index("cell")["run"]
+        frame = frame[frame["run"] == frame["cell"].map(first)]
+    return with_datasets(frame, settings)
 
 
 def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -101,16 +107,8 @@ def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
 def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows, their methods named with all unusual settings of their grid; `grid` has these alone, `plain` the method
     without, and `variation` these and the note."""
-    unusual = pd.DataFrame(
-        {
-            "repair": frame["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
-            "allocation": frame["allocation"].map({"global": "global"}),
-            "order": frame["order"].map({"input-first": "input first"}),
-            "sparsity_of": frame["sparsity_of"].map({"weights": "of weights"}),
-            "round_to": frame["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
-        }
-    )
-    grid = joined(unusual)
+    columns = ["groups", "repair", "allocation", "order", "sparsity_of", "round_to"]
+    grid = by_values(frame[columns], unusual_settings)
     return frame.assign(
         plain=frame["method"],
         grid=grid,
@@ -119,10 +117,42 @@ def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def unusual_settings(grids: pd.DataFrame) -> Iterable[str]:
+    """The unusual settings of some grids, a row each, as words."""
+    words = pd.DataFrame(
+        {
+            "groups": grids["groups"].map("groups {}".format, na_action="ignore"),
+            "repair": grids["repair"].map(lambda repair: REPAIRS.get(repair, repair)),
+            "allocation": grids["allocation"].where(grids["allocation"] != "uniform"),
+            "order": grids["order"].map({"input-first": "input first"}),
+            "sparsity_of": grids["sparsity_of"].map(
+                {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
+            ),
+            "round_to": grids["round_to"].map(lambda n: f"multiples of {n:g}" if n > 1 else None),
+        }
+    )
+    return list(joined(words))
+
+
 def joined(parts: pd.DataFrame) -> pd.Series:
     """The texts of each row, without those that are empty or missing, with commas between."""
-    texts = [", ".join(part for part in row if isinstance(part, str) and part) for row in parts.itertuples(index=False)]
-    return pd.Series(texts, parts.index, dtype=object)
+
+    def texts(rows: pd.DataFrame) -> Iterable[str]:
+        return [", ".join(part for part in row if isinstance(part, str) and part) for row in rows.to_numpy()]
+
+    return by_values(parts, texts)
+
+
+def by_values(rows: pd.DataFrame, texts: Callable[[pd.DataFrame], Iterable[str]]) -> pd.Series:
+    """A text for each row that depends on its values alone; made once for equal rows, since there may be a million.
+
+    Args:
+        texts: gives the text of each of some rows.
+    """
+    numbers = rows.groupby(list(rows), dropna=False, sort=False, observed=True).ngroup().to_numpy()
+    _, firsts = np.unique(numbers, return_index=True)
+    found = np.array([*texts(rows.iloc[firsts])], dtype=object)
+    return pd.Series(found[numbers] if len(rows) else found, rows.index, dtype=object)
 
 
 def with_branches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +207,11 @@ def baselines(frame: pd.DataFrame, model: str) -> pd.DataFrame:
 
 def cuts_of(frame: pd.DataFrame) -> list[str]:
     """How the training set was cut for each row, as `2 unions`; a dash for whole-data."""
-    return [f"{row.folds:g} {row.split}" if isinstance(row.split, str) else "–" for row in frame.itertuples()]
+
+    def texts(cuts: pd.DataFrame) -> Iterable[str]:
+        return [f"{folds:g} {split}" if isinstance(split, str) else "–" for folds, split in cuts.to_numpy()]
+
+    return list(by_values(frame[["folds", "split"]], texts))
 
 
 def variants(frame: pd.DataFrame, *further: str, of: str = "method") -> pd.Series:

@@ -7,7 +7,8 @@ are about. Widths are estimated from those of Computer Modern, which is wider th
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import groupby
 
 COLUMN, PAGE = 230.0, 392.0  # points: of two columns (3.25 in each, less a rest), and of a page (5.5 in)
@@ -64,8 +65,14 @@ def printable(letter: str) -> bool:
 
 def width(text: str, size: float) -> float:
     """Points that text takes at a type size, rather too many than too few."""
+    return SMALL_IS_WIDER * size / 1000 * thousandths(text)
+
+
+@lru_cache(maxsize=2**16)
+def thousandths(text: str) -> int:
+    """The width of text in thousandths of the type size; tables repeat most of their words."""
     shown = (letter if printable(letter) or letter in ESCAPES else "UUUUUU" for letter in text)
-    return SMALL_IS_WIDER * size / 1000 * sum(LETTERS.get(letter, WIDEST) for part in shown for letter in part)
+    return sum(LETTERS.get(letter, WIDEST) for part in shown for letter in part)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Column:
         words: whether it holds words, which may be broken, rather than numbers.
         bold: rows whose cell is the best.
         limit: points that its words may take; 0 is as many as they want.
+        bodies: what `body` has found, as every row asks for it.
     """
 
     head: str
@@ -87,12 +95,16 @@ class Column:
     words: bool
     bold: frozenset[int] = frozenset()
     limit: float = 0.0
+    bodies: dict[float, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def body(self, size: float) -> float:
         """Points of its cells."""
-        return max(
-            (width(cell, size) * (1.15 if row in self.bold else 1) for row, cell in enumerate(self.cells)), default=0
-        )
+        if size not in self.bodies:
+            self.bodies[size] = max(
+                (width(cell, size) * (BOLD_IS_WIDER if row in self.bold else 1) for row, cell in enumerate(self.cells)),
+                default=0.0,
+            )
+        return self.bodies[size]
 
     def natural(self, size: float) -> float:
         """Points that it wants: those of its cells, and of the longest word of its head, if that is not very long."""

@@ -1,6 +1,8 @@
 """The command line as a user meets it: output, exit status, and what stays unwritten."""
 
 import importlib.metadata
+import io
+import os
 import re
 import shutil
 import subprocess
@@ -52,6 +54,7 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_a_file_to_figures(experiment: Path, tmp_path: Path, quick) -> None:
     first = metaprune("run", "tiny.yaml", "--set", "pruning.groups=[0]", "training.epochs=2", folder=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -273,10 +276,26 @@ def test_counts_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch: py
 def test_an_interrupt_while_a_command_plans_ends_it_with_a_sentence(
     quick, experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*given: object) -> None:
+    def interrupted(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "prepare", interrupted)
     for command in ("plan", "run"):
         ended = quick(command, "tiny.yaml")
         assert (ended.returncode, ended.stderr) == (130, "metaprune: stopped\n")
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_no_command() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = io.TextIOWrapper(io.BufferedWriter(printing.Unread(writing, "w")), line_buffering=True)
+    for _ in range(2):
+        stream.write("a line\n")
+    stream.close()
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "| true"])
+def test_the_exit_status_is_that_of_the_command_whoever_reads_it(redirection: str) -> None:
+    command = f"set -o pipefail; '{sys.executable}' -m orchestrator list experiments {redirection}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -117,7 +117,7 @@ def assert_equal(disturbed: Path, calm: Path) -> None:
 @pytest.mark.parametrize(
     ("action", "place", "after"),
     [
-        ("kill_worker", "train", 6),  # in the second epoch of three
+        pytest.param("kill_worker", "train", 6, marks=pytest.mark.slow),  # in the second epoch of three
         ("kill_worker", "sweep", 1),
         pytest.param("kill_before_rename", "train", 6, marks=pytest.mark.slow),  # the snapshot
         pytest.param("kill_before_rename", "train", 12, marks=pytest.mark.slow),  # the network
@@ -193,15 +193,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "times"),
-    [
-        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
-        (signal.SIGTERM, 1),
-        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGUSR1, 1)],
 )
 def test_a_stopped_run_says_how_to_go_on(
     order: Callable, calm: Path, tmp_path: Path, number: signal.Signals, times: int
@@ -224,7 +219,7 @@ def test_a_stopped_run_says_how_to_go_on(
             process.send_signal(number)
         time.sleep(0.5)
     _, stderr = process.communicate(timeout=600)
-    assert process.returncode == (130 if number == signal.SIGINT else 75)
+    assert process.returncode == (130 if number == signal.SIGINT else 75), stderr
     by = "" if number == signal.SIGINT else f" by {number.name}"
     assert stderr.strip().splitlines()[-1] == (
         f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there"
@@ -437,6 +432,7 @@ def test_a_full_disk(order: Callable, calm: Path, small_disk: Path, place: str, 
     assert_equal(folder, calm)
 
 
+@pytest.mark.slow
 def test_a_stage_that_kills_its_worker_takes_no_other_with_it(half: Path, calm: Path, order: Callable) -> None:
     """All sparsities of a group are one task."""
     methods = ["conventional", "tests.faulty:method"]
@@ -467,7 +463,7 @@ def test_a_driver_that_another_one_replaced_stops(half: Path, calm: Path, monkey
     assert_equal(half, calm)
 
 
-@pytest.mark.parametrize("table", ["evaluations", "epochs"])
+@pytest.mark.parametrize("table", [pytest.param("evaluations", marks=pytest.mark.slow), "epochs"])
 def test_results_that_are_gone_are_made_anew(table: str, calm: Path, tmp_path: Path) -> None:
     shutil.copytree(calm, tmp_path / "run")
     lost = set(load(tmp_path / "run", table)["cell"])

@@ -21,7 +21,7 @@ from workloads.config import FusionConfig, ModelConfig
 from workloads.data import datasets
 from workloads.fusion import fuse
 from workloads.measuring.evaluation import evaluate
-from workloads.networks import checkpoints
+from workloads.networks import checkpoints, weights
 from workloads.networks.models import build
 from workloads.structure.network import Network
 
@@ -63,7 +63,7 @@ def test_fused_parents_and_their_own_accuracies_are_rows(files: list[str], tmp_p
     asked = experiment(files, pipelines=["fuse", "fap", "paf"], fusion=[{"alignment": "weights"}, folding])
     result = run(asked, out=tmp_path / "run", progress=NoProgress())
     assert result.complete, result.failed
-    frame, digests = load(tmp_path / "run"), [checkpoints.file_digest(path) for path in files]
+    frame, digests = load(tmp_path / "run"), [weights.file_digest(path) for path in files]
     parents = frame[frame["stage"] == "baseline"].sort_values("training_data")
     assert parents["training_data"].tolist() == ["parent-1", "parent-2", "parent-3"]
     assert parents["parents"].tolist() == digests
@@ -85,7 +85,7 @@ def test_fused_parents_and_their_own_accuracies_are_rows(files: list[str], tmp_p
 
 def checkpoints_of(path: str, channels: int) -> torch.nn.Module:
     model = build(ModelConfig(name="vgg11_bn", width=0.0625), channels=channels, classes=10)
-    checkpoints.load_state(model, checkpoints.read_state(path), path, any_width=True)
+    checkpoints.load_state(model, weights.read_state(path), path, any_width=True)
     return model.eval()
 
 
@@ -199,7 +199,7 @@ def test_a_plan_names_the_file_that_does_not_fit(files: list[str], tmp_path: Pat
     save_file(build(ModelConfig(name="resnet10", width=0.0625), channels=1, classes=10).state_dict(), other)
     with pytest.raises(ValueError, match=r"other.safetensors' does not fit the model: it lacks"):
         gather(experiment([*files[:2], str(other)]))
-    state = checkpoints.read_state(files[0])
+    state = weights.read_state(files[0])
     state["features.0.weight"] = state["features.0.weight"][:-1].clone()
     save_file(state, other)
     with pytest.raises(ValueError, match=r"the network in '.*other.safetensors' does not run"):

@@ -111,10 +111,13 @@ def test_distillation_reads_the_networks_that_another_was_made_from() -> None:
     plan = planned(pipelines=["whole-data", "fap", "paf"], pruning=grid, fine_tuning=tuning)
     tuned = [stage for stage in plan.stages.values() if stage.kind == "fine-tune"]
     kinds = {tuple(plan.stages[key].kind for key in stage.inputs) for stage in tuned}
-    # Pruned networks learn from what was pruned, be it trained or fused and tuned; fused ones from what was fused.
+    # Pruned networks, and pruned ones tuned before, learn from what was pruned, be it trained or fused and tuned; fused
+    # ones from what was fused.
     assert kinds == {
         ("compress", "train"),
+        ("fine-tune", "train"),
         ("compress", "fine-tune"),
+        ("fine-tune", "fine-tune"),
         ("fuse", "train", "train"),
     }
     assert all(stage.parameters["training"]["images"] == 50 for stage in tuned)

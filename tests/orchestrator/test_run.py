@@ -396,7 +396,7 @@ def test_a_checkpoint_that_changes_after_planning_is_refused(finished: Path, tmp
     save_file(state, path)
     result = run_plan(experiment, facts, make_plan(experiment, facts), out=tmp_path / "run", progress=NoProgress())
     assert result.blocked == 2
-    assert "is not the file here that it was when the run was planned" in next(iter(result.failed.values()))
+    assert "is not the same here that it was when the run was planned" in next(iter(result.failed.values()))
 
 
 def test_results_are_read_without_metaprune(finished: Path) -> None:

@@ -20,6 +20,7 @@ from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from tests.conftest import TINY
 from workloads.data.samples import Dataset, Samples
+from workloads.measuring.evaluation import mac_count
 from workloads.networks.models import build
 from workloads.structure.network import Network
 
@@ -95,7 +96,7 @@ def test_each_step_of_iterative_pruning_learns_in_an_order_of_its_own(
     context = shared_context(experiment, facts, store)
     seeds: list[int] = []
 
-    def noted(task, work, model, config, pool, seed):
+    def noted(task, work, model, config, pool, seed, objective=None):
         seeds.append(seed)
         return []
 
@@ -111,11 +112,16 @@ def test_each_step_of_iterative_pruning_learns_in_an_order_of_its_own(
 
 
 def compressed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, criterion: object, repair: object, **dataset: object
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    criterion: object,
+    repair: object,
+    grid: dict | None = None,
+    **dataset: object,
 ) -> tuple[Task, dict]:
     """The task and the columns of a compression; the network that it starts from is not trained."""
     pruning = {"groups": "all", "sparsities": [0.5], "criteria": [criterion], "methods": ["conventional"]}
-    changes = {"pruning": {**pruning, "repair": repair}, "dataset": TINY["dataset"] | dataset}
+    changes = {"pruning": {**pruning, "repair": repair, **(grid or {})}, "dataset": TINY["dataset"] | dataset}
     experiment = Experiment.model_validate(TINY | changes)
     facts = gather(experiment)
     context = shared_context(experiment, facts, Store(folder))
@@ -156,6 +162,13 @@ def test_results_say_which_images_a_compression_has_looked_at(
 ) -> None:
     _, columns = compressed(tmp_path, monkeypatch, criterion, repair)
     assert columns == {"training_images": images, "calibration": calibration}
+
+
+@pytest.mark.parametrize("of", ["weights", "macs", "latency"])
+def test_what_is_reached_stands_in_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    monkeypatch.setattr(Task, "milliseconds", lambda self, model, description: mac_count(model, self.dataset.shape))
+    _, columns = compressed(tmp_path, monkeypatch, "l1", "none", {"sparsity_of": of})
+    assert columns["reached_sparsity"] == pytest.approx(0.5, abs=0.06)
 
 
 def test_calibration_images_are_of_the_training_set_and_never_of_what_is_measured_on(

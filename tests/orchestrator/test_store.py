@@ -13,6 +13,8 @@ import yaml
 from pyarrow import fs
 
 from orchestrator import Experiment
+from orchestrator.storage import parquet
+from orchestrator.storage.compaction import merge
 from orchestrator.storage.schema import SCHEMA_VERSION, SCHEMAS
 from orchestrator.storage.sealing import MAGIC, SEAL, footer_start
 from orchestrator.storage.store import GoneError, Store, folder_name, with_time_limit
@@ -270,3 +272,29 @@ def test_google_storage_that_does_not_answer_is_not_asked_for_long() -> None:
     assert with_time_limit("s3://bucket/run") == "s3://bucket/run"
     with pytest.raises(ValueError, match=r"storage 'gs://.*' cannot be used \(.+\): check its name, the network, and"):
         Store("gs://anonymous@bucket/run?endpoint_override=127.0.0.1:1&scheme=http&retry_limit_seconds=1")
+
+
+def test_a_text_that_many_rows_share_comes_as_codes_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 2)
+    store = Store(tmp_path)
+    texts = {"a": "long", "b": "long", "c": None, "d": "other", "e": "long"}
+    store.write_rows("timings", "one", [{"cell": cell, "settings": text} for cell, text in texts.items()])
+    store.write_rows("timings", "two", [{"cell": "f", "settings": "third"}])
+    assert pq.ParquetFile(tmp_path / "results" / "timings" / "one.parquet").num_row_groups == 3
+    coded = store.read_table("timings", coded=["settings"])
+    assert coded.schema.field("settings").type == parquet.CODES
+    assert coded["settings"].to_pylist() == [*texts.values(), "third"]
+    assert store.read_table("timings").equals(coded.cast(SCHEMAS["timings"]))
+    merge(store, "timings", ["one.parquet", "two.parquet"])
+    assert store.read_table("timings").equals(coded.cast(SCHEMAS["timings"]))
+
+
+def test_a_stage_whose_timing_names_a_table_of_a_newer_version_is_not_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_rows("evaluations", "one", [row("a"), row("c")])
+    tables = {"a": ["evaluations"], "b": ["evaluations"], "c": ["evaluations", "newer"], "d": [], "e": None}
+    for cell, named in tables.items():
+        store.write_rows("timings", cell, [{"cell": cell, "tables": named}])
+    assert store.done() == {"a", "d", "e"}

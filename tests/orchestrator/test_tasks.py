@@ -17,7 +17,7 @@ from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
 from orchestrator.running import tasks
-from orchestrator.running.tasks import LOST_DEVICE, MEASURED_TOGETHER, OutOfTime, execute, time_limit
+from orchestrator.running.tasks import MEASURED_TOGETHER, OutOfTime, execute, time_limit
 from orchestrator.stages import compress, kinds
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker import measuring
@@ -152,28 +152,17 @@ def test_a_gpu_without_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest.
     assert [outcome.short_of_memory for outcome in execute(works, context)] == [True] * len(works)
 
 
-class LostDevice(RuntimeError):
-    """What PyTorch raises when CUDA's context is gone."""
-
-
-def test_the_error_of_a_lost_gpu_is_known() -> None:
-    """PyTorch has it since 2.8; a renamed one would end in failures in place of another try."""
-    assert isinstance(LOST_DEVICE, type)
-    assert issubclass(LOST_DEVICE, RuntimeError)
-
-
 def test_a_worker_whose_gpu_is_lost_ends_and_leaves_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray tries the task again elsewhere, so that nothing has failed yet."""
 
     def lose(task: Task, work: Work) -> Any:
-        raise LostDevice("an illegal memory access was encountered")
+        raise torch.AcceleratorError("an illegal memory access was encountered")
 
     def end(status: int) -> None:
         raise SystemExit(status)
 
     works, context = grid(tmp_path, pruning={"groups": [0], "sparsities": [0.5]})
     compressing_by(monkeypatch, lose)
-    monkeypatch.setattr("orchestrator.running.tasks.LOST_DEVICE", LostDevice)
     monkeypatch.setattr("orchestrator.running.tasks.os._exit", end)
     with pytest.raises(SystemExit):
         execute(works, context)

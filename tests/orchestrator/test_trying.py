@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from orchestrator import Experiment
+from orchestrator import Experiment, printing
+from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
 from tests.conftest import TINY
 
@@ -104,6 +106,19 @@ def counting(*, in_channels=3, num_classes=10):
     return nn.Sequential(*auxiliary(in_channels=in_channels, num_classes=num_classes), Counting())
 
 
+class Deciding(nn.Module):
+    def forward(self, x):
+        return 2 * x if float(x.detach().sum()) > 0 else x
+
+
+def plain(*, in_channels=3, num_classes=10):
+    return nn.Sequential(*auxiliary(in_channels=in_channels, num_classes=num_classes))
+
+
+def deciding(*, in_channels=3, num_classes=10):
+    return nn.Sequential(*auxiliary(in_channels=in_channels, num_classes=num_classes), Deciding())
+
+
 def frozen(*, in_channels=3, num_classes=10):
     return auxiliary(in_channels=in_channels, num_classes=num_classes).requires_grad_(False).eval()
 """
@@ -190,3 +205,36 @@ def test_trying_leaves_random_numbers_as_they_were(tiny: Experiment) -> None:
     torch.manual_seed(5)
     gather(tiny)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_network_that_cannot_be_exported_is_no_obstacle_but_named_where_asked_for(capfd) -> None:
+    """Exporting is a later step, which safetensors can always do."""
+    models = [{"name": "own_functions:deciding"}, {"name": "own_functions:plain"}]
+    changes = {"models": models, "pruning": {"groups": [0], "sparsities": [0.5]}}
+    experiment = Experiment.model_validate({key: value for key, value in TINY.items() if key != "model"} | changes)
+    facts = gather(experiment, exports=True).models
+    assert "data-dependent" in facts["deciding"].not_exportable
+    assert facts["plain"].not_exportable is None
+    assert capfd.readouterr() == ("", "")
+    assert gather(experiment).models["deciding"].not_exportable is None
+
+
+def test_a_plan_says_which_networks_cannot_be_exported(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.model_validate(TINY | {"model": {"name": "own_functions:deciding"}})
+    facts = gather(experiment, exports=True)
+    monkeypatch.setattr(printing, "console", Console(highlight=False, soft_wrap=True))
+    printing.show_plan(make_plan(experiment, facts), facts)
+    assert "deciding: the run can make its networks, but `metaprune export` can write them as safetensors alone, " in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("of", "word"), [("weights", "weight"), ("macs", "MAC")])
+def test_a_budget_that_cannot_be_reached_is_refused_with_what_can(of: str, word: str) -> None:
+    pruning = {"groups": [0, [1, 2]], "sparsities": [0.1, 0.9], "sparsity_of": of}
+    experiment = Experiment.model_validate({**TINY, "pruning": pruning})
+    message = (
+        rf"model 'vgg11_bn', pruning.sparsities: a {word} sparsity of 0\.9 cannot be reached .* at most 0\.\d+ can"
+    )
+    with pytest.raises(ValueError, match=message):
+        gather(experiment)

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "workloads": [
         ("messages", "moved", "own_code", "isolation"),
+        ("validated",),
+        ("calibration", "scope"),
         ("config", "plugins"),
         ("data",),
         ("structure",),
@@ -27,7 +29,7 @@ ROOMS = {
         ("stages",),
         ("planning",),
         ("running",),
-        ("export", "printing"),
+        ("export", "printing", "status"),
         ("cli",),
         ("submit", "__main__"),
     ],

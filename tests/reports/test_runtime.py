@@ -48,7 +48,8 @@ def tables(timings: pd.DataFrame) -> Tables:
         {**shared, "pipeline": "whole-data", "cell": "end"},
         {**shared, "pipeline": "FaP", "cell": "fused-end"},
     ])  # fmt: skip
-    others = dict.fromkeys(("epochs", "splits", "importances", "distances", "landscapes"), pd.DataFrame())
+    named = ("epochs", "splits", "importances", "distances", "landscapes", "allocations")
+    others = dict.fromkeys(named, pd.DataFrame())
     return Tables(evaluations=ends, plan=PLAN, timings=timings, settings={}, **others)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def described(model: nn.Module, name: str) -> Description:
 TIES = {"b.weight": "a.weight", "layers.2.weight": "layers.0.weight", "layers.2.bias": "layers.0.bias"} | {
     f"head.{name}": f"fc.{name}" for name in ("weight", "bias")
 }
+FLOAT = 1
+"""The number of 32-bit floating point in ONNX."""
 IMAGES = torch.randn(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
@@ -120,6 +123,24 @@ def test_a_training_of_tied_weights_goes_on_from_a_snapshot(digits: Dataset) -> 
 def test_tied_networks_are_exported(name: str, tmp_path: Path) -> None:
     model = tied(num_classes=10).eval()
     assert export(model, described(model, "tied"), (1, 12, 12), name, tmp_path / "tied") < 1e-5
+
+
+@pytest.mark.slow
+def test_tied_networks_leave_as_onnx_with_each_weight_once(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    whole = tied(num_classes=10).eval()
+    base = Network.prepared(whole, IMAGES[:1])
+    narrow = compress(base, CompressionConfig(sparsity=0.5), Sources(IMAGES[:1])).model
+    for model in (whole, narrow):
+        assert export(model, described(model, "tied"), (1, 12, 12), "onnx", tmp_path / "tied.onnx") < 1e-5
+        written = onnx.load(tmp_path / "tied.onnx")
+        (logits,) = reference.ReferenceEvaluator(written).run(None, {"images": IMAGES.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), model(IMAGES).detach(), rtol=1e-4, atol=1e-6)
+        stored = sum(math.prod(tensor.dims) for tensor in written.graph.initializer if tensor.data_type == FLOAT)
+        assert stored == parameter_count(model)
 
 
 def test_tensors_that_overlap_without_being_the_same_are_refused() -> None:

@@ -1,33 +1,26 @@
 """Solving the layers of a narrowed network again, on small networks where the right answer is known."""
 
-import threading
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
+from tests.workloads.solvable import COUNT, NETWORKS, convolutions, error, images_of_noise, residual, seeded
 from workloads.compression.calls import run_tapped
-from workloads.compression.compensation import Originals, passes, solving
-from workloads.compression.compensation.originals import KEPT
+from workloads.compression.compensation import solving
 from workloads.compression.compensation.refining import Refinement
-from workloads.compression.compensation.summands import IMAGES, course_of
-from workloads.compression.compensation.sums import ALL, FOLDS, Windows, made_rows
-from workloads.compression.compensation.views import with_views
+from workloads.compression.compensation.summands import course_of
+from workloads.compression.compensation.sums import ALL, Windows, made_rows
 from workloads.compression.compress import Sources, compress
-from workloads.config import CompressionConfig, LeastSquaresConfig
-from workloads.networks.models import BasicBlock
+from workloads.config import CompressionConfig
 from workloads.networks.vit import VisionTransformer
 from workloads.structure.network import Network
-
-COUNT = 64
 
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randn(COUNT, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return images_of_noise()
 
 
 @pytest.fixture
@@ -35,98 +28,9 @@ def sources(images: torch.Tensor) -> Sources:
     return Sources(images[:1], images=[images])
 
 
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(3)
-    model = make()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.data.normal_(0, 0.2)
-            module.running_var.data.uniform_(0.5, 1.5)
-    return model.eval()
-
-
-def convolutions(first: nn.Module, second: nn.Module, width: int = 8) -> nn.Module:
-    end = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)]
-    return nn.Sequential(first, nn.ReLU(), second, *end)
-
-
-def residual() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        BasicBlock(8, 8, 1),
-        BasicBlock(8, 16, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 5),
-    )
-
-
-class Tokens(nn.Module):
-    """A residual stream of tokens with a norm and an MLP."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.norm = nn.Conv2d(3, 16, 4, stride=4), nn.LayerNorm(16)
-        self.up, self.down, self.last = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.embed(x).flatten(2).transpose(1, 2)
-        x = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
-        return self.last(x.mean(1))
-
-
-class Twice(nn.Module):
-    """A layer that runs twice in a pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.again = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.last = nn.Linear(8, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x).relu()
-        return self.last(self.again(self.again(x).relu()).relu().mean((2, 3)))
-
-
-def depthwise() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),
-    )
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "convolutions": lambda: convolutions(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, stride=2, dilation=2, padding=2)),
-    "reflected": lambda: convolutions(
-        nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, (3, 1), padding="same", padding_mode="reflect")
-    ),
-    "transposed": lambda: convolutions(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 2, stride=2)),
-    "flattened": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)),
-    "residual": residual,
-    "tokens": Tokens,
-    "twice": Twice,
-    "depthwise": depthwise,
-}
-
-
 @pytest.fixture(params=NETWORKS)
 def network(request: pytest.FixtureRequest, images: torch.Tensor) -> Network:
     return Network.prepared(seeded(NETWORKS[request.param]), images[:1])
-
-
-@torch.inference_mode()
-def error(network: Network, smaller: Network, images: torch.Tensor) -> float:
-    wanted = network.model(images)
-    return float((smaller.model(images) - wanted).square().mean() / wanted.var(0).mean())
 
 
 @pytest.mark.parametrize("method", ["conventional", "folding", "intra-fusion"])
@@ -169,113 +73,6 @@ def test_a_neuron_that_is_there_twice_is_not_missed(images: torch.Tensor, source
 
 def later_half(model: nn.Module, group: object) -> torch.Tensor:
     return torch.arange(8.0)
-
-
-def test_waiting_passes_and_repeated_ones_give_the_same(
-    network: Network, sources: Sources, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = CompressionConfig(sparsity=0.5, repair="least-squares")
-    waiting = compress(network, config, sources)
-    monkeypatch.setattr(solving, "MEMORY", 0)
-    repeated = compress(network, config, sources)
-    for one, other in zip(waiting.model.parameters(), repeated.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_waiting_passes_wait_where_they_can(network: Network, images: torch.Tensor) -> None:
-    layers = [layer for group in network.structure.groups for layer in group.layers]
-    course = course_of(network.model, layers, images[:2])
-    sides = passes.Side(network.model, course, after=True), passes.Side(network.model, course, after=False)
-    once = "again" not in layers
-    assert isinstance(passes.passes_over(*sides, [images], solving.MEMORY), passes.Lockstep) is once
-    assert isinstance(passes.passes_over(*sides, [images], 1000), passes.Rerunning)
-    assert course.bytes_per_image >= 3 * 12 * 12 * 4
-
-
-def test_images_count_with_their_own_memory_where_they_are_a_part_of_many(images: torch.Tensor) -> None:
-    model = seeded(residual)
-    course, alone = (course_of(model, ["0", "7"], part) for part in (images[:2], images[:2].clone()))
-    assert course.bytes_per_image == alone.bytes_per_image
-
-
-@pytest.mark.parametrize("memory", [KEPT, 600_000, 0], ids=["all", "some", "none"])
-def test_the_cells_of_a_grid_share_what_the_original_makes(
-    images: torch.Tensor, monkeypatch: pytest.MonkeyPatch, memory: int
-) -> None:
-    ran: list[nn.Module] = []
-    run = passes.Pass.run
-    monkeypatch.setattr(passes.Pass, "run", lambda self: (ran.append(self.side.model), run(self))[1])
-    network = Network.prepared(seeded(residual), images[:1])
-    originals = Originals(memory)
-
-    def cells(kept: Originals | None) -> list[Network]:
-        sources = Sources(images[:1], images=[images], originals=kept)
-        return [
-            compress(network, CompressionConfig(sparsity=sparsity, repair=repair), sources)
-            for sparsity in (0.5, 0.25)
-            for repair in ("least-squares", {"name": "least-squares", "images": COUNT // 2})
-        ]
-
-    shared = cells(originals)
-    runs = ran.count(network.model)
-    assert originals.size <= memory
-    alone = cells(None)
-    assert all(
-        torch.equal(one, other)
-        for pair in zip(shared, alone, strict=True)
-        for one, other in zip(*(network.model.parameters() for network in pair), strict=True)
-    )
-    once, always = 2 * FOLDS, 4 * FOLDS  # batches of all images and of half of them
-    assert runs == {KEPT: once, 0: always}.get(memory, runs)
-    assert once <= runs <= always
-    assert ran.count(network.model) == runs + always
-
-
-def test_what_the_original_made_is_forgotten_once_its_weights_change(sources: Sources, images: torch.Tensor) -> None:
-    network = Network.prepared(seeded(residual), images[:1])
-    config = CompressionConfig(sparsity=0.5, repair="least-squares")
-    keeping = replace(sources, originals=Originals())
-    compress(network, config, keeping)
-    with torch.no_grad():
-        network.model[0].weight.mul_(1.1)
-    kept, anew = (compress(network, config, each) for each in (keeping, sources))
-    assert all(map(torch.equal, kept.model.parameters(), anew.model.parameters()))
-
-
-def test_a_pass_that_fails_is_an_error_and_leaves_no_thread(images: torch.Tensor) -> None:
-    network = Network.prepared(seeded(residual), images[:1])
-    smaller = compress(network, CompressionConfig(sparsity=0.5), Sources(images[:1]))
-    layers = ["0", "7"]
-    course = course_of(network.model, layers, images[:2])
-    before = threading.active_count()
-    with passes.Side(network.model, course, after=True) as one, passes.Side(smaller.model, course, after=False) as two:
-        batches = [images, images[:, :2]]
-        running = passes.Lockstep(passes.waiting_passes(one, batches), two, batches)
-        with pytest.raises(ValueError, match="ended before all layers ran"):
-            list(running.at("0"))
-        running.close()
-    assert threading.active_count() == before
-    assert not network.model[0]._forward_hooks
-    assert not smaller.model[0]._forward_pre_hooks
-
-
-def test_summands_are_known_by_the_operations_of_a_pass(images: torch.Tensor) -> None:
-    network = Network.prepared(seeded(residual), images[:1])
-    layers = [name for name, module in network.model.named_modules() if isinstance(module, nn.Conv2d)]
-    course = course_of(network.model, layers, images[:2])
-    with_shortcut, without = ("4.shortcut.0", "3.conv2")
-    assert {call.layer for call in course.summands} == {with_shortcut, without}
-    plain = course_of(nn.Sequential(AddsItsInput()).eval(), ["0.layer"], images[:2])
-    assert list(plain.summands.values()) == [IMAGES]
-
-
-class AddsItsInput(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, 3, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x) + x
 
 
 class TwoBranches(nn.Module):
@@ -458,52 +255,3 @@ def test_groups_of_transformers_are_solved_whatever_their_kind(kind: str) -> Non
         for repair in ("none", "least-squares")
     )
     assert error(network, solved, images) < error(network, plain, images)
-
-
-def test_views_of_an_image_follow_each_other_and_mirror_or_move_it() -> None:
-    images = torch.arange(2 * 8 * 8.0).view(2, 1, 8, 8)
-    found = with_views([images[:1], images[1:]], ["mirrored", "shifted"], seed=0)
-    assert [len(batch) for batch in found] == [4, 4]
-    for batch, image in zip(found, images, strict=True):
-        assert torch.equal(batch[0], image)
-        assert torch.equal(batch[1], image.flip(2))
-        for number in (0, 1):
-            padded = nn.functional.pad(batch[number : number + 1], (1, 1, 1, 1), mode="reflect")[0]
-            moved = [padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
-            assert any(torch.equal(batch[2 + number], each) for each in moved)
-    assert with_views([images], [], seed=0)[0].equal(images)
-
-
-def test_views_stand_for_more_images() -> None:
-    def mirrored(images: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.stack([images, images.flip(3)], 1).flatten(0, 1)]
-
-    images = torch.randn(COUNT, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    network = Network.prepared(seeded(residual), images[:1])
-    views, given, without = (
-        compress(network, CompressionConfig(sparsity=0.5, repair=repair), Sources(images[:1], images=shown))
-        for repair, shown in (
-            ({"name": "least-squares", "views": ["mirrored"]}, [images]),
-            ("least-squares", mirrored(images)),
-            ("least-squares", [images]),
-        )
-    )
-    assert all(map(torch.equal, views.model.parameters(), given.model.parameters()))
-    assert not all(map(torch.equal, views.model.parameters(), without.model.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"images": "synthetic", "views": ["mirrored"]}, "of made-up ones there may be more: raise count"),
-        ({"views": ["mirrored", "mirrored"]}, "views has mirrored twice"),
-    ],
-)
-def test_views_that_give_nothing_new_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CompressionConfig(sparsity=0.5, repair={"name": "least-squares", **settings})
-
-
-def test_views_stand_in_the_label() -> None:
-    config = LeastSquaresConfig(images=128, views=("mirrored", "shifted"))
-    assert config.label == "least-squares(images=128, views=mirrored+shifted)"

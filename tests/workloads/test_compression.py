@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from workloads.compression.budgets import parameters_after
 from workloads.compression.calls import output_moments
 from workloads.compression.clustering import clusters, coordinates, filled
 from workloads.compression.compress import Sources, compress, score
-from workloads.compression.group_sizes import parameters_after, widths
+from workloads.compression.group_sizes import widths
 from workloads.compression.methods import METHODS, maps
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import repaired_layers, with_corrected_variance
@@ -133,8 +134,7 @@ def test_a_weight_sparsity_of_one_group_and_one_that_cannot_be_reached(network: 
 
 
 def test_widths_are_rounded_up_to_multiples(network: Network) -> None:
-    numbers = range(len(network.structure.groups))
-    found = widths(network.model, network.structure, numbers, sizes(network), 0.45, round_to=8)
+    found = widths(network.structure.groups, sizes(network), 0.45, round_to=8)
     assert found == [min(n, -(-max(1, int(n * 0.55)) // 8) * 8) for n in sizes(network)]
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer, get_model
 
+from workloads.compression.budgets import parameters_after, smallest
 from workloads.compression.compress import Sources, compress
-from workloads.compression.group_sizes import parameters_after, smallest
 from workloads.config import CompressionConfig
 from workloads.measuring.evaluation import parameter_count
 from workloads.structure.finding import trace

@@ -10,7 +10,7 @@ from workloads.compression.pairings import Pairings
 from workloads.config import CompressionConfig, FineTuningConfig, ModelConfig, TrainingConfig
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import parameter_count
-from workloads.networks import checkpoints
+from workloads.networks import checkpoints, weights
 from workloads.networks.checkpoints import Description
 from workloads.networks.models import build
 from workloads.structure.batch_norm import merge_batch_norm
@@ -167,7 +167,7 @@ def test_published_state_dicts_load_in_half_precision(tmp_path, vgg: nn.Module) 
 
     half = {name: t.half() if t.is_floating_point() else t for name, t in vgg.state_dict().items()}
     save_file(half, tmp_path / "half.safetensors")
-    state = checkpoints.read_state(tmp_path / "half.safetensors")
+    state = weights.read_state(tmp_path / "half.safetensors")
     fresh = build(MODEL, channels=1, classes=10)
     checkpoints.load_state(fresh, state, "half")
     assert fresh.classifier.weight.dtype == torch.float32
@@ -178,9 +178,9 @@ def test_published_state_dicts_load_in_half_precision(tmp_path, vgg: nn.Module) 
         checkpoints.load_state(other, state, "half")
     (tmp_path / "bad.safetensors").write_bytes(b"garbage")
     with pytest.raises(ValueError, match="not a safetensors file"):
-        checkpoints.read_state(tmp_path / "bad.safetensors")
+        weights.read_state(tmp_path / "bad.safetensors")
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        checkpoints.read_state(tmp_path / "none.safetensors")
+        weights.read_state(tmp_path / "none.safetensors")
 
 
 def test_one_image_is_not_enough(digits: Dataset) -> None:

@@ -193,7 +193,12 @@ def image_rows(model: nn.Module, layers: Collection[str], images: Tensor) -> dic
     Three images made of noise run through the network twice, with another one in the middle: what changes is of that
     image. `images` give the shape.
     """
-    noise = torch.randn(4, *images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
+    generator = torch.Generator().manual_seed(0)
+    if images.is_floating_point():
+        noise = torch.randn(4, *images.shape[1:], generator=generator).to(images)
+    else:  # numbers that occur, as those of words or of colours have to
+        chosen_values = torch.randint(images.numel(), (4, *images.shape[1:]), generator=generator)
+        noise = images.flatten()[chosen_values.to(images.device)]
     seen: list[dict[Call, tuple[int, Tensor]]] = []
     for chosen in ([0, 1, 2], [0, 3, 2]):
         outputs: dict[Call, tuple[int, Tensor]] = {}

@@ -1,18 +1,27 @@
 """Compressing a whole network: one group, or all in sequence, by one criterion and method."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
+from workloads.compression.budgets import (
+    Budget,
+    LatencyBudget,
+    MacBudget,
+    NeuronBudget,
+    SparsityOf,
+    WeightBudget,
+    fitted,
+    floors,
+)
 from workloads.compression.calls import output_moments
-from workloads.compression.compensation import Originals, compensate
+from workloads.compression.choosing import check_patterns, chosen_groups, group_names, left_alone
+from workloads.compression.compensation import compensate
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.compensation.views import with_views
 from workloads.compression.criteria import Batch, importance
-from workloads.compression.group_sizes import widths
+from workloads.compression.group_sizes import size_after, structure_class, unreachable, widths
 from workloads.compression.methods import maps
 from workloads.compression.pairings import Pairings
 from workloads.compression.repair import (
@@ -21,58 +30,19 @@ from workloads.compression.repair import (
     repaired_layers,
     with_corrected_variance,
 )
-from workloads.config import CalibrationConfig, ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
+from workloads.compression.sources import Sources as Sources
+from workloads.compression.sources import made
+from workloads.config import ChoiceConfig, CompressionConfig, LeastSquaresConfig, as_choice
 from workloads.measuring.evaluation import parameter_count
 from workloads.plugins import CRITERION, METHOD
+from workloads.scope import ratios_of
 from workloads.structure.batch_norm import Statistics
+from workloads.structure.copying import copied
 from workloads.structure.groups import Group, Maps, apply
 from workloads.structure.network import Network
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What criteria and methods may look at.
-
-    Attributes:
-        example: (1, C, H, W), for its shape and device.
-        batches: labelled training batches for criteria, or a function that returns them.
-        images: unlabelled training batches for methods and repair, likewise.
-        seed: of criteria that draw.
-        method_seed: of methods that draw.
-        calibration: a function that returns batches of so many unlabelled training images, where an option asks for a
-            number; None takes the first of `images`.
-        originals: keeps what the network makes of images for further compressions of it; None keeps nothing.
-    """
-
-    example: Tensor
-    batches: Callable[[], Sequence[Batch]] | Sequence[Batch] = ()
-    images: Callable[[], Sequence[Tensor]] | Sequence[Tensor] = ()
-    seed: int = 0
-    method_seed: int = 0
-    calibration: Callable[[int], Sequence[Tensor]] | None = None
-    originals: Originals | None = None
-
-    def shown(self, config: CalibrationConfig | None) -> Sequence[Tensor]:
-        """Batches of unlabelled images: as many as the settings say, or as there are; without such, all of `images`."""
-        if config is None:
-            return made(self.images)
-        assert isinstance(config.images, int)
-        count = config.images
-        if self.calibration is not None:
-            return self.calibration(count) if count else []
-        batches, found = made(self.images), []
-        for batch in batches:
-            if count > 0:
-                found.append(batch[:count])
-            count -= len(batch)
-        return found
-
-
-def made(values: Callable[[], Sequence[T]] | Sequence[T]) -> Sequence[T]:
-    """The values, or those that the function returns."""
-    return values() if callable(values) else values
+BY_SCORES = ("global", "isomorphic")
+"""Allocations that set thresholds on scores, which then have to be those of the whole network."""
 
 
 def score(
@@ -110,6 +80,7 @@ def compress(
     parameters: int | None = None,
     scored: Callable[[int], tuple[Pairings, Tensor]] | None = None,
     sizes: Mapping[int, int] | None = None,
+    unpruned: nn.Module | None = None,
 ) -> Network:
     """A narrower copy of the network.
 
@@ -121,6 +92,7 @@ def compress(
         parameters: of the network before any pruning, for sparsities of weights; None: before batch-norm was merged.
         scored: weights and scores of a group of `base`, in place of `score`, for instance from a cache.
         sizes: in place of a sparsity, how many pairings groups keep, in the order in which they are narrowed.
+        unpruned: the network before any pruning, for sparsities of multiplications and time; None: `base`.
 
     Raises:
         ValueError: options that a function does not have, images that it lacks, a weight sparsity that cannot be
@@ -132,8 +104,25 @@ def compress(
         return compression.network
     return compression.run(
         originals or [group.size for group in base.structure.groups],
-        parameters or base.parameters or parameter_count(base.model),
+        budget_of(config.sparsity_of, base, sources, parameters, unpruned),
     )
+
+
+def budget_of(
+    sparsity_of: SparsityOf,
+    base: Network,
+    sources: Sources,
+    parameters: int | None = None,
+    unpruned: nn.Module | None = None,
+) -> Budget | None:
+    """What a sparsity is a share of; None for neurons. Arguments as for `compress`."""
+    if sparsity_of == "weights":
+        return WeightBudget(base, parameters or base.parameters or parameter_count(base.model))
+    if sparsity_of == "macs":
+        return MacBudget(base, sources.example, unpruned or base.model)
+    if sparsity_of == "latency":
+        return LatencyBudget(base, sources.measured, unpruned or base.model)
+    return None
 
 
 class _Compression:
@@ -177,7 +166,7 @@ class _Compression:
             raise ValueError(f"repair '{name}' needs unlabelled images: give them as `images`")
         return images
 
-    def run(self, originals: Sequence[int], parameters: int) -> Network:
+    def run(self, originals: Sequence[int], budget: Budget | None) -> Network:
         """Bring every group to its size.
 
         Which layers gain a bias from the method or the repair is known afterwards only; if these weigh so much that a
@@ -186,43 +175,70 @@ class _Compression:
         config, groups = self.config, self.base.structure.groups
         if len(originals) != len(groups):
             raise ValueError(f"the network has {len(groups)} groups that can be pruned, but once had {len(originals)}")
-        numbers = [group.number for group in groups if group.kind in config.kinds]
-        if config.group is not None:
-            numbers = [config.group]
-        if not numbers:
-            found = ", ".join(sorted({group.kind for group in groups}))
-            raise ValueError(
-                f"the network has no group of kind {' or '.join(config.kinds)}, but of kind {found}: set kinds"
-            )
-        scores = [self.scored(number)[1] for number in numbers] if config.allocation == "global" else None
-        gaining: set[str] = set()
+        check_patterns(self.base.structure, config.ignore)
+        if isinstance(config.sparsity, Mapping):
+            self.narrow_by_ratios(config.sparsity, originals)
+            return self.network
+        numbers = chosen_groups(self.base.structure, config)
         while True:
-            sizes = widths(
-                self.base.model,
-                self.base.structure,
-                numbers,
-                [originals[number] for number in numbers],
-                config.sparsity,
-                of=config.sparsity_of,
-                parameters=parameters,
-                gaining=gaining,
-                round_to=config.round_to,
-                scores=scores,
-            )
-            self.narrow_all(numbers, sizes, order=-1 if config.order == "input-first" else 1)
-            gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
-            reached = 1 - parameter_count(self.network.model) / parameters
-            if config.sparsity_of == "neurons" or config.sparsity == 0 or reached >= config.sparsity:
+            sizes = self.sizes([groups[number] for number in numbers], [originals[n] for n in numbers], budget)
+            self.narrow_all(numbers, sizes, order=self.direction)
+            if not isinstance(budget, WeightBudget) or config.sparsity == 0:
                 return self.network
-            if gained <= gaining:
+            gained = set(without_bias(self.base.model)) - set(without_bias(self.network.model))
+            reached = 1 - parameter_count(self.network.model) / budget.parameters
+            if reached >= config.sparsity:
+                return self.network
+            if gained <= budget.gaining:
                 raise ValueError(f"a weight sparsity of {config.sparsity:g} is missed: {reached:.4f} is reached")
-            gaining |= gained
+            budget.gain(gained)
+
+    def sizes(self, groups: Sequence[Group], originals: Sequence[int], budget: Budget | None) -> list[int]:
+        """The widths of the groups that are pruned, as the allocation spreads the sparsity."""
+        config = self.config
+        if not isinstance(config.allocation, str):
+            from workloads.compression.allocation import allocate  # here, as searches compress networks too
+
+            counted = budget or NeuronBudget(self.base, originals)
+            found = allocate(self.base, config, self.sources, groups=groups, originals=originals, budget=counted)
+            return list(found.sizes.values())
+        assert isinstance(config.sparsity, float)
+        by_scores = config.allocation in BY_SCORES
+        isomorphic = config.allocation == "isomorphic"
+        return widths(
+            groups,
+            originals,
+            config.sparsity,
+            budget=budget,
+            round_to=config.round_to,
+            scores=[self.scored(group.number)[1] for group in groups] if by_scores else None,
+            classes=[structure_class(self.base.model, group) for group in groups] if isomorphic else None,
+        )
+
+    def narrow_by_ratios(self, given: Mapping[int | str, float], originals: Sequence[int]) -> None:
+        """Bring the groups that are named to sizes of their own."""
+        groups, names = self.base.structure.groups, group_names(self.base.structure)
+        try:
+            ratios = ratios_of(given, names)
+        except ValueError as error:
+            raise ValueError(f"sparsity {error}") from error
+        numbers = sorted(ratios.keys() - left_alone(self.base.structure, self.config.ignore))
+        sizes = [
+            fitted(groups[number], size_after(originals[number], ratios[number]), self.config.round_to)
+            for number in numbers
+        ]
+        self.narrow_all(numbers, sizes, order=self.direction)
+
+    @property
+    def direction(self) -> int:
+        """1 from the last group on to the first before the output, −1 the other way."""
+        return -1 if self.config.order == "input-first" else 1
 
     def narrow_all(self, numbers: Sequence[int], sizes: Sequence[int], order: int) -> None:
         """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
-        self.network = Network(copy.deepcopy(start.model), base.structure, base.statistics)
+        self.network = Network(copied(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
             if m < groups[number].size:
@@ -247,7 +263,7 @@ class _Compression:
         seen = self.network if self.solving is None else self.base
         model, structure, statistics = seen.model, seen.structure, seen.statistics
         group = structure.groups[number]
-        if config.allocation == "global" or structure is self.base.structure:
+        if config.allocation in BY_SCORES or structure is self.base.structure:
             pairings, scores = self.scored(number)
         else:
             pairings, scores = score(self.network, number, config.criterion, self.sources)
@@ -293,4 +309,21 @@ class _Compression:
 
 def without_bias(model: nn.Module) -> list[str]:
     """Names of the layers that could have a bias and have none."""
-    return [name for name, layer in model.named_modules() if layer._parameters.get("bias", layer) is None]
+    return [name for name, layer in model.named_modules() if ("bias", None) in layer._parameters.items()]
+
+
+def check_reach(base: Network, config: CompressionConfig, sources: Sources) -> None:
+    """Make sure that a sparsity of weights or multiplications can be reached.
+
+    Raises:
+        ValueError: it cannot; names the largest that can.
+    """
+    if isinstance(config.sparsity, Mapping) or config.sparsity_of not in ("weights", "macs"):
+        return
+    budget = budget_of(config.sparsity_of, base, sources)
+    assert budget is not None
+    groups = [base.structure.groups[number] for number in chosen_groups(base.structure, config)]
+    least = 0.0 if isinstance(config.allocation, str) else config.allocation.least
+    most = 1 - budget.left(floors(groups, [group.size for group in groups], least, config.round_to))
+    if most < config.sparsity:
+        raise ValueError(unreachable(budget, config.sparsity, [group.number for group in groups], most))

@@ -1,37 +1,22 @@
-"""How wide each group is to become: from a sparsity of neurons or weights to pairings that stay."""
+"""How wide each group is to become: from a sparsity of neurons, weights, multiplications or time to what stays."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Hashable, Sequence
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from workloads.measuring.evaluation import parameter_count
-from workloads.structure.groups import THROUGH, Group, Structure
-from workloads.structure.layers import get_layer, made_dim
+from workloads.compression.budgets import Budget, fitted
+from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group
+from workloads.structure.layers import get_layer
 
 BISECTIONS = 40
-OVERLAPPING = ("heads", "query-key", "value-output")
-"""Kinds of groups that hold the same channels in two ways."""
 
 
 def size_after(size: int, sparsity: float) -> int:
     """m = int(n·(1 − s)) pairings that stay, as published, but at least one."""
     return max(1, int(size * (1 - sparsity)))
-
-
-def smallest(group: Group) -> int:
-    """The least size: of a single group of channels or a single head nobody could tell that it is one of several.
-
-    A grouped convolution with `groups=1` looks like an ordinary one; so does attention with one head, or one dimension.
-    """
-    return min(group.size, 2) if any(group.on(THROUGH)) or group.kind in OVERLAPPING else 1
-
-
-def fitted(group: Group, m: int, round_to: int) -> int:
-    """m rounded up to a multiple, but no more pairings than there are."""
-    return min(group.size, max(smallest(group), -(-m // round_to) * round_to))
 
 
 def uniform_widths(groups: Sequence[Group], originals: Sequence[int], sparsity: float, round_to: int) -> list[int]:
@@ -43,94 +28,96 @@ def uniform_widths(groups: Sequence[Group], originals: Sequence[int], sparsity: 
 
 
 def global_widths(
-    groups: Sequence[Group], originals: Sequence[int], sparsity: float, round_to: int, scores: Sequence[Tensor]
+    groups: Sequence[Group],
+    originals: Sequence[int],
+    sparsity: float,
+    round_to: int,
+    scores: Sequence[Tensor],
+    classes: Sequence[Hashable] | None = None,
 ) -> list[int]:
-    """The least important pairings of all groups go, by one threshold on their scores."""
-    kept = size_after(sum(originals), sparsity)
-    owners = torch.tensor(list(chain.from_iterable([number] * len(s) for number, s in enumerate(scores))))
-    best = torch.cat(list(scores)).argsort(descending=True, stable=True)[:kept]
-    counts = owners[best].bincount(minlength=len(groups)).tolist()
+    """The least important pairings of all groups go, by one threshold on their scores; or by one for each class.
+
+    Args:
+        classes: of the groups; a threshold of its own removes the same share of each class. None: all are of one.
+    """
+    classes = classes or [None] * len(groups)
+    counts = [0] * len(groups)
+    for kind in dict.fromkeys(classes):
+        places = [place for place, each in enumerate(classes) if each == kind]
+        kept = size_after(sum(originals[place] for place in places), sparsity)
+        owners = torch.tensor(list(chain.from_iterable([place] * len(scores[place]) for place in places)))
+        best = torch.cat([scores[place] for place in places]).argsort(descending=True, stable=True)[:kept]
+        for place in places:
+            counts[place] = int((owners[best] == place).sum())
     return [fitted(group, count, round_to) for group, count in zip(groups, counts, strict=True)]
 
 
 def widths(
-    model: nn.Module,
-    structure: Structure,
-    numbers: Sequence[int],
+    groups: Sequence[Group],
     originals: Sequence[int],
     sparsity: float,
     *,
-    of: Literal["neurons", "weights"] = "neurons",
-    parameters: int = 0,
-    gaining: Collection[str] = (),
+    budget: Budget | None = None,
     round_to: int = 1,
     scores: Sequence[Tensor] | None = None,
+    classes: Sequence[Hashable] | None = None,
 ) -> list[int]:
     """Pairings that stay in each of the groups that are pruned.
 
     Args:
-        model: the network, batch-norm merged.
-        structure: its groups.
-        numbers: of the groups that are pruned.
+        groups: those that are pruned.
         originals: pairings of these before any pruning.
-        sparsity: share to remove of their pairings, or of the whole network's parameters before any pruning.
-        of: what the sparsity is a share of; for weights, the least neuron sparsity that reaches it is found.
-        parameters: of the network before any pruning.
-        gaining: layers without a bias that get one when the groups are narrowed.
+        sparsity: share to remove of their pairings, or of what the budget counts.
+        budget: what the sparsity is a share of; then the least neuron sparsity that reaches it is found. None: the
+            pairings.
         round_to: widths become multiples of this, rounded up.
         scores: importance of each group's pairings; given, one threshold holds for all groups together.
+        classes: of the groups, for a threshold in each.
 
     Raises:
-        ValueError: the weight sparsity cannot be reached by pruning these groups.
+        ValueError: the sparsity cannot be reached by pruning these groups.
     """
-    groups = [structure.groups[number] for number in numbers]
 
     def at(neuron_sparsity: float) -> list[int]:
         if scores is None:
             return uniform_widths(groups, originals, neuron_sparsity, round_to)
-        return global_widths(groups, originals, neuron_sparsity, round_to, scores)
+        return global_widths(groups, originals, neuron_sparsity, round_to, scores, classes)
 
-    if of == "neurons" or sparsity == 0:
+    if budget is None or sparsity == 0:
         return at(sparsity)
+    numbers = [group.number for group in groups]
 
     def removed(neuron_sparsity: float) -> float:
-        sizes = dict(zip(numbers, at(neuron_sparsity), strict=True))
-        return 1 - parameters_after(model, structure, sizes, gaining) / parameters
+        return 1 - budget.left(dict(zip(numbers, at(neuron_sparsity), strict=True)))
 
     low, high = 0.0, 1.0
-    if removed(high) < sparsity:
-        which = f"group {numbers[0]} alone" if len(numbers) == 1 else "its groups"
-        raise ValueError(
-            f"a weight sparsity of {sparsity:g} cannot be reached by pruning {which}: at most {removed(high):.4f} can"
-        )
+    most = removed(high)
+    if most < sparsity:
+        raise ValueError(unreachable(budget, sparsity, numbers, most))
     if removed(low) >= sparsity:
         return at(low)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if removed(middle) >= sparsity else (middle, high)
-    return at(high)
+        reached = removed(middle)
+        if budget.close_enough and abs(reached - sparsity) <= budget.close_enough:
+            high = middle
+            break
+        low, high = (low, middle) if reached >= sparsity else (middle, high)
+    return budget.filled(dict(zip(numbers, at(high), strict=True)), groups, sparsity, round_to)
 
 
-def parameters_after(
-    model: nn.Module, structure: Structure, sizes: dict[int, int], gaining: Collection[str] = ()
-) -> int:
-    """Parameters that the network will have once some groups have these sizes and some layers gained a bias."""
-    shapes: dict[tuple[str, str], list[int]] = {}
-    overlapping = {group.number for group in structure.groups if group.kind in OVERLAPPING} & sizes.keys()
-    for number, m in sizes.items():
-        group = structure.groups[number]  # which loses channels once groups of other kinds are narrowed
-        for member in group.members:
-            layer = get_layer(model, member.layer)
-            for name, dim in member.tensors(model):
-                if name in layer._parameters:
-                    shape = shapes.setdefault((member.layer, name), list(getattr(layer, name).shape))
-                    shape[dim] -= (group.size - m) * member.index.shape[1]
-        if number in overlapping:
-            structure = structure.narrowed(number, m)
-    total = parameter_count(model)
-    for layer_name, name in shapes:
-        total -= getattr(get_layer(model, layer_name), name).numel() - torch.Size(shapes[layer_name, name]).numel()
-    for name in gaining:
-        layer = get_layer(model, name)
-        total += shapes.get((name, "weight"), list(layer.weight.shape))[made_dim(layer)]
-    return total
+def unreachable(budget: Budget, sparsity: float, numbers: Sequence[int], most: float) -> str:
+    """That a sparsity cannot be reached by pruning some groups, and the largest that can."""
+    which = f"group {numbers[0]} alone" if len(numbers) == 1 else "its groups"
+    found = f"at most {math.floor(1e4 * most) / 1e4:.4f} can"
+    return f"a {budget.word} sparsity of {sparsity:g} cannot be reached by pruning {which}: {found}"
+
+
+def structure_class(model: nn.Module, group: Group) -> Hashable:
+    """Equal for groups of equal structure (Isomorphic Pruning, Fang et al. 2024): of one kind, made and read by as many
+    layers of the same types and kernels."""
+    sides = []
+    for member in group.on(PRODUCER, THROUGH, CONSUMER):
+        layer = get_layer(model, member.layer)
+        sides.append((str(member.side), type(layer).__name__, tuple(getattr(layer, "kernel_size", ()))))
+    return group.kind, tuple(sorted(sides))

@@ -37,7 +37,8 @@ def with_corrected_variance(model: nn.Module, group: Group, statistics: Statisti
         layer = get_layer(model, member.layer)
         weight = layer.weight.detach().movedim(member.axis, 0).flatten(1)[member.index]
         mean, deviation = statistics.get(member.layer, (None, None))
-        mean = torch.zeros(()) if mean is None and layer.bias is None else layer.bias.detach() if mean is None else mean
+        bias = getattr(layer, "bias", None)
+        mean = mean if mean is not None else torch.zeros(()) if bias is None else bias.detach()
         mean = mean.expand(layer.weight.shape[member.axis])[member.index].to(weight)
         deviation = weight.norm(dim=2) if deviation is None else deviation[member.index].to(weight)
         directions = torch.nn.functional.normalize(weight, dim=2)

@@ -131,7 +131,7 @@ def with_equal_biases(networks: Sequence[Network]) -> list[Network]:
 def layers_of(network: Network) -> list[tuple[str, nn.Module]]:
     """The layers that can have a weight and a bias, by name."""
     named = network.model.named_modules()
-    return [(name, layer) for name, layer in named if {"weight", "bias"} <= layer._parameters.keys()]
+    return [(name, layer) for name, layer in named if {"weight", "bias"} <= set(layer._parameters.keys())]
 
 
 def aligned(

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from workloads.config import ModelConfig
 from workloads.networks.models import build
+from workloads.networks.weights import without_prefix
 from workloads.structure.attention import OpenedAttention, opened
 from workloads.structure.extending import extend
 from workloads.structure.layers import RECORDED, record, resize
+from workloads.structure.logits import COMPILED, unwrapped
 from workloads.structure.reshaping import InfersLastSizes
 from workloads.structure.standardised import KeepsWeights
 from workloads.structure.windows import OpenedWindowAttention
@@ -73,6 +75,7 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     Raises:
         ValueError: tensors overlap in memory without being the same.
     """
+    model = unwrapped(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tied = ties(model)
     stored = {name: tensor for name, tensor in state.items() if name not in tied}
@@ -99,7 +102,7 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
         expected, text = header["sha256"], header["description"]
         parameters = header.get("parameters", "")
         description = Description(**json.loads(text))
-        known = json.loads(parameters or "{}")
+        known = json.loads(uncompiled(parameters) or "{}")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedNetwork(
             f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
@@ -107,6 +110,7 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     if expected != digest(state, text + parameters):
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
     model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+    state = {uncompiled(name): tensor for name, tensor in state.items()}
     state |= {name: state[same] for name, same in known.get("tied", {}).items()}
     change_modules(model, known)
     fit(model, state)
@@ -210,30 +214,13 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             resize(modules[path], attribute, torch.empty_like(tensor))
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """A published state dict from safetensors; floating-point tensors as float32.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a safetensors file, or damaged.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"model.checkpoint '{path}' does not exist")
-    try:
-        state = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"model.checkpoint '{path}' is not a safetensors file, or it is damaged ({error})") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def file_digest(path: str | Path) -> str:
-    """16 hexadecimal digits of the SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def uncompiled(names: str) -> str:
+    """Names of parameters without what `torch.compile` adds to those of the parts that it wraps."""
+    return names.replace(f"{COMPILED}.", "")
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_width: bool = False) -> None:
-    """Load a published state dict into a network of the same widths.
+    """Load a published state dict into a network of the same widths; names may have some words more in front.
 
     Args:
         any_width: give the network the widths of the state dict, and the biases, where they are others.
@@ -241,6 +228,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str, any_w
     Raises:
         ValueError: names or shapes differ; the first few are named.
     """
+    state = without_prefix({uncompiled(name): tensor for name, tensor in state.items()}, model.state_dict())
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())

@@ -1,9 +1,9 @@
 """Networks in formats that other programs run. A written file is read back and run before it counts."""
 
 import contextlib
-import copy
 import importlib.util
 import io
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +17,8 @@ from workloads.messages import first_line
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.plugins import nearest
+from workloads.structure.copying import copied
+from workloads.structure.logits import unwrapped
 
 CHECKED_BATCHES = (1, 3)
 TOLERANCE, SMALLEST_TOLERANCE = 1e-4, 1e-6
@@ -79,10 +81,11 @@ def export(model: nn.Module, description: Description, shape: tuple[int, int, in
         ExportError: the format cannot express the network, or logits differ by more than `TOLERANCE` of the largest.
     """
     chosen = format_named(name)
-    model = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+    model = copied(unwrapped(model)).cpu().eval().to(memory_format=torch.contiguous_format)
     with whole_file(path) as temporary:
         try:
-            content = chosen.write(model, description, torch.zeros(2, *shape))
+            with quietly():
+                content = chosen.write(model, description, torch.zeros(2, *shape))
         except Exception as error:
             raise ExportError(f"the network cannot be written as {name} ({first_line(error)})") from error
         temporary.write_bytes(content)
@@ -90,7 +93,7 @@ def export(model: nn.Module, description: Description, shape: tuple[int, int, in
             difference, largest = compare(model, chosen.read(temporary.read_bytes()), shape)
         except Exception as error:
             raise ExportError(f"the network written as {name} does not run ({first_line(error)})") from error
-        if not difference <= max(SMALLEST_TOLERANCE, TOLERANCE * largest):
+        if not agree(difference, largest):
             raise ExportError(
                 f"the network written as {name} computes something else: logits up to {largest:.3g} differ by "
                 f"{difference:.3g}"
@@ -115,6 +118,40 @@ def compare(model: Network, other: Network, shape: tuple[int, int, int]) -> tupl
         differences.append((found - expected).abs().max())
         sizes.append(expected.abs().max())
     return float(torch.stack(differences).max()), float(torch.stack(sizes).max())
+
+
+def why_not_exportable(model: nn.Module, shape: tuple[int, int, int]) -> str | None:
+    """Why torch.export cannot express a network, or expresses something else; None where it can. Writes nothing.
+
+    Args:
+        model: in evaluation mode; not changed.
+        shape: (C, H, W) of its images.
+    """
+    model = copied(unwrapped(model)).cpu().eval()
+    try:
+        with quietly():
+            program = _program(model, torch.zeros(2, *shape))
+        difference, largest = compare(model, program.module(), shape)
+    except Exception as error:
+        return first_line(error)
+    return None if agree(difference, largest) else f"what it exports gives logits that differ by {difference:.3g}"
+
+
+def agree(difference: float, largest: float) -> bool:
+    """Whether logits are equal but for rounding, given their largest difference and the largest of them."""
+    return difference <= max(SMALLEST_TOLERANCE, TOLERANCE * largest)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what PyTorch prints and logs of a network that it cannot express, whole graphs, from the user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager
@@ -147,9 +184,13 @@ def _read_safetensors(content: bytes) -> Network:
     return checkpoints.loads(content, "the written file")[0]
 
 
+def _program(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(model, (images,), dynamic_shapes=_any_batch())
+
+
 def _write_torch_export(model: nn.Module, description: Description, images: Tensor) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(model, (images,), dynamic_shapes=_any_batch()), buffer)
+    torch.export.save(_program(model, images), buffer)
     return buffer.getvalue()
 
 

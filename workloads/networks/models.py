@@ -9,8 +9,8 @@ from workloads.config import ModelConfig
 from workloads.isolation import process_kept, seed_all
 from workloads.messages import first_line, is_from_outside
 from workloads.networks.vit import vit_cifar
-from workloads.plugins import MODEL
-from workloads.structure.logits import returning_logits, unwrapped
+from workloads.plugins import MODEL, OfHub
+from workloads.structure.logits import parts_uncompiled, returning_logits, unwrapped
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
@@ -146,8 +146,10 @@ def build(config: ModelConfig, *, channels: int, classes: int, seed: int = 0) ->
         except (Exception, SystemExit) as error:
             if is_from_outside(error):
                 raise
+            if isinstance(model.function, OfHub) and isinstance(error, ValueError):
+                raise ValueError(f"{model.where} cannot be built: {error}") from error
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             raise ValueError(f"{model.where} cannot be built with {given} ({first_line(error)})") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{model.where} gave {type(network).__name__}: its function has to return a torch.nn.Module")
-    return returning_logits(unwrapped(network))
+    return returning_logits(parts_uncompiled(unwrapped(network)))

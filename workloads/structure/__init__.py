@@ -28,10 +28,10 @@ equal places are tied, or dimensions at equal places of all heads. `attending` s
 groups of it.
 
 The modules, from the bottom: `labels` (numbers for the values of a tensor), `layers` (parameters of other sizes),
-`extending` (modules that do one thing otherwise), `reshaping` (those that infer sizes), `standardised` (convolutions
-that standardise their weights), `windows` and `attention` (torchvision's and PyTorch's attention, opened), `groups`
-(what is found, and narrowing it), `records` and `recording` (one forward pass), `moving`, `combining`, `attending` and
-`layering` (rules for operations), `rules` (the table of all operations: look here to support one more), `trial`,
-`findings` (which channels belong together), `heads` and `finding` (from a recording to groups), `showing` (in words),
-`batch_norm` and `network` (a network ready to be compressed).
+`copying` (copies of networks), `extending` (modules that do one thing otherwise), `reshaping` (those that infer sizes),
+`standardised` (convolutions that standardise their weights), `windows` and `attention` (torchvision's and PyTorch's
+attention, opened), `groups` (what is found, and narrowing it), `records` and `recording` (one forward pass), `moving`,
+`combining`, `attending` and `layering` (rules for operations), `rules` (the table of all operations: look here to
+support one more), `trial`, `findings` (which channels belong together), `heads` and `finding` (from a recording to
+groups), `showing` (in words), `batch_norm` and `network` (a network ready to be compressed).
 """

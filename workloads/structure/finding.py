@@ -1,6 +1,5 @@
 """Finding the groups of a network: recording, judging what was recorded, and trying it out."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from workloads.config import KINDS
 from workloads.structure.attention import can_be_opened, opened
+from workloads.structure.copying import copied
 from workloads.structure.findings import Findings, Kept, Prunable, attributes_of, grouped
 from workloads.structure.groups import CONSUMER, LayerSize, Structure
 from workloads.structure.heads import Attention, attentions, left
@@ -37,7 +37,7 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
     example = example.detach().as_subclass(Tensor)
     model.eval()
     if any(can_be_opened(module) or standardised(module) is not None for module in model.modules()):
-        model = keep_weights(opened(copy.deepcopy(model)))
+        model = keep_weights(opened(copied(model)))
     recording = Recording(model.train().eval(), follow)  # modules forget what they kept
     with running_eagerly():
         output = logits_of(recording.run(example))
@@ -57,7 +57,8 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
         layer: LayerSize(tuple(get_layer(model, layer).weight.shape), positions)
         for layer, positions in recording.work.items()
     }
-    opaque = frozenset(recording.opaque | recording.silent)
+    tables = {name for name in recording.calls if isinstance(get_layer(model, name), nn.Embedding)}
+    opaque = frozenset(recording.opaque | recording.silent | tables)
     return Structure(tuple(groups), normalised, tuple(kept), opaque, sizes, frozenset(recording.silent))
 
 

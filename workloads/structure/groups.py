@@ -167,7 +167,8 @@ class Structure:
         groups: in the paper's order, from the output backwards; those of kinds that are not pruned by default follow.
         normalised: (layer, batch-norm) names where an affine batch-norm with statistics alone reads the layer's output.
         kept: (layer, reason) for each group that cannot be pruned and stays as it is.
-        opaque: layers whose module returns something else than what its weights made, such as an activation of it.
+        opaque: layers whose statistics nothing repairs: their module returns something else than what its weights
+            made, such as an activation of it, or they are embeddings, which have no bias.
         sizes: of the layers with weights, by name.
         silent: layers whose weights another module uses, so that they do not run by themselves; opaque too.
     """
@@ -349,7 +350,10 @@ def narrow_outputs(layer: Any, member: Member, maps: Maps) -> None:
     if member.layer in maps.offset:
         offset = torch.zeros(weight.shape[member.axis])
         offset = offset.index_copy(0, slots, maps.offset[member.layer].flatten().cpu()).to(weight)
-        bias = offset if bias is None else bias + offset
+        if isinstance(layer, nn.Embedding):  # which has no bias, but rows of which each call makes one
+            weight = weight + along_outputs(layer, offset)
+        else:
+            bias = offset if bias is None else bias + offset
     resize(layer, "weight", weight)
     if bias is not None:
         resize(layer, "bias", bias)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workloads.structure import attending
 from workloads.structure.combining import averaged, combined
@@ -135,6 +135,9 @@ def multiplied(
         return applied(recording, result, left, -1, of_right, -1, bias)
     if of_left:
         return applied(recording, result, right, -2, of_left, -2, bias)
+    if recording.runs((nn.Linear,)):
+        problem = recording.unusable(None) or ""
+        return unfollowed(recording, problem, recording.carried_by_all(operation), None)
     carried = attending.product(recording, recording.carried(left), recording.carried(right))
     if bias is not None:
         carried = combined(recording, [(result.shape, carried), (bias.shape, recording.carried(bias))])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 NAMES = ("logits", "out", "output")
+COMPILED = "_orig_mod"
+"""The name by which `torch.compile` keeps the module that it wraps."""
 
 
 def logits_of(output: Any) -> Tensor:
@@ -42,12 +44,24 @@ def _logits_alone(module: nn.Module, inputs: Any, output: Any) -> Any:
         return output  # what is wrong with it is said where the network is traced
 
 
+def parts_uncompiled(model: nn.Module) -> nn.Module:
+    """The network with the modules inside `torch.compile` in the place of its compiled parts, in place.
+
+    Compiled parts run no hooks, from which criteria and repair learn what layers read and make.
+    """
+    for module in list(model.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(inner := getattr(part, COMPILED, None), nn.Module):
+                setattr(module, name, inner)
+    return model
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside `torch.compile`, `DataParallel` or `DistributedDataParallel`."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(inner := getattr(model, COMPILED, None), nn.Module):
+            model = inner
         else:
             return model

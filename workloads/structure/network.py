@@ -1,6 +1,5 @@
 """A network that is ready to be compressed: batch-norm merged, groups found."""
 
-import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,10 +8,11 @@ from torch import Tensor, nn
 
 from workloads.structure.attention import opened
 from workloads.structure.batch_norm import Statistics, merge_batch_norm
+from workloads.structure.copying import copied
 from workloads.structure.finding import trace
 from workloads.structure.groups import Structure
 from workloads.structure.layers import SILENT, get_layer
-from workloads.structure.logits import returning_logits, unwrapped
+from workloads.structure.logits import parts_uncompiled, returning_logits, unwrapped
 from workloads.structure.standardised import keep_weights
 
 
@@ -47,7 +47,7 @@ class Network(NamedTuple):
         Raises:
             ValueError: see `trace`.
         """
-        model = returning_logits(keep_weights(opened(copy.deepcopy(unwrapped(model)).eval())))
+        model = returning_logits(keep_weights(opened(parts_uncompiled(copied(unwrapped(model))).eval())))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         structure = trace(model, example)
         for name in structure.silent:

@@ -214,8 +214,12 @@ class Recording(TorchDispatchMode):
         return tuple(labels for tensor in operation.tensors for labels in self.carried(tensor))
 
     def is_running(self, name: str, kinds: tuple[type, ...]) -> bool:
-        """Whether a module of these kinds is the one that runs."""
-        return bool(self.stack) and self.stack[-1] == name and isinstance(get_layer(self.model, name), kinds)
+        """Whether the module that runs is this one, and of these kinds."""
+        return bool(self.stack) and self.stack[-1] == name and self.runs(kinds)
+
+    def runs(self, kinds: tuple[type, ...]) -> bool:
+        """Whether the module that runs is of these kinds."""
+        return bool(self.stack) and isinstance(get_layer(self.model, self.stack[-1]), kinds)
 
     # What rules tell
 
@@ -350,7 +354,7 @@ class Recording(TorchDispatchMode):
     def unusable(self, source: Source | None) -> str | None:
         """Why a weight cannot get another size; None where it can."""
         running = self.stack[-1] if self.stack else ""
-        if self.is_running(running, (nn.MultiheadAttention,)):
+        if self.runs((nn.MultiheadAttention,)):
             return f"{self.place} has heads whose width follows from that of what they read"
         if source is None:
             return f"{self.place} computes its weight from other tensors"

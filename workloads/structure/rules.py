@@ -59,7 +59,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d"], combining.pooled),
     **dict.fromkeys(["_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_trilinear3d"], combining.pooled),
     # Weights are applied.
-    "convolution": layering.convolution,
+    **dict.fromkeys(["convolution", "_convolution"], layering.convolution),
     "linear": layering.linear,
     **dict.fromkeys(["mm", "bmm"], layering.product),
     **dict.fromkeys(["addmm", "baddbmm"], layering.product_and_sum),

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from workloads.config import Kind
 from workloads.messages import message
 from workloads.structure.batch_norm import merge_batch_norm
+from workloads.structure.copying import copied
 from workloads.structure.groups import CONSUMER, Group, Maps, Structure, apply
 from workloads.structure.layers import get_layer, resize
 from workloads.structure.logits import logits_of
@@ -30,10 +31,7 @@ def running_eagerly() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            if hasattr(torch.compiler, "set_stance"):  # from PyTorch 2.6 on; before, compiled parts are kept
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -132,7 +130,7 @@ class Trial:
     @torch.no_grad()
     def take(self, model: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
         """Copy the network, and measure what it gives for images of noise and how much rounding changes of that."""
-        self.model = copy.deepcopy(model).to(dtype).train().eval()
+        self.model = copied(model).to(dtype).train().eval()
         for parameter in self.model.parameters():
             if not parameter.any():  # as in a fresh classifier, behind which nothing would show
                 parameter.copy_(torch.randn(parameter.shape, generator=self.generator) / 10)
@@ -174,7 +172,7 @@ class Trial:
         ]
         if len(standard) == len(pairs):
             return tuple(pairs)
-        merged = copy.deepcopy(self.model)
+        merged = copied(self.model)
         merge_batch_norm(merged, Structure((), tuple(pairs)))
         return tuple(standard if self.difference(merged, self.expected, "its batch-norms merged") else pairs)
 

@@ -7,7 +7,6 @@ what batch-norm knew; the narrowed network is solved against *that* network, and
 again. No image of the training set is needed. A network without batch-norm is solved on made-up images as they are.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from workloads.compression.compensation.plan import output_maps
 from workloads.compression.remembered import Remembered
 from workloads.compression.repair import match_statistics
 from workloads.config import CalibrationConfig
+from workloads.structure.copying import copied
 from workloads.structure.groups import Maps
 from workloads.structure.layers import along_outputs, get_layer, made_dim, resize
 from workloads.structure.network import Network
@@ -152,7 +152,7 @@ def surrogate(base: Network, config: CalibrationConfig, example: Tensor, seed: i
 def made_surrogate(base: Network, config: CalibrationConfig, example: Tensor, seed: int) -> Surrogate:
     """The same, made anew."""
     images = list(made_up(config.kind, config.count, example.shape[1:], seed).to(example).split(BATCH))
-    model = copy.deepcopy(base.model)
+    model = copied(base.model)
     known = {name: parts for name, parts in base.statistics.items() if name not in base.structure.opaque}
     wanted = {name: (mean.double().cpu()[None], size.double().cpu()[None]) for name, (mean, size) in known.items()}
     if wanted:

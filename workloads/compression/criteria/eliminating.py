@@ -38,11 +38,20 @@ def elimination(model: nn.Module, group: Group, *, images: Sequence[Tensor], gen
 
 
 def order_of_elimination(covariance: Tensor, weights: Tensor) -> Tensor:
-    """(n,) int64: 0 for the neuron that goes first, n − 1 for the one that stays last.
+    """(n,) int64: 0 for the neuron that goes first, n − 1 for the one that stays last; see `backward_elimination`."""
+    return backward_elimination(covariance, weights)[0]
+
+
+def backward_elimination(covariance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """In which order neurons go, and what each of these steps costs.
 
     Args:
         covariance: (n, n) C of the neurons' activations, float64.
         weights: (n, n) M, what an error in them costs: eᵀMe.
+
+    Returns:
+        (n,) int64 order, 0 for the neuron that goes first and n − 1 for the one that stays last; (n,) float64 costs, in
+        the order of the steps.
     """
     n = len(covariance)
     variance = covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
@@ -50,6 +59,7 @@ def order_of_elimination(covariance: Tensor, weights: Tensor) -> Tensor:
     cost = weights.clone()
     left = torch.arange(n)
     order = torch.empty(n, dtype=torch.int64)
+    costs = torch.empty(n, dtype=torch.float64)
     gone = torch.zeros(n, dtype=torch.bool)
     place = 0
     while place < n:
@@ -57,6 +67,7 @@ def order_of_elimination(covariance: Tensor, weights: Tensor) -> Tensor:
         count = min(n - place, max(1, (n - place) // STEPS))
         chosen = scores.topk(count, largest=False, sorted=True).indices
         order[left[chosen]] = torch.arange(place, place + count)
+        costs[place : place + count] = scores[chosen]
         place += count
         gone[chosen] = True
         # The neurons that stay take over what they know of those that go: A_j ≈ −Σ_i A_i (C⁻¹)_ji / (C⁻¹)_jj.
@@ -70,4 +81,4 @@ def order_of_elimination(covariance: Tensor, weights: Tensor) -> Tensor:
             stay = (~gone).nonzero()[:, 0]
             left, gone = left[stay], gone[stay]
             cost, inverse = cost[stay][:, stay], inverse[stay][:, stay]
-    return order
+    return order, costs

@@ -1,6 +1,5 @@
 """Criteria that look at the gradient of the loss, or of the output."""
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 
 from workloads.compression.calls import Call, ImageBatch, image_batches, per_image, run_tapped
 from workloads.compression.criteria.magnitude import relative
+from workloads.structure.copying import copied
 from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
 from workloads.structure.layers import BATCH_NORMS, get_layer, rows
 
@@ -28,7 +28,7 @@ def synflow(model: nn.Module, group: Group, *, example: Tensor) -> Tensor:
     network. Batch-norms that are not merged keep their running variance and lose their running mean, which could make
     paths negative. In float64, since R grows exponentially with depth.
     """
-    positive = copy.deepcopy(model).double().requires_grad_(True)
+    positive = copied(model).double().requires_grad_(True)
     with torch.no_grad():
         for parameter in positive.parameters():
             parameter.abs_()

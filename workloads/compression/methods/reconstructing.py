@@ -1,6 +1,5 @@
 """Methods that solve for the consumers on a few unlabelled images."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -13,6 +12,7 @@ from workloads.compression.methods.fusing import folding, fusion_preserving, int
 from workloads.compression.methods.selecting import conventional
 from workloads.compression.pairings import Pairings
 from workloads.structure.batch_norm import Statistics
+from workloads.structure.copying import copied
 from workloads.structure.groups import CONSUMER, Group, Maps, Member, apply
 from workloads.structure.layers import get_layer, moved_up, resize
 
@@ -51,7 +51,7 @@ def reconstruction(
         pair = folding(pairings, importance, m, model=model, group=group, statistics=statistics)
     else:
         pair = PRODUCING[producing](pairings, importance, m)
-    compressed = copy.deepcopy(model)
+    compressed = copied(model)
     apply(compressed, group, pair)
     consumers = {member.layer: member for member in group.on(CONSUMER)}
     order = running_order(model, list(consumers), images[0][:1])

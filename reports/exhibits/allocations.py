@@ -1,0 +1,54 @@
+"""How wide the groups of a network become by each search for widths."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports import figures
+from reports.exhibits.exhibit import Item
+from reports.names import in_order
+from reports.results.selection import SHARES_OF, Tables
+from reports.statistics import over_seeds
+
+UNIFORM: figures.Look = {"color": "#000000", "linestyle": "--", "label": "uniform"}
+
+
+def widths_figures(tables: Tables) -> Iterator[Item]:
+    """A figure a model and what the budget counts, a panel a sparsity, a line a search, from the input to the output.
+
+    Searches in networks that were pruned or fused before are not shown.
+    """
+    rows = tables.allocations
+    rows = rows[(rows["pipeline"] == "whole-data") & rows["step"].isna()]
+    rows = rows.assign(kept=rows["width"] / rows["neurons"], same=rows["uniform_width"] / rows["neurons"])
+    for (model, of), frame in rows.groupby(["model", "sparsity_of"], sort=False):
+        counted = SHARES_OF.get(str(of), "of neurons")
+        for part_of, panels in figures.pages(panels_of(frame, counted)):
+            yield figures.stem("widths", str(model), counted, *part_of), drawn(panels)
+
+
+def panels_of(rows: pd.DataFrame, counted: str) -> dict[str, pd.DataFrame]:
+    """The rows of each sparsity, by its title; `counted` says what that is a share of."""
+    targets = rows["target_sparsity"].drop_duplicates().sort_values()
+    return {f"{100 * target:g} % {counted}": rows[rows["target_sparsity"] == target] for target in targets}
+
+
+def drawn(panels: dict[str, pd.DataFrame]) -> Figure:
+    """The share of neurons that each group keeps; the first group is the last before the output."""
+    figure, axes = figures.panels(list(panels), columns=3)
+    looks = figures.style(in_order(name for rows in panels.values() for name in rows["variation"]))
+    means = []
+    for axis, rows in zip(axes, panels.values(), strict=True):
+        for variation, frame in rows.groupby("variation", sort=False):
+            points = over_seeds(frame.assign(accuracy=100 * frame["kept"]), ["of_group"])
+            figures.curve(axis, points, "of_group", looks[str(variation)], 1, percent=False)
+            means.append(points)
+        first = rows[rows["variation"] == rows["variation"].iloc[0]]
+        same = over_seeds(first.assign(accuracy=100 * first["same"]), ["of_group"])
+        figures.curve(axis, same, "of_group", UNIFORM, 1, percent=False)
+        if not axis.xaxis_inverted():
+            axis.invert_xaxis()  # from the input to the output
+    figures.label(figure, "group, from the input to the output", "neurons kept (%)", figures.repetitions(*means))
+    figures.legend(figure, {**looks, "uniform": UNIFORM})
+    return figure

@@ -1,0 +1,128 @@
+"""Searches for widths as stages: shared by cells, in the results, and without a look at what is measured on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator import Experiment
+from orchestrator.planning.building import make_plan
+from orchestrator.planning.context import shared_context
+from orchestrator.planning.facts import Facts, ModelFacts, gather
+from orchestrator.running.tasks import execute
+from orchestrator.storage.store import Store
+from orchestrator.worker.compressing import sizes_as_bytes, stored_sizes
+from orchestrator.worker.networks import LostNetwork
+from orchestrator.worker.work import Work
+from tests.conftest import TINY
+from workloads.data.samples import Dataset
+
+GRID: dict[str, Any] = {
+    "groups": "all",
+    "sparsities": [0.3, 0.5],
+    "sparsity_of": "macs",
+    "allocation": {"name": "elimination", "images": 40},
+    "methods": ["conventional", "folding"],
+    "criteria": ["l1", "l2"],
+}
+
+
+def experiment(**grid: object) -> Experiment:
+    return Experiment.model_validate({**TINY, "pruning": {**GRID, **grid}})
+
+
+def stages(**grid: object) -> list:
+    network = ModelFacts((8, 8, 8), 100, None, 0.001, layers=(("c",), ("b",), ("a",)))
+    facts = Facts(train=100, test=50, fingerprint="f", models={"vgg11_bn-w0.0625": network}, code={})
+    return list(make_plan(experiment(**grid), facts).stages.values())
+
+
+def test_a_search_is_shared_by_all_cells_of_its_budget_and_by_no_others() -> None:
+    planned = stages()
+    searches = [stage for stage in planned if stage.kind == "allocate"]
+    cells = [stage for stage in planned if stage.kind == "compress"]
+    assert (len(searches), len(cells)) == (2, 8)
+    assert {stage.inputs[1] for stage in cells} == {stage.key for stage in searches}
+    assert len({stage.batch for stage in searches}) == 1
+    assert {stage.labels["allocation"] for stage in planned[1:]} == {"elimination(images=40)"}
+    assert searches[0].labels["method"] is searches[0].labels["criterion"] is None
+    keys = {stage.key for stage in searches}
+    assert keys == {stage.key for stage in stages(order="input-first", repair="data") if stage.kind == "allocate"}
+    for other in ({"allocation": "elimination"}, {"sparsity_of": "weights"}, {"round_to": 4}, {"ignore": ["a"]}):
+        assert keys.isdisjoint(stage.key for stage in stages(**other))
+
+
+def test_every_step_of_pruning_searches_in_the_network_that_it_starts_from() -> None:
+    planned = stages(mode="fine-tuned", sparsities=[0.5], steps=2, methods=["folding"], criteria=["l1"])
+    searches = [stage for stage in planned if stage.kind == "allocate"]
+    assert [stage.parameters["sparsity"] for stage in searches] == [0.25, 0.5]
+    assert len({stage.inputs for stage in searches}) == 2
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"groups": "each"}, r"allocation is elimination\(images=40\), which spreads a sparsity over several groups"),
+        ({"allocation": "even"}, "should be 'uniform', 'global', 'isomorphic' or 'elimination'"),
+        ({"allocation": {"name": "isomorphic", "images": 3}}, "'isomorphic' has no options: leave out images"),
+        ({"allocation": {"name": "elimination", "least": 0}}, "greater than 0"),
+    ],
+)
+def test_what_no_allocation_is_is_refused(grid: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        experiment(**grid)
+
+
+def test_an_experiment_with_a_search_is_the_same_when_it_is_read_again() -> None:
+    before = experiment()
+    assert Experiment.from_yaml(before.to_yaml(), "again.yaml") == before
+
+
+def test_widths_are_read_as_they_were_left_and_missed_where_they_are_gone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_network("k", sizes_as_bytes({3: 8, 0: 2}))
+    assert stored_sizes(str(tmp_path), "k") == {3: 8, 0: 2}
+    store.write_network("k", b"damaged")
+    for key in ("k", "none"):
+        with pytest.raises(LostNetwork, match=f"the network of stage {key} is lost"):
+            stored_sizes(str(tmp_path), key)
+
+
+def test_a_search_looks_at_held_back_training_images_alone_and_leaves_its_widths_and_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved = {"name": "least-squares", "images": 60}
+    tiny = experiment(sparsities=[0.5], methods=["conventional"], criteria=["l1"], repair=solved)
+    facts = gather(tiny)
+    context = shared_context(tiny, facts, Store(tmp_path))
+    drawn: list[tuple[str, str, torch.Tensor]] = []
+    batches, now = Dataset.batches, "none"
+
+    def recorded(self: Dataset, part: str, size: int, *others: Any, **more: Any) -> object:
+        drawn.append((now, part, more["indices"] if "indices" in more else others[1] if len(others) > 1 else None))
+        return batches(self, part, size, *others, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Dataset, "batches", recorded)
+    for stage in make_plan(tiny, facts).stages.values():
+        now = stage.kind
+        work = Work(stage.kind, stage.key, stage.parameters, stage.inputs, stage.labels, keep=True, record=True)
+        (outcome,) = execute([work], context)
+        assert outcome.error is None
+    searched = [indices for kind, part, indices in drawn if kind == "allocate" if part == "train"]
+    assert not [part for kind, part, _ in drawn if kind == "allocate" and part != "train"]
+    assert len(torch.cat(searched).unique()) == 40
+    shown = torch.cat([indices for kind, part, indices in drawn if kind == "compress" and part == "train"])
+    assert not set(shown.tolist()) & set(torch.cat(searched).tolist())
+
+    store = Store(tmp_path)
+    widths = store.read_table("allocations").to_pandas()
+    row = store.read_table("evaluations").to_pandas().query("stage == 'pruned'").squeeze()
+    assert row["allocation"] == "elimination(images=40)"
+    assert row["reached_sparsity"] == pytest.approx(0.5, abs=0.1)
+    assert row["reached_sparsity"] >= 0.5
+    assert list(widths["of_group"]) == list(range(len(widths)))
+    assert (widths["width"] <= widths["neurons"]).all()
+    assert widths["why"].str.startswith("losing ").all()
+    timed = store.read_table("timings", ["kind", "seconds"]).to_pandas()
+    assert timed.set_index("kind")["seconds"]["allocate"] > 0
