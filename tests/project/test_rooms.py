@@ -30,7 +30,7 @@ ROOMS = {
         ("stages",),
         ("planning",),
         ("running",),
-        ("export", "printing", "status"),
+        ("export", "printing", "status", "watching"),
         ("cli",),
         ("submit", "__main__"),
     ],
