@@ -133,7 +133,7 @@ def test_an_average_of_weights_follows_them_and_keeps_indices() -> None:
     for value in (1.0, 2.0, 6.0):
         nn.init.constant_(model.weight, value)
         average.update_parameters(model)
-    assert float(average.module.weight) == pytest.approx(0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 6)
+    assert average.module.weight.item() == pytest.approx(0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 6)
     assert average.module.index.tolist() == [7, 11]
 
 
