@@ -12,7 +12,7 @@ ROOMS = {
     "workloads": [
         ("messages", "moved", "own_code", "isolation"),
         ("validated",),
-        ("calibration", "scope"),
+        ("calibration", "recipes", "scope"),
         ("config", "plugins"),
         ("data",),
         ("structure",),
