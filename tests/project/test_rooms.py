@@ -32,7 +32,7 @@ ROOMS = {
         ("running",),
         ("export", "printing", "status", "watching"),
         ("cli",),
-        ("submit", "__main__"),
+        ("submit", "slurm", "__main__"),
     ],
     "reports": [
         ("names",),
