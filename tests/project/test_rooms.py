@@ -26,6 +26,7 @@ ROOMS = {
         ("storage",),
         ("settings",),
         ("worker",),
+        ("tracking",),
         ("stages",),
         ("planning",),
         ("running",),
