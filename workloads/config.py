@@ -22,7 +22,9 @@ from workloads.validated import takes as takes
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.{}-]*$")]
+PLACED = ("hf", "wds")
+"""Data sets whose name may have a place behind a colon: `hf:uoft-cs/cifar10`."""
 
 
 def as_choice(value: Any) -> Any:
@@ -58,33 +60,39 @@ class DatasetConfig(Config):
     """A data set of labelled images, in a part to train on and one to measure on."""
 
     name: str
-    """A registered data set (`metaprune list datasets`) or `package.module:function`."""
+    """A registered data set (`metaprune list datasets`), one of the Hugging Face Hub (`hf:uoft-cs/cifar10`), a folder
+    in its layout (`hf:FOLDER`), webdataset shards (`wds:FOLDER/train-{000..009}.tar`), or `package.module:function`."""
     root: str | None = None
     """Folder of the files; `digits` needs none, `cifar10` and the like default to `data/`."""
+    configuration: str | None = None
+    """Configuration of a data set of the Hub or of a folder in its layout, where there are several."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set of the Hub; null is its `main`. Results say which commit that was."""
     label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
     """Name in results; null is what the Hub's description beside the files says, else the name of their folder, or of
     the data set. The paper's tables are those of `cifar10`, `cifar100` and `imagenet`."""
     train: SplitName = "train"
-    """Split of `parquet` and `image-folder` that is trained on: `train.parquet`, `train/`."""
+    """Split that is trained on: `train.parquet`, `train/`, `train-000000.tar`; of `wds`, also the shards themselves,
+    `it-{000..009}.tar`."""
     test: SplitName | None = None
-    """Split that is measured on, such as `validation`; null is `test`, unless a share of train is held out."""
+    """Split that is measured on; null is `test`, or `validation`, `valid`, `val` or `dev` where there is none, unless a
+    share of train is held out. Of a data set of `hf` that has train alone, a tenth of that is held out."""
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training images, the same of every class, that is measured on in place of a test split; none of it
     is trained on."""
     size: Positive | None = None
     """Height and width in pixels that images are resized to; null keeps the files' own."""
     resize: Positive | None = None
-    """Shorter side in pixels that `parquet` and `image-folder` resize to before they cut the centre of `size` out, such
-    as 256 for ImageNet's 224; null is `size`."""
+    """Shorter side in pixels that images of files are resized to before the centre of `size` is cut out, such as 256
+    for ImageNet's 224; null is `size`."""
     channels: Literal[1, 3] | None = None
-    """Channels that the images of `parquet` and `image-folder` are brought to: 1 is grey, 3 is RGB; null takes grey
-    where all images are."""
+    """Channels that images of files are brought to: 1 is grey, 3 is RGB; null takes grey where all images are."""
     background: Literal["black", "white"] | None = None
     """What images with transparent pixels are laid on; null refuses them."""
     image_column: str | None = None
-    """Column of the images in `parquet`; null is the only one."""
+    """Column of the images in `parquet` and `hf`; null is the only one."""
     label_column: str | None = None
-    """Column of the labels in `parquet`, such as `coarse_label`; null is `label`, `labels` or `fine_label`."""
+    """Column of the labels in `parquet` and `hf`, such as `coarse_label`; null is `label`, `labels` or `fine_label`."""
     mean: tuple[float, ...] | None = None
     """Mean a channel of pixels in [0, 1]; null is ImageNet's (its average for grey images)."""
     std: tuple[float, ...] | None = None
@@ -96,7 +104,7 @@ class DatasetConfig(Config):
     test_samples: Positive | None = None
     """Use only this many test images, likewise."""
     stream: bool = False
-    """Read images from disk batch by batch, for `image-folder` sets larger than memory."""
+    """Decode images batch by batch, for sets larger than memory; `image-folder`, `hf` and `wds` can."""
 
     @model_validator(mode="after")
     def _normalisation_matches(self) -> "DatasetConfig":
@@ -111,6 +119,17 @@ class DatasetConfig(Config):
         if self.train == (self.test or (None if self.held_out else "test")):
             raise ValueError(f"train and test are both '{self.train}': name two splits, or give held_out")
         return self
+
+    @property
+    def reader(self) -> str:
+        """The name without the place that may stand behind it: `hf` of `hf:uoft-cs/cifar10`."""
+        before = self.name.partition(":")[0]
+        return before if before in PLACED else self.name
+
+    @property
+    def place(self) -> str:
+        """What stands behind the colon of such a name; empty elsewhere."""
+        return self.name.partition(":")[2] if self.reader != self.name else ""
 
 
 class ModelConfig(Config):

@@ -171,11 +171,10 @@ def test_several_frames_are_said(root: Path) -> None:
 
 def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", ("train", "val"))
-    with pytest.raises(
-        FileNotFoundError, match=r"no images in test/CLASS .* has the folders train, val: name one of the"
-    ):
-        loaded(root)
-    assert len(loaded(root, test="val").test) == 4
+    with pytest.raises(FileNotFoundError, match=r"no images in tests/CLASS .* has the folders train, val: name one"):
+        loaded(root, test="tests")
+    write(root / "test" / "unlabelled.png", picture(0))
+    assert (len(loaded(root).test), loaded(root).measured_on) == (4, "val")
     assert len(loaded(root, train="val", test="train").train) == 4
 
 

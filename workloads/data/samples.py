@@ -4,9 +4,8 @@ import functools
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import psutil
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workloads.data.augmentation import normalise
-from workloads.data.decoding import decode
+from workloads.data.decoding import Encoded, decode
 
 RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
 BATCHES_AHEAD = 2  # of each loader process, as PyTorch has it
@@ -81,44 +80,48 @@ def shared_memory() -> int:
 
 
 class StreamedSamples(Samples):
-    """Labelled image files, decoded by loader processes while the batches are consumed.
+    """Labelled encoded images, decoded by loader processes while the batches are consumed.
 
     Args:
         labels: (N,) int64.
         shape: (C, H, W) that every image is brought to.
-        files: N paths.
+        encoded: N images as they are encoded, each fetched from its file when it is asked for.
         resize: shorter side that they are resized to before the centre is cut out; None is that of `shape`.
         workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
             There are fewer where shared memory has no room for their batches.
         background: black or white, which transparent images are laid on.
+        place: where the image of a number is, for messages; None is the path of its file.
     """
 
     def __init__(
         self,
         labels: Tensor,
         shape: tuple[int, int, int],
-        files: Sequence[Path],
+        encoded: Sequence[Encoded],
         resize: int | None = None,
         workers: int | None = None,
         background: str | None = None,
+        place: Callable[[int], str] | None = None,
     ):
         super().__init__(labels, shape, self.decoded)
-        self.files = files
+        self.encoded = encoded
+        self.place = place
         self.resize = resize
         self.workers = workers
         self.background = background
 
     def decoded(self) -> Tensor:
         """(N, C, H, W) uint8: all images, decoded once more."""
-        check_room(len(self.files), self.shape)
-        images = torch.empty(len(self.files), *self.shape, dtype=torch.uint8)
-        for number in range(len(self.files)):
+        check_room(len(self.encoded), self.shape)
+        images = torch.empty(len(self.encoded), *self.shape, dtype=torch.uint8)
+        for number in range(len(self.encoded)):
             images[number] = self.image(number)
         return images
 
     def image(self, index: int) -> Tensor:
         """(C, H, W) uint8: one image, decoded."""
-        return decode(self.files[index], self.shape, self.resize, background=self.background)
+        place = self.place and self.place(index)
+        return decode(self.encoded[index], self.shape, self.resize, background=self.background, place=place)
 
     def batches(
         self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
@@ -173,6 +176,7 @@ class Source:
         fingerprint: changes when the files do; enters the keys of results.
         notes: sentences on what was left out or read otherwise than it stands, for whoever plans a run.
         label: name of the data set in results; empty is the name of its function.
+        published: its revision and licence, as far as they are known.
     """
 
     train: Samples
@@ -181,6 +185,7 @@ class Source:
     fingerprint: str
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     label: str = field(default="", kw_only=True)
+    published: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -190,12 +195,14 @@ class Dataset(Source):
     Attributes:
         mean, std: a channel, of pixels in [0, 1].
         train_pool, test_pool: numbers of the samples in use.
+        measured_on: what of it is measured on: a split, or a share of another that is held out.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train_pool: Tensor
     test_pool: Tensor
+    measured_on: str = field(default="test", kw_only=True)
 
     @property
     def shape(self) -> tuple[int, int, int]:
