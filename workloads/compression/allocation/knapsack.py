@@ -24,6 +24,9 @@ Numbers = NDArray[np.float64]
 
 RESOLUTION = 1 / 4000
 """Costs that differ by less, as a share of the whole network's, count as equal."""
+NEAR = 0.01
+"""How near to what is allowed, as a share of the whole network's, a round's widths have to come."""
+CORRECTIONS = 3
 ROUNDS = 24
 LEAST_PART = 1 / STEPS
 """Part of its size that a group may at least move by."""
@@ -94,30 +97,36 @@ class _Search:
         return np.unique([low, group.size, *range(-(-low // step) * step, group.size, step)])
 
     def round(self, sizes: Sizes, part: float, allowed: float) -> dict[int, int] | None:
-        """The best widths by what each group costs beside these.
+        """The best widths by what each group costs beside these; None where together they cost another sum.
 
         Args:
             sizes: to begin with.
             part: of its size that a group may move by.
             allowed: what is left of the budget at most, as roughly counted.
         """
-        now = self.budget.roughly(sizes)
+        now = least = self.budget.roughly(sizes)
         options, choices = [], []
         for group in self.groups:
             m = sizes[group.number]
             reach = max(part * group.size, self.round_to, 1)
             possible = self.widths(group, max(1, int(min(group.size / STEPS, reach / 4))))
             widths = np.unique([m, *possible[np.abs(possible - m) <= reach]])
-            costs = np.array([self.budget.roughly({**sizes, group.number: int(each)}) - now for each in widths])
+            costs = np.array(self.budget.beside(sizes, group.number, widths.tolist())) - now
             options.append(Option(costs - costs.min(), self.losses[group.number][group.size - widths]))
             choices.append(widths)
-            allowed -= costs.min()
-        found = cheapest_choice(options, allowed - now)
-        if found is None:
-            return None
-        return {
-            group.number: int(widths[place]) for group, widths, place in zip(self.groups, choices, found, strict=True)
-        }
+            least += costs.min()
+        aim, gap = allowed, math.inf
+        for _ in range(CORRECTIONS):
+            places = cheapest_choice(options, aim - least)
+            if places is None:
+                return None
+            chosen = zip(self.groups, choices, places, strict=True)
+            found = {group.number: int(widths[place]) for group, widths, place in chosen}
+            gap = self.budget.roughly(found) - allowed
+            if -NEAR <= gap <= 0:
+                break
+            aim -= gap
+        return found if abs(gap) <= NEAR else None
 
     def neighbours(self, sizes: Sizes, way: int) -> Iterator[tuple[float, dict[int, int]]]:
         """Every group a neuron, or a multiple, narrower (−1) or wider (1), and what that loses."""

@@ -50,6 +50,7 @@ def allocate(
         curves = curves_of(base, config, sources, groups, originals)
         return from_curves(config, curves, groups=groups, originals=originals, budget=budget)
     assert isinstance(config.sparsity, float)
+    check_floors(floors(groups, originals, search.least, config.round_to), budget, config.sparsity)
     found = Narrowed({group.number: group.size for group in groups})
     for goal in path_to(search, config.sparsity, 1 - budget.left(found.sizes)):
         step = config.model_copy(update={"sparsity": goal})
