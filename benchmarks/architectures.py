@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -275,18 +275,18 @@ def row(architecture: Architecture) -> dict[str, Any]:
     return found
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
-    columns = [name for name in COLUMNS if name not in ("weights", "it fails with")]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for each in rows:
-        theirs = "fails" if each["it fails with"] else each["Torch-Pruning"]
-        values = [theirs if column == "Torch-Pruning" else each[column] for column in columns]
-        cells = [
-            f"{value:.1%}" if isinstance(value, float) else "" if value is None else str(value) for value in values
-        ]
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The rows as a table of these columns: shares in percent, large numbers in millions."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.1%}"
+        if isinstance(value, int) and value >= 10_000:
+            return f"{value / 1e6:.2f} M"
+        return "" if value is None else str(value).replace("|", "/")
+
+    lines = [columns, ["---"] * len(columns), *([cell(each[column]) for column in columns] for each in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:
@@ -307,7 +307,8 @@ def main() -> None:
             rows.append(row(architecture))
             table.add(**rows[-1])
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(rows))
+        shown = [each | {"Torch-Pruning": "fails"} if each["it fails with"] else each for each in rows]
+        arguments.markdown.write_text(markdown(shown, [name for name in COLUMNS if name != "it fails with"]))
     write(arguments.out, conditions, table)
 
 

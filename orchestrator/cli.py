@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
     from orchestrator.running.driver import RunSummary
     from orchestrator.settings.experiment import Experiment
+    from orchestrator.tracking.processes import Trackers
 
 MOST_CAUSES = 5
 INTERRUPTED = 130
@@ -117,26 +118,32 @@ def run(
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
     show_notes(facts)
-    try:
-        result = run_plan(loaded, facts, planned, out=out, address=address, retry_failed=retry_failed)
-    except (BusyError, ConnectionError, ValueError) as error:
-        fail(error, 2)
-    except KeyboardInterrupt as stop:
-        by = f" by {stop.signal}" if isinstance(stop, AskedToEnd) else ""
-        typer.echo(
-            f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there", err=True
-        )
-        raise typer.Exit(REQUEUE if by else INTERRUPTED) from None
-    except GoneError as error:
-        fail(error, 1)
-    except (StoppedError, OSError) as error:
-        fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
-    with interruptible():
-        conclude(result)
+    from orchestrator.tracking.processes import Trackers
+
+    with Trackers(loaded.tracking) as trackers:
+        try:
+            result = run_plan(
+                loaded, facts, planned, out=out, address=address, retry_failed=retry_failed, trackers=trackers
+            )
+        except (BusyError, ConnectionError, ValueError) as error:
+            fail(error, 2)
+        except KeyboardInterrupt as stop:
+            by = f" by {stop.signal}" if isinstance(stop, AskedToEnd) else ""
+            typer.echo(
+                f"metaprune: stopped{by}; what is done is kept in {folder}, the same command goes on from there",
+                err=True,
+            )
+            raise typer.Exit(REQUEUE if by else INTERRUPTED) from None
+        except GoneError as error:
+            fail(error, 1)
+        except (StoppedError, OSError) as error:
+            fail(error, 1, f"{error}; what is done is kept, the same command goes on from there")
+        with interruptible():
+            conclude(result, trackers)
 
 
-def conclude(result: "RunSummary") -> None:
-    """Say how the run ended, report it, and exit with status 1 where cells failed."""
+def conclude(result: "RunSummary", trackers: "Trackers") -> None:
+    """Say how the run ended, report it, also to trackers, and exit with status 1 where cells failed."""
     if result.before == result.stages:
         console.print(f"All {result.stages} stages are already in {result.run}.")
     else:
@@ -144,9 +151,10 @@ def conclude(result: "RunSummary") -> None:
             f"{counted(result.done, 'stage')} done, {result.before} were there before; results in {result.run}"
         )
     try:
-        report_of_run(result.run)
+        report = report_of_run(result.run)
     except (ValueError, OSError) as problem:
         fail(problem, 1, f"the report cannot be written: {problem}")
+    trackers.end("finished" if result.complete else "failed", report)
     failed = len(result.failed) + result.failed_before
     if failed:
         earlier = f" ({result.failed_before} of them in an earlier run)" if result.failed_before else ""
@@ -163,16 +171,17 @@ def conclude(result: "RunSummary") -> None:
         raise typer.Exit(1)
 
 
-def report_of_run(folder: str) -> None:
-    """Write the report of a run into it, or beside the user where the run cannot be written to."""
+def report_of_run(folder: str) -> Path:
+    """Write the report of a run into it, or beside the user where the run cannot be written to; its folder."""
     try:
-        write_report_of([folder], quiet=True)
+        return write_report_of([folder], quiet=True)
     except OSError as problem:
         from orchestrator.storage.store import folder_name
 
         elsewhere = f"{folder_name(folder)}-report"
-        write_report_of([folder], elsewhere, quiet=True)
+        written = write_report_of([folder], elsewhere, quiet=True)
         console.print(f"The report is in {elsewhere}, as {problem}.", markup=False)
+        return written
 
 
 def write_report_of(
@@ -182,8 +191,8 @@ def write_report_of(
     only: list[str] | None = None,
     published: bool = False,
     quiet: bool = False,
-) -> None:
-    """Write a report and print where it is, its main numbers, and what it lacks unless quiet."""
+) -> Path:
+    """Write a report and print where it is, its main numbers, and what it lacks unless quiet; its folder."""
     from orchestrator.storage.store import folder_name
     from reports.page import write_report
 
@@ -203,6 +212,7 @@ def write_report_of(
         console.print(f"{count} further results need other data: `metaprune list results {first}` names it.")
     if only and not set(report.files) - {"README.md", "index.html"}:
         raise typer.Exit(1)
+    return report.folder
 
 
 def prepare(experiment: str, settings: list[str], exports: bool = False) -> "tuple[Experiment, Facts, Plan]":

@@ -204,6 +204,37 @@ class FineTuningConfig(TrainingConfig):
     """Epochs at the intermediate and at the last point of FaP and PaF; whole-data gets both at its end."""
     step_epochs: Count = 10
     """Epochs after each pruning step."""
+    images: Annotated[int, Field(ge=2)] | None = None
+    """How many training images are learnt, those that a compression looks at first; null is all."""
+    objective: Literal["labels", "distillation"] = "labels"
+    """`labels` is their cross entropy; `distillation` brings the answers near those of the unpruned network, or, of a
+    fused one, to the mean of those that were fused, without labels."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """By which distillation divides the logits."""
+    labels: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of the labels' cross entropy in distillation, and 1 less it that of the answers."""
+    features: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in distillation of how alike the last layer's inputs of any two images of a batch are."""
+
+    @model_validator(mode="after")
+    def _distils(self) -> "FineTuningConfig":
+        given = self.model_dump(exclude_defaults=True)
+        unread = [name for name in ("temperature", "labels", "features") if name in given]
+        if unread and self.objective == "labels":
+            raise ValueError(f"{' and '.join(unread)} belong to objective: distillation; here objective is labels")
+        return self
+
+    @property
+    def objective_label(self) -> str:
+        """The objective and its settings that are not the default, as in results."""
+        if self.objective == "labels":
+            return self.objective
+        own = ("temperature", "labels", "features")
+        others = {
+            name: value for name in own if (value := getattr(self, name)) != type(self).model_fields[name].default
+        }
+        settings = ", ".join(f"{name}={value:g}" for name, value in others.items())
+        return f"{self.objective}({settings})" if settings else self.objective
 
 
 class SplitsConfig(Config):

@@ -192,7 +192,7 @@ class Plugin:
     def hints(self) -> dict[str, Any]:
         """Types of its arguments; none where its annotations name what cannot be found."""
         try:
-            return typing.get_type_hints(self.function)
+            return typing.get_type_hints(self.function.__init__ if inspect.isclass(self.function) else self.function)
         except Exception:  # annotations are the user's code, which may raise anything
             return {}
 

@@ -1,6 +1,6 @@
 """From an experiment to its stages: a pure function, without files and without Ray."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from orchestrator.planning.applied import AppliedSettings, dotted
@@ -158,16 +158,26 @@ class _Builder:
         cost = training.epochs * self.seconds(share * self.facts.train, self.facts.test / training.evaluate_every)
         return self.add_stage("train", parameters, (), labels, cost)
 
-    def fine_tune(self, key: str, epochs: int, labels: dict[str, Any], final: bool = False) -> str:
-        """Add a fine-tuning stage and return its key; with 0 epochs return `key`."""
+    def fine_tune(
+        self, key: str, teachers: Sequence[str], epochs: int, labels: dict[str, Any], final: bool = False
+    ) -> str:
+        """Add a fine-tuning stage and return its key; with 0 epochs return `key`.
+
+        Args:
+            teachers: the networks that it was made from, for distillation.
+        """
         if epochs == 0:
             return key
         config = self.experiment.fine_tuning
         settings = changed(config, "epochs", "step_epochs") | {"epochs": epochs}
         parameters = {"dataset": self.data, "training": settings, "seed": self.seed}
         labels = {**labels, "stage": "fine-tuned", "final": final}
-        cost = epochs * self.seconds(self.facts.train, self.facts.test / config.evaluate_every)
-        return self.add_stage("fine-tune", parameters, (key,), labels, cost)
+        images: float = min(config.images or self.facts.train, self.facts.train)
+        inputs: tuple[str, ...] = (key,)
+        if config.objective == "distillation":
+            inputs, images = (key, *teachers), images * (1 + len(teachers) / 3)  # a third of a step: one forward pass
+        cost = epochs * self.seconds(images, self.facts.test / config.evaluate_every)
+        return self.add_stage("fine-tune", parameters, inputs, labels, cost)
 
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
         settings, own = changed(fusion), dict[str, str]()
@@ -275,14 +285,14 @@ class _Builder:
             self.variants[variant] = _ForKeys(parameters, own)
         return self.variants[variant]
 
-    def in_steps(self, key: str, cell: Cell, steps: int, labels: dict[str, Any]) -> str:
+    def in_steps(self, base: str, cell: Cell, steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
-        sparsity = 0.0
+        key, sparsity = base, 0.0
         for step in range(1, steps + 1):
             done, sparsity = sparsity, round(cell.sparsity * step / steps, 12)
             cell_labels = {**labels, "step": step, "neuron_sparsity": cell.planned_sparsity(sparsity)}
             key = self.compress(key, cell, sparsity, cell_labels, done=done)
-            key = self.fine_tune(key, self.experiment.fine_tuning.step_epochs, cell_labels)
+            key = self.fine_tune(key, (base,), self.experiment.fine_tuning.step_epochs, cell_labels)
         return key
 
     def add(self, grid: PruningConfig, pipeline: str) -> None:
@@ -320,7 +330,7 @@ class _Builder:
         for cell, cell_labels in self.cells(grid, labels):
             if grid.mode == "fine-tuned":
                 key = self.in_steps(base, cell, grid.steps, cell_labels)
-                key = self.fine_tune(key, epochs, cell_labels, final=True)
+                key = self.fine_tune(key, (base,), epochs, cell_labels, final=True)
             else:
                 key = self.compress(base, cell, cell.sparsity, cell_labels, final=True)
             if grid.output_distances:
@@ -357,7 +367,7 @@ class _Builder:
         """Fuse the split models, then prune."""
         fused = self.fuse(models, fusion, labels)
         labels = {**labels, "fusion": fusion.label}
-        self.add_from(self.fine_tune(fused, self.epochs(grid), labels), grid, labels)
+        self.add_from(self.fine_tune(fused, models, self.epochs(grid), labels), grid, labels)
 
     def add_paf(self, models: list[str], fusion: FusionConfig, grid: PruningConfig, labels: dict[str, Any]) -> None:
         """Prune each split model, then fuse."""
@@ -371,9 +381,9 @@ class _Builder:
                     pruned = self.in_steps(model, cell, grid.steps, subset)
                 else:
                     pruned = self.compress(model, cell, cell.sparsity, subset)
-                parents.append(self.fine_tune(pruned, epochs, subset))
+                parents.append(self.fine_tune(pruned, (model,), epochs, subset))
             fused = self.fuse(parents, fusion, cell_labels, final=epochs == 0)
-            self.fine_tune(fused, epochs, {**cell_labels, "fusion": fusion.label}, final=True)
+            self.fine_tune(fused, models, epochs, {**cell_labels, "fusion": fusion.label}, final=True)
 
 
 class _ForKeys(NamedTuple):

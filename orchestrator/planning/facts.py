@@ -10,6 +10,7 @@ from torch import nn
 from orchestrator.planning.fusing import fusions, try_fusions
 from orchestrator.planning.trying import try_out
 from orchestrator.settings.experiment import Experiment, PruningConfig
+from orchestrator.tracking.trackers import trackers_of
 from workloads.config import ModelConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset
@@ -121,6 +122,7 @@ def gather(experiment: Experiment, exports: bool = False) -> Facts:
     Raises:
         ValueError, FileNotFoundError: one sentence on what is missing or does not fit together.
     """
+    trackers_of(experiment.tracking)
     dataset = datasets.load(experiment.dataset)
     plugins = all_plugins(experiment)
     networks: dict[str, ModelFacts] = {}

@@ -28,6 +28,7 @@ from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
 from orchestrator.storage.compaction import TABLES, compact
 from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_folder
+from orchestrator.tracking.processes import Trackers
 from orchestrator.worker.code import code_in_use
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -111,7 +112,19 @@ def run(
     view = progress or progress_views.for_terminal()
     for note in facts.notes:
         view.note(note)
-    return run_plan(experiment, facts, plan, out=out, address=address, progress=view, retry_failed=retry_failed)
+    with Trackers(experiment.tracking) as trackers:
+        result = run_plan(
+            experiment,
+            facts,
+            plan,
+            out=out,
+            address=address,
+            progress=view,
+            retry_failed=retry_failed,
+            trackers=trackers,
+        )
+        trackers.end("finished" if result.complete else "failed")
+        return result
 
 
 def run_folder(experiment: Experiment, out: str | Path | None = None) -> str:
@@ -142,8 +155,14 @@ def run_plan(
     progress: progress_views.Progress | None = None,
     retry_failed: bool = False,
     body: Body = execute,
+    trackers: Trackers | None = None,
 ) -> RunSummary:
-    """Run what is missing of a plan, with `body` as what a task does; see `run`."""
+    """Run what is missing of a plan, with `body` as what a task does; see `run`.
+
+    Args:
+        trackers: begin with the run, and are left to whoever calls to end.
+    """
+    trackers = trackers or Trackers(())
     store = Store(run_folder(experiment, out))
     pending = missing(plan, store)
     before = len(plan.stages) - len(pending)
@@ -161,6 +180,7 @@ def run_plan(
         try:
             with lease.held():
                 write_plan(store, experiment, plan)
+                trackers.start(store, view.note)
                 tidy(store, lease)
         except StorageError as error:
             view.note(f"nothing is missing, and the run stays as it is: {error}")
@@ -171,6 +191,7 @@ def run_plan(
             check_fits(experiment, plan)
         with lease.held():
             write_plan(store, experiment, plan)
+            trackers.start(store, view.note)
             context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT, code=dict(code_in_use()))
             ledger = Ledger(plan, store, frontier, view)
             dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body)

@@ -179,6 +179,8 @@ class Experiment(Config):
     """What tasks reserve."""
     storage: str | None = None
     """Folder or URI of the run; null is `runs/<name>`; `--out` overrides it."""
+    tracking: Annotated[tuple[Choice, ...], BeforeValidator(_several)] = ()
+    """Trackers that follow the run: `mlflow`, `tensorboard`, `wandb` or your own `file:Class`, with options."""
 
     @model_validator(mode="before")
     @classmethod
@@ -220,6 +222,7 @@ class Experiment(Config):
             ("models", [model.name_in_results for model in self.models]),
             ("splits", [f"{splits.folds} {splits.label}" for splits in self.splits]),
             ("fusion", [fusion.label for fusion in self.fusion]),
+            ("tracking", [tracker.label for tracker in self.tracking]),
         ):
             _check_different(part, labels, "; give each a label" if part == "models" else "")
         return self

@@ -1,4 +1,4 @@
-"""Trains a network for more epochs on all training images."""
+"""Trains a network for more epochs, by labels or by what the unpruned network answers."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work, seed_of
 from workloads.config import FineTuningConfig
 from workloads.structure.copying import copied
+from workloads.training.objectives import Distillation
 
 
 def make(task: Task, work: Work) -> Made:
@@ -17,8 +18,19 @@ def make(task: Task, work: Work) -> Made:
     config = FineTuningConfig(**work.parameters["training"])
     # The number of trainings before it gives every step of iterative pruning an order of its own.
     seed = seed_of("order", work.parameters["seed"], "fine-tuning", description.trainings)
-    history = learn(task, work, model, config, task.dataset.train_pool, seed)
-    return trained(task, work, model, replace(description, trainings=description.trainings + 1), history)
+    pool = task.first_images(work, config.images)
+    objective = None
+    if config.objective == "distillation":
+        teachers = [task.network(key)[0].eval() for key in work.inputs[1:]]
+        objective = Distillation(teachers, config)
+    history = learn(task, work, model, config, pool, seed, objective)
+    made = trained(task, work, model, replace(description, trainings=description.trainings + 1), history)
+    if config.images is None and objective is None:
+        return made
+    task.loaded = len(pool)
+    columns = {"training_images": len(pool), "calibration": task.calibration(), "objective": config.objective_label}
+    rows = [row | columns for row in made.rows["evaluations"]]
+    return replace(made, rows={**made.rows, "evaluations": rows})
 
 
 KIND = Kind(

@@ -119,7 +119,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             field(
                 "training_images",
                 pa.int64(),
-                "of the training set that the compression looked at; null where none compressed, and in older runs",
+                "of the training set that a compression, or a fine-tuning on few, looked at; else null",
             ),
             field(
                 "reached_sparsity",
@@ -129,6 +129,11 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "1",
             ),
             field("calibration", pa.string(), "which part of which images these are, and which ones were made up"),
+            field(
+                "objective",
+                pa.string(),
+                "what a fine-tuning on few images, or on other answers than labels, brought down; else null",
+            ),
             field("precision", pa.string(), "of products while measuring accuracy and loss: float32 or bfloat16"),
             field(
                 "seconds", pa.float64(), "wall clock of measuring accuracy and loss; measured together, a share", "s"

@@ -17,6 +17,7 @@ from workloads.measuring.evaluation import evaluate
 from workloads.measuring.precision import resolved
 from workloads.networks.checkpoints import Description
 from workloads.training import train
+from workloads.training.objectives import Objective
 from workloads.training.snapshots import Epoch, Snapshot
 
 
@@ -25,7 +26,15 @@ def snapshot_place(key: str) -> tuple[str, str]:
     return "snapshots", f"{key}.safetensors"
 
 
-def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool: Tensor, seed: int) -> list[Epoch]:
+def learn(
+    task: Task,
+    work: Work,
+    model: nn.Module,
+    config: TrainingConfig,
+    pool: Tensor,
+    seed: int,
+    objective: Objective | None = None,
+) -> list[Epoch]:
     """Train a network in place; its epochs.
 
     Every few epochs it leaves a snapshot in the run, and one of its last epoch where it is interrupted.
@@ -33,6 +42,7 @@ def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool
     Args:
         pool: numbers of the training images.
         seed: of their order and augmentation.
+        objective: what it brings down; None is the cross entropy of the labels.
     """
     store, place = Store(task.context.store), snapshot_place(work.key)
     progress = TrainingProgress(store, work.key, config.epochs)
@@ -55,6 +65,7 @@ def learn(task: Task, work: Work, model: nn.Module, config: TrainingConfig, pool
             seed=seed,
             indices=pool,
             augmentation=task.augmentation,
+            objective=objective,
             start=start,
             snapshot_every=min(every, 1),
             on_snapshot=keep,

@@ -56,12 +56,18 @@ class Task:
         """The same with batch-norm merged, and its groups; shared likewise."""
         return merged_network(self.context.store, key, self.dataset.shape)
 
+    def first_images(self, work: Work, count: int | None) -> Tensor:
+        """Numbers of training images, the same for every stage with the same seed; None is all, in their order."""
+        pool = self.dataset.train_pool
+        if count is None:
+            return pool
+        generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
+        return pool[torch.randperm(len(pool), generator=generator)[:count]]
+
     def training_batches(self, work: Work, count: int, size: int) -> list[tuple[Tensor, Tensor]]:
         """`count` batches of normalised training images, the same for every stage with the same seed."""
-        generator = torch.Generator().manual_seed(work.parameters.get("seed", 0))
-        pool = self.dataset.train_pool
-        self.loaded = max(self.loaded, min(count * size, len(pool)))
-        chosen = pool[torch.randperm(len(pool), generator=generator)[: count * size]]
+        chosen = self.first_images(work, count * size)
+        self.loaded = max(self.loaded, len(chosen))
         return list(self.dataset.batches("train", size, device(), chosen))
 
     def calibration_images(self, work: Work, count: int = CALIBRATION_IMAGES) -> list[Tensor]:

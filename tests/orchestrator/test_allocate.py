@@ -133,8 +133,9 @@ def test_widths_are_read_as_they_were_left_and_missed_where_they_are_gone(tmp_pa
 def test_a_search_looks_at_held_back_training_images_alone_and_leaves_its_widths_and_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    solved: object = {"name": "least-squares", "images": 60} if name == "elimination" else "data-free"
-    more: dict[str, Any] = {"sensitivity": {"points": 1}, "greedy": {"step": 0.3}}.get(name, {})
+    solved: Any = {"name": "least-squares", "images": 60} if name == "elimination" else "data-free"
+    options: dict[str, dict[str, Any]] = {"sensitivity": {"points": 1}, "greedy": {"step": 0.3}}
+    more = options.get(name, {})
     allocation = {"name": name, "images": 40, **more}
     tiny = experiment(sparsities=[0.5], methods=["conventional"], criteria=["l1"], repair=solved, allocation=allocation)
     facts = gather(tiny)

@@ -38,7 +38,7 @@ TRAINED: dict[str, Any] = {
         },
         {"mode": "fine-tuned", "groups": "all", "sparsities": [0.5], "steps": 2, "output_distances": True},
     ],
-    "fine_tuning": {"epochs": 4, "step_epochs": 1},
+    "fine_tuning": {"epochs": 4, "step_epochs": 1, "objective": "distillation"},
 }
 GIVEN = {**TRAINED, "pipelines": ["whole-data"], "model": {"name": "net", "checkpoint": "weights.safetensors"}}
 # Another value of every setting that results depend on and that is not a coordinate.
@@ -77,7 +77,17 @@ OTHERS = {
             "evaluate_every": 7,
         }.items()
     },
-    "fine_tuning.step_epochs": 7,
+    **{
+        f"fine_tuning.{name}": value
+        for name, value in {
+            "step_epochs": 7,
+            "images": 7,
+            "objective": "labels",
+            "temperature": 7.0,
+            "labels": 0.7,
+            "features": 0.7,
+        }.items()
+    },
     "measuring.precision": "bfloat16",
     "pruning.steps": 3,
     "pruning.landscape.size": 4,

@@ -105,6 +105,27 @@ def test_equal_retraining_budgets() -> None:
     assert final == {"whole-data": 200, "fap": 200, "paf": 200}
 
 
+def test_distillation_reads_the_networks_that_another_was_made_from() -> None:
+    grid = {"mode": "fine-tuned", "groups": "all", "sparsities": [0.8], "methods": ["conventional"], "steps": 2}
+    tuning = {"objective": "distillation", "images": 50, "labels": 0.1}
+    plan = planned(pipelines=["whole-data", "fap", "paf"], pruning=grid, fine_tuning=tuning)
+    tuned = [stage for stage in plan.stages.values() if stage.kind == "fine-tune"]
+    kinds = {tuple(plan.stages[key].kind for key in stage.inputs) for stage in tuned}
+    # Pruned networks, and pruned ones tuned before, learn from what was pruned, be it trained or fused and tuned; fused
+    # ones from what was fused.
+    assert kinds == {
+        ("compress", "train"),
+        ("fine-tune", "train"),
+        ("compress", "fine-tune"),
+        ("fine-tune", "fine-tune"),
+        ("fuse", "train", "train"),
+    }
+    assert all(stage.parameters["training"]["images"] == 50 for stage in tuned)
+    plain = planned(pruning=grid, fine_tuning={"objective": "labels", "temperature": 2.0, "images": None})
+    assert plain.stages.keys() == planned(pruning=grid).stages.keys()
+    assert all(len(stage.inputs) == 1 for stage in plain.stages.values() if stage.kind == "fine-tune")
+
+
 def test_four_folds_make_six_models() -> None:
     plan = planned(pipelines=["fap"], splits={"folds": 4})
     assert plan.count()["train"] == 6

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def test_each_step_of_iterative_pruning_learns_in_an_order_of_its_own(
     context = shared_context(experiment, facts, store)
     seeds: list[int] = []
 
-    def noted(task, work, model, config, pool, seed):
+    def noted(task, work, model, config, pool, seed, objective=None):
         seeds.append(seed)
         return []
 
@@ -208,3 +209,34 @@ def test_a_run_on_made_up_images_loads_none_of_the_training_set(
         {"name": "elimination", **synthetic},
         {"name": "least-squares", **synthetic},
     )
+
+
+def test_a_distillation_learns_the_calibration_images_and_its_row_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"mode": "fine-tuned", "steps": 1, "groups": "all", "sparsities": [0.5], "methods": ["conventional"]}
+    tuning = {"objective": "distillation", "labels": 0.25, "images": 20, "epochs": 1, "step_epochs": 0}
+    experiment = Experiment.model_validate(TINY | {"pruning": grid, "fine_tuning": tuning, "seeds": [7]})
+    facts = gather(experiment)
+    task = Task(shared_context(experiment, facts, Store(tmp_path)))
+    stage = next(s for s in make_plan(experiment, facts).stages.values() if s.kind == "fine-tune")
+    work = Work(stage.kind, stage.key, stage.parameters, stage.inputs, stage.labels, keep=True, record=True)
+    start = task.dataset.shape
+    network = build(experiment.models[0], channels=start[0], classes=len(task.dataset.classes)).eval()
+    monkeypatch.setattr(Task, "network", lambda self, key: (network, task.describe(network, experiment.models[0])))
+    learnt: list[torch.Tensor] = []
+    batches = Dataset.batches
+
+    def seen(self: Dataset, split: str, *args: Any) -> object:
+        if split == "train":
+            learnt.append(args[2])
+        return batches(self, split, *args)
+
+    monkeypatch.setattr(Dataset, "batches", seen)
+    row = kinds()["fine-tune"].make(task, work).rows["evaluations"][0]
+    assert row["objective"] == "distillation(labels=0.25)"
+    assert (row["training_images"], row["calibration"]) == (20, "20 of the 200 images of train")
+    passes = learnt.copy()
+    task.calibration_images(work, 20)
+    assert [set(each.tolist()) for each in passes] == [set(learnt[-1].tolist())] * len(passes)
+    assert len(passes) == 2  # twice the epochs, as there are no other points to train at

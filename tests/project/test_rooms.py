@@ -12,7 +12,9 @@ ROOMS = {
     "workloads": [
         ("messages", "moved", "own_code", "isolation"),
         ("validated",),
-        ("calibration", "scope"),
+        ("calibration",),
+        ("allocations",),
+        ("scope",),
         ("config", "plugins"),
         ("data",),
         ("structure",),
@@ -26,6 +28,7 @@ ROOMS = {
         ("storage",),
         ("settings",),
         ("worker",),
+        ("tracking",),
         ("stages",),
         ("planning",),
         ("running",),

@@ -14,7 +14,7 @@ from workloads.compression.compress import Sources, compress
 from workloads.config import KINDS, CompressionConfig
 from workloads.networks.checkpoints import Description, dumps, fit, loads
 from workloads.structure.finding import trace
-from workloads.structure.groups import CONSUMER, Maps, apply
+from workloads.structure.groups import CONSUMER, PRODUCER, Maps, apply
 from workloads.structure.layers import get_layer
 from workloads.structure.network import Network
 
@@ -117,6 +117,35 @@ class ResponseNorm(nn.Module):
         return x + torch.addcmul(self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1), x * size)
 
 
+class SelectiveKernels(nn.Module):
+    """As Li et al. (2019): branches are weighed against each other, channel by channel, and added."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(channels, channels, size, padding=size // 2) for size in (1, 3))
+        self.squeeze, self.select = nn.Conv2d(channels, 8, 1), nn.Conv2d(8, 2 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.stack([branch(x) for branch in self.branches], 1)
+        weights = self.select(self.squeeze(x.sum(1).mean((2, 3), keepdim=True)).relu())
+        return (x * weights.view(len(x), 2, -1, 1, 1).softmax(1)).sum(1)
+
+
+class SplitAttention(nn.Module):
+    """As Zhang et al. (2020), with one convolution for the branches."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.both, self.select = nn.Conv2d(channels, 2 * channels, 1), nn.Conv2d(channels, 2 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.both(x).relu()
+        y = y.reshape(len(y), 2, y.shape[1] // 2, *y.shape[2:])
+        weights = self.select(y.sum(dim=1).mean((2, 3), keepdim=True))
+        weights = weights.view(len(y), 1, 2, -1).transpose(1, 2).softmax(dim=1).reshape(len(y), 2, -1, 1, 1)
+        return (y * weights).sum(dim=1).contiguous()
+
+
 def net(*middle: nn.Module, made: int = 16) -> nn.Module:
     """Two convolutions with something between them, and a classifier."""
     torch.manual_seed(0)
@@ -139,6 +168,8 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "layer scale": (lambda: net(LayerScale(16)), 16),
     "factors in a shape that their module records": (lambda: net(ShapedScale(16)), 16),
     "squeeze-and-excite": (lambda: net(SqueezeExcite(16)), 16),
+    "selective kernels": (lambda: net(SelectiveKernels(16)), 16),
+    "split attention": (lambda: net(SplitAttention(16)), 16),
     "depthwise convolution": (lambda: net(nn.Conv2d(16, 16, 3, groups=16)), 16),
     "transposed convolution": (lambda: net(nn.ConvTranspose2d(16, 16, 3)), 16),
     "group norm": (lambda: net(nn.GroupNorm(8, 16)), 8),
@@ -170,6 +201,15 @@ def test_layers_are_followed_and_removing_channels_is_not_reading_them(case: str
     apply(removing, group, Maps(selection, selection))
     torch.testing.assert_close(removing(IMAGES), ignoring(IMAGES), rtol=1e-4, atol=1e-5)
     removing.train()(IMAGES).sum()
+
+
+@pytest.mark.parametrize("module", [SelectiveKernels, SplitAttention])
+def test_the_branches_of_a_channel_go_together(module: Callable[[int], nn.Module]) -> None:
+    structure = trace(net(module(16)), IMAGES[:1])
+    (branches,) = (group for group in structure.groups if "1.select" in group.layers)
+    assert branches.size == 16
+    made = {member.layer: member.index for member in branches.on(PRODUCER)}
+    assert made["1.select"].shape == (16, 2)
 
 
 @torch.no_grad()

@@ -1,10 +1,13 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from workloads.compression.compress import Sources, compress
 from workloads.compression.methods import maps
 from workloads.compression.pairings import Pairings
-from workloads.config import ModelConfig, TrainingConfig
+from workloads.config import CompressionConfig, FineTuningConfig, ModelConfig, TrainingConfig
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import parameter_count
 from workloads.networks import checkpoints, weights
@@ -13,7 +16,10 @@ from workloads.networks.models import build
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.finding import trace
 from workloads.structure.groups import apply
+from workloads.structure.layers import is_empty
+from workloads.structure.network import Network
 from workloads.training.loop import learning_rate, train
+from workloads.training.objectives import Distillation
 from workloads.training.snapshots import Snapshot
 
 MODEL = ModelConfig(name="vgg11_bn", width=0.125)
@@ -180,3 +186,71 @@ def test_published_state_dicts_load_in_half_precision(tmp_path, vgg: nn.Module) 
 def test_one_image_is_not_enough(digits: Dataset) -> None:
     with pytest.raises(ValueError, match="at least two images"):
         train(build(MODEL, channels=1, classes=10), digits, TrainingConfig(epochs=1), seed=0, indices=torch.tensor([3]))
+
+
+def distilled(digits: Dataset, **settings: object) -> tuple[nn.Module, nn.Module]:
+    """A teacher, and a pruned copy of it that has learnt its answers on 100 images."""
+    example = torch.zeros(1, 1, 32, 32)
+    torch.manual_seed(0)
+    teacher = build(MODEL, channels=1, classes=10, seed=3)
+    train(teacher, digits, TrainingConfig(epochs=2, batch_size=25, schedule="one-cycle"), seed=3, augmentation=())
+    network = Network.prepared(teacher, example)
+    student = compress(network, CompressionConfig(sparsity=0.3), Sources(example)).model
+    config = FineTuningConfig(
+        objective="distillation", epochs=4, batch_size=25, learning_rate=0.002, schedule="constant", **settings
+    )
+    taught = copy.deepcopy(student)
+    pool = digits.train_pool[:100]
+    kept: list[Snapshot] = []
+    args = {"seed": 1, "indices": pool, "augmentation": (), "objective": Distillation([teacher], config)}
+    train(taught, digits, config, **args, snapshot_every=2, on_snapshot=kept.append)
+    again = copy.deepcopy(student)
+    train(again, digits, config, **args, start=Snapshot.loads(kept[0].dumps()))
+    assert all(map(torch.equal, taught.parameters(), again.parameters()))
+    images = torch.cat([images for images, _ in digits.batches("train", 100, torch.device("cpu"), pool)])
+
+    def distance(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float((model.eval()(images) - teacher.eval()(images)).square().mean())
+
+    assert distance(taught) < 0.6 * distance(student)
+    return student, taught
+
+
+@pytest.mark.parametrize("settings", [{}, {"features": 10.0}, {"labels": 0.5, "temperature": 4.0}])
+def test_distillation_brings_the_answers_near_the_teachers_and_goes_on_from_snapshots(
+    digits: Dataset, settings: dict[str, float]
+) -> None:
+    student, taught = distilled(digits, **settings)
+    norms = [module for module in taught.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(map(is_empty, norms))  # they stay merged
+    assert all(parameter.requires_grad for parameter in taught.parameters())
+    assert student.state_dict().keys() == taught.state_dict().keys()
+
+
+@torch.no_grad()
+def test_distillation_looks_at_labels_only_where_these_are_mixed_in() -> None:
+    model, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(12, 10)).eval() for _ in range(2))
+    images, labels = torch.randn(6, 3, 2, 2), torch.arange(6)
+    losses = {}
+    for weight in (0.0, 0.25, 1.0):
+        objective = Distillation([teacher], FineTuningConfig(objective="distillation", labels=weight))
+        losses[weight] = [float(objective.loss(model, images, each)[1]) for each in (labels, labels + 1)]
+    assert losses[0.0][0] == losses[0.0][1]
+    assert losses[1.0][0] == pytest.approx(float(nn.functional.cross_entropy(model(images), labels)))
+    assert losses[0.25][0] == pytest.approx(0.75 * losses[0.0][0] + 0.25 * losses[1.0][0])
+    same = Distillation([model], FineTuningConfig(objective="distillation", features=1.0))
+    assert float(same.loss(model, images, labels)[1]) == pytest.approx(0, abs=1e-6)
+    both = Distillation([model, teacher], FineTuningConfig(objective="distillation"))
+    mean = torch.stack([(each(images) / 2).softmax(1) for each in (model, teacher)]).mean(0)
+    reached = (model(images) / 2).log_softmax(1)
+    expected = 4 * (mean * (mean.log() - reached)).sum(1).mean()
+    assert float(both.loss(model, images, labels)[1]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_settings_of_distillation_need_it() -> None:
+    with pytest.raises(ValueError, match="temperature and labels belong to objective: distillation"):
+        FineTuningConfig(temperature=4, labels=0.5)
+    label = FineTuningConfig(objective="distillation", labels=0.5, epochs=3).objective_label
+    assert label == "distillation(labels=0.5)"

@@ -1,13 +1,13 @@
 """Rules for operations that combine values: one by one, or along some dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from workloads.structure.groups import ADDED, SCALE
-from workloads.structure.labels import compact, dims_of
+from workloads.structure.labels import compact, dims_of, in_rows
 from workloads.structure.recording import Recording, cuts_along, mixes
-from workloads.structure.records import ALL_CUTS, NOT_HEADS, Labels, Operation
+from workloads.structure.records import ALL_CUTS, NOT_CHANNELS, NOT_HEADS, Labels, Operation
 
 AVERAGES = {"mean", "var", "std", "var_mean", "amax", "amin"}
 """Reductions that stay the same where every value is there twice."""
@@ -84,12 +84,31 @@ def reduced(recording: Recording, operation: Operation) -> list[Labels]:
     kept = []
     for labels in recording.carried(source):
         found: torch.Tensor | None = labels
-        if dims_of(labels) & dims:
+        if name == "sum" and (branches := of_branches(labels, dims)) is not None:
+            found = added_up(recording, labels, branches)
+        elif dims_of(labels) & dims:
             found = averaged(recording, labels, dims) if name in AVERAGES else mixed(recording, operation, labels, dims)
         if found is not None:
             rest = [size for dim, size in enumerate(found.shape) if dim - found.ndim not in dims]
             kept.append(found if operation.results[0].ndim == source.ndim else found.reshape(rest))
     return [tuple(kept)] * len(operation.results)
+
+
+def of_branches(labels: torch.Tensor, dims: Collection[int]) -> int | None:
+    """The dimension of branches, where it is the one of these and channels lie along a later one alone.
+
+    Selective kernels and split attention weigh branches of equal channels against each other and add them up.
+    """
+    along = dims_of(labels)
+    branch = min(along, default=0)
+    return branch if along & set(dims) == {branch} and len(along) == 2 else None
+
+
+def added_up(recording: Recording, labels: torch.Tensor, branch: int) -> torch.Tensor:
+    """Branches are added: channels at equal places are one, as where two activations are added."""
+    first = labels.narrow(branch, 0, 1)
+    recording.tie(first, labels, f"{recording.place} combines it with what cannot be pruned")
+    return first
 
 
 def averaged(recording: Recording, labels: torch.Tensor, dims: set[int]) -> torch.Tensor | None:
@@ -109,6 +128,11 @@ def along_dimension(recording: Recording, operation: Operation) -> list[Labels]:
     source, dim = operation.tensors[0], operation.argument(1, operation.kwargs.get("dim", -1))
     dims = {dim - source.ndim if dim >= 0 else dim}
     carried = recording.carried(source)
+    if operation.name == "_softmax" and carried and all(of_branches(labels, dims) is not None for labels in carried):
+        for labels in carried:  # which branch counts how much: all branches of a channel are there or none
+            recording.pair(in_rows(labels, dims_of(labels) - dims))
+            recording.fix(labels, f"{recording.place} mixes its channels ({operation.name})", NOT_CHANNELS)
+        return [carried] * len(operation.results)
     free = unmixed(recording, operation, carried, dims)
     of_logits = source.ndim == 2 and operation.name in ("_softmax", "_log_softmax")
     return [carried if of_logits else free] * len(operation.results)

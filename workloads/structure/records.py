@@ -25,6 +25,7 @@ class Cut(StrEnum):
 
 ALL_CUTS = frozenset(Cut)
 NOT_HEADS = frozenset({Cut.CHANNELS, Cut.DIMENSIONS})
+NOT_CHANNELS = frozenset({Cut.HEADS, Cut.DIMENSIONS})
 NOT_DIMENSIONS = frozenset({Cut.CHANNELS, Cut.HEADS})
 
 

@@ -8,13 +8,13 @@ from itertools import count
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from workloads.config import TrainingConfig
 from workloads.data.augmentation import augment
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import evaluate
 from workloads.measuring.precision import float32_products, resolved
+from workloads.training.objectives import CrossEntropy, Objective
 from workloads.training.snapshots import Epoch, Snapshot
 
 
@@ -36,6 +36,7 @@ def train(
     seed: int,
     indices: Tensor | None = None,
     augmentation: tuple[str, ...] = ("flip", "crop"),
+    objective: Objective | None = None,
     start: Snapshot | None = None,
     snapshot_every: int = 0,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
@@ -52,6 +53,7 @@ def train(
         seed: of the order of the images and their augmentation.
         indices: numbers of the training samples to use; None is the whole pool.
         augmentation: names in `workloads.augmentation.AUGMENTATIONS`.
+        objective: what it brings down; None is the cross entropy of the labels.
         start: an earlier training of the same network with the same settings, to go on from.
         snapshot_every: epochs between two snapshots; 0 takes none.
         on_snapshot: gets them.
@@ -84,7 +86,8 @@ def train(
                 order = order[:-1]  # batch-norm cannot learn from a single image
             batches = dataset.batches("train", config.batch_size, device, order, augmented)
             rates = (learning_rate(config, step, steps_per_epoch) for step in count((epoch - 1) * steps_per_epoch))
-            train_loss, train_accuracy = (learn(model, optimizer, batches, rates, precision) / len(order)).tolist()
+            totals = learn(model, optimizer, batches, rates, precision, objective or CrossEntropy())
+            train_loss, train_accuracy = (totals / len(order)).tolist()
             if not math.isfinite(train_loss):
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch} (loss {train_loss}): "
@@ -119,24 +122,24 @@ def learn(
     batches: Iterable[tuple[Tensor, Tensor]],
     rates: Iterable[float],
     precision: str,
+    objective: Objective,
 ) -> Tensor:
     """One step of the optimizer a batch, at these learning rates.
 
     Returns:
-        (2,) on the device of the network: summed cross entropy, and how many images were classified rightly, both of
+        (2,) on the device of the network: summed loss, and how many images were classified rightly, both of
         the images as they were learnt.
     """
     device = next(model.parameters()).device
     totals = torch.zeros(2, device=device)
-    model.train()
-    for (images, labels), rate in zip(batches, rates, strict=False):
-        optimizer.param_groups[0]["lr"] = rate
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
+    with objective.learning(model):
+        for (images, labels), rate in zip(batches, rates, strict=False):
+            optimizer.param_groups[0]["lr"] = rate
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits, loss = objective.loss(model, images, labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
     return totals

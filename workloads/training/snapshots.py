@@ -21,7 +21,7 @@ class Epoch:
     Attributes:
         epoch: 1, 2, ….
         learning_rate: at the end of the epoch.
-        train_loss: mean cross entropy of the augmented images while they were learnt.
+        train_loss: mean of what the training brings down, of the augmented images while they were learnt.
         train_accuracy: percent top-1, likewise.
         test: the measurement after the epoch, or None where none was due.
         seconds: wall clock of the training alone.
