@@ -107,8 +107,9 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings, exports=dry_run)
-        from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
+        from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
+        from orchestrator.running.signals import AskedToEnd
         from orchestrator.storage.store import GoneError, Store
 
         folder = run_folder(loaded, out)

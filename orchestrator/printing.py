@@ -80,6 +80,8 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
     console.print(
         f"{counted(len(planned.stages), 'stage')} for {counted(planned.cells, 'cell')}; sharing saves {shared}."
     )
+    images = f"{counted(facts.train, 'image')} to train on, {facts.test} to measure on ({facts.measured_on})"
+    console.print(f"{facts.dataset}: {images}.", markup=False)
     show_notes(facts)
     for model, label in dict.fromkeys((s.labels["model"], s.labels.get("groups")) for s in planned.stages.values()):
         if label:

@@ -104,7 +104,7 @@ ANY_RUN: dict[str, Exhibit] = {
     ),
     "widths": Exhibit(
         "how wide each search lets every group be",
-        "a grid with allocation: elimination",
+        "a grid with allocation: elimination, sensitivity or greedy",
         allocations.widths_figures,
         "allocations",
     ),

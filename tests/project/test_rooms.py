@@ -12,7 +12,9 @@ ROOMS = {
     "workloads": [
         ("messages", "moved", "own_code", "isolation"),
         ("validated",),
-        ("calibration", "scope"),
+        ("calibration", "recipes"),
+        ("allocations",),
+        ("scope",),
         ("config", "plugins"),
         ("data",),
         ("structure",),
@@ -32,7 +34,7 @@ ROOMS = {
         ("running",),
         ("export", "printing", "status", "watching"),
         ("cli",),
-        ("submit", "__main__"),
+        ("submit", "slurm", "__main__"),
     ],
     "reports": [
         ("names",),

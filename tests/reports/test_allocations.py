@@ -12,7 +12,7 @@ SEARCHED = {"stage": "allocated", "final": False, "criterion": None, "sparsity_o
 
 
 def row(allocation: str, target: float, seed: int, group: int, width: int, **more: object) -> dict:
-    cell = f"{allocation}{target}{seed}{more.get('pipeline')}"
+    cell = f"{allocation}{target}{seed}{more.get('pipeline')}{more.get('method')}"
     columns = {**SEARCHED, "allocation": allocation, "target_sparsity": target, "seed": seed, **more}
     found = evaluation(cell, **columns, of_group=group, layer=f"layer{group}", neurons=20, width=width)
     found |= {"uniform_width": 10, "loss": 0.1, "why": "losing some costs little"}
@@ -22,21 +22,31 @@ def row(allocation: str, target: float, seed: int, group: int, width: int, **mor
 
 
 def test_a_line_a_search_and_a_panel_a_budget(tmp_path: Path) -> None:
-    widths = {"elimination": (5, 15), "elimination(images=synthetic)": (4, 16)}
+    widths = {
+        ("elimination", None): (5, 15),
+        ("elimination(images=synthetic)", None): (4, 16),
+        ("greedy", "folding"): (2, 17),
+        ("greedy", "conventional"): (3, 16),
+    }
     rows = [
-        row(allocation, target, seed, group, width + seed)
-        for allocation, kept in widths.items()
+        row(allocation, target, seed, group, width + seed, method=method)
+        for (allocation, method), kept in widths.items()
         for target in (0.3, 0.5)
         for seed in (0, 2)
         for group, width in enumerate(kept)
     ]
     rows += [row("elimination", 0.3, 0, group, 1, pipeline="fap") for group in (0, 1)]
-    tables = tables_of(stored(tmp_path, [evaluation("base", stage="baseline", final=False)], allocations=rows))
+    rows += [row("greedy", 0.1, 0, group, 1) for group in (0, 1)]  # a step on the way
+    cells = [evaluation(f"cell{target}", method="folding", target_sparsity=target) for target in (0.3, 0.5)]
+    tables = tables_of(stored(tmp_path, cells, allocations=rows))
     ((name, figure),) = EXHIBITS["widths"].make(tables)
     assert name == "widths-net-of-MACs"
     assert [axis.get_title() for axis in figure.axes] == ["30 % of MACs", "50 % of MACs"]
     uniform = [[0, 50], [1, 50]]
-    assert lines_of(figure) == 2 * [[[0, 30], [1, 80]], [[0, 25], [1, 85]], uniform]
+    searched = [[[0, 30], [1, 80]], [[0, 25], [1, 85]], [[0, 15], [1, 90]], [[0, 20], [1, 85]]]
+    assert lines_of(figure) == 2 * [*searched, uniform]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [name.partition(",")[0] for name in names if "greedy" in name] == ["conventional", "folding"]
     assert all(axis.xaxis_inverted() for axis in figure.axes)
 
 
