@@ -1,4 +1,4 @@
-"""The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
+"""The command line: `metaprune run`, `plan`, `status`, `watch` and so on. A thin layer on the Python API."""
 
 import contextlib
 import os
@@ -107,8 +107,9 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings, exports=dry_run)
-        from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
+        from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
+        from orchestrator.running.signals import AskedToEnd
         from orchestrator.storage.store import GoneError, Store
 
         folder = run_folder(loaded, out)
@@ -323,6 +324,22 @@ def status(folder: RunArgument) -> None:
     show_status(found)
     if len(found.failures):
         raise typer.Exit(1)
+
+
+@app.command()
+def watch(
+    folder: RunArgument,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Of the page; 0 is any. Default 8642, or any if taken.")
+    ] = None,
+) -> None:
+    """Show a run in the browser while it goes on: progress, curves, first figures, failures. Ctrl-C ends it."""
+    with refusing_bad_input():
+        from orchestrator.watching.server import opened, serve
+
+        server = opened(folder, port)
+        console.print(f"{server.address} shows {folder}, on this machine alone; Ctrl-C ends it.", markup=False)
+        serve(server)
 
 
 @app.command(name="list")

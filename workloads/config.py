@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from workloads.calibration import CalibrationConfig as CalibrationConfig
+from workloads.recipes import FineTuningConfig as FineTuningConfig
+from workloads.recipes import TrainingConfig as TrainingConfig
 from workloads.scope import DEFAULT_KINDS as DEFAULT_KINDS
 from workloads.scope import KINDS as KINDS
 from workloads.scope import Kind as Kind
@@ -186,74 +188,6 @@ class ModelConfig(Config):
             return self.label
         name = self.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
-
-
-class TrainingConfig(Config):
-    """Stochastic gradient descent on cross entropy; the defaults are the paper's (appendix D)."""
-
-    epochs: Count = 300
-    """Passes over the training images."""
-    batch_size: Positive = 128
-    """Images a step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    """Initial rate of `halving`, peak rate of `one-cycle`."""
-    schedule: Literal["halving", "one-cycle", "constant"] = "halving"
-    """`halving` halves every `halve_every` epochs; `one-cycle` rises for 30 % of the steps, then falls to 0."""
-    halve_every: Positive = 30
-    """Epochs between two halvings."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
-    nesterov: bool = False
-    """Nesterov's form of the momentum."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """L2 penalty."""
-    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 autocast where the hardware multiplies it natively, float32 elsewhere; `tf32` lets a GPU
-    round the factors of float32 products to 10 bits."""
-    evaluate_every: Positive = 1
-    """Epochs between two measurements on the test images; the last epoch is always measured."""
-
-
-class FineTuningConfig(TrainingConfig):
-    """Retraining after pruning or fusion; the defaults are the paper's (appendix D)."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    """Initial rate of `halving`, peak rate of `one-cycle`."""
-    epochs: Count = 80
-    """Epochs at the intermediate and at the last point of FaP and PaF; whole-data gets both at its end."""
-    step_epochs: Count = 10
-    """Epochs after each pruning step."""
-    images: Annotated[int, Field(ge=2)] | None = None
-    """How many training images are learnt, those that a compression looks at first; null is all."""
-    objective: Literal["labels", "distillation"] = "labels"
-    """`labels` is their cross entropy; `distillation` brings the answers near those of the unpruned network, or, of a
-    fused one, to the mean of those that were fused, without labels."""
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    """By which distillation divides the logits."""
-    labels: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Weight of the labels' cross entropy in distillation, and 1 less it that of the answers."""
-    features: Annotated[float, Field(ge=0)] = 0.0
-    """Weight in distillation of how alike the last layer's inputs of any two images of a batch are."""
-
-    @model_validator(mode="after")
-    def _distils(self) -> "FineTuningConfig":
-        given = self.model_dump(exclude_defaults=True)
-        unread = [name for name in ("temperature", "labels", "features") if name in given]
-        if unread and self.objective == "labels":
-            raise ValueError(f"{' and '.join(unread)} belong to objective: distillation; here objective is labels")
-        return self
-
-    @property
-    def objective_label(self) -> str:
-        """The objective and its settings that are not the default, as in results."""
-        if self.objective == "labels":
-            return self.objective
-        own = ("temperature", "labels", "features")
-        others = {
-            name: value for name in own if (value := getattr(self, name)) != type(self).model_fields[name].default
-        }
-        settings = ", ".join(f"{name}={value:g}" for name, value in others.items())
-        return f"{self.objective}({settings})" if settings else self.objective
 
 
 class SplitsConfig(Config):

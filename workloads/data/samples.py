@@ -50,8 +50,22 @@ class Samples:
             self._resident = device, self.images.to(device), self.labels.to(device)
         return self._resident[1:]
 
-    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time."""
+    def image(self, index: int) -> Tensor:
+        """(C, H, W) uint8: one image."""
+        return self.images[index]
+
+    def batches(
+        self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time.
+
+        Args:
+            each: what is done to the image at each place of `order`, in loader processes where there are threads.
+        """
+        if each is not None:
+            threads = torch.get_num_threads()
+            yield from loaded(self, order, size, device, threads if threads > 1 else 0, each)
+            return
         images, labels = self.nearest(device)
         for chosen in order.to(images.device).split(size):
             yield images[chosen].to(device), labels[chosen].to(device)
@@ -109,22 +123,47 @@ class StreamedSamples(Samples):
         place = self.place and self.place(index)
         return decode(self.encoded[index], self.shape, self.resize, background=self.background, place=place)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.image(index), self.labels[index]
-
-    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        numbers = [chosen.tolist() for chosen in order.split(size)]
+    def batches(
+        self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
-        workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * size * math.prod(self.shape)))
-        loader: torch.utils.data.DataLoader[tuple[Tensor, Tensor]] = torch.utils.data.DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_sampler=numbers,
-            num_workers=workers,
-            prefetch_factor=BATCHES_AHEAD if workers else None,
-            pin_memory=device.type == "cuda",
-        )
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        yield from loaded(self, order, size, device, workers, each)
+
+
+EachImage = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Ordered(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Samples in an order, each image changed by `each`, as loader processes fetch them."""
+
+    samples: Samples
+    order: Tensor
+    each: EachImage | None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        number = int(self.order[place])
+        image = self.samples.image(number)
+        return image if self.each is None else self.each(place, image), self.samples.labels[number]
+
+
+def loaded(
+    samples: Samples, order: Tensor, size: int, device: torch.device, workers: int, each: EachImage | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as of `Samples.batches`, made by loader processes while they are consumed; with 0, in this one."""
+    workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * size * math.prod(samples.shape)))
+    loader = torch.utils.data.DataLoader(
+        Ordered(samples, order, each),
+        batch_size=size,
+        num_workers=workers,
+        prefetch_factor=BATCHES_AHEAD if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -185,15 +224,17 @@ class Dataset(Source):
         device: torch.device | str = "cpu",
         indices: Tensor | None = None,
         augmented: Callable[[Tensor], Tensor] = lambda images: images,
+        each: EachImage | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some.
 
         Args:
             augmented: what is done to uint8 images (B, C, H, W) before.
+            each: what is done before that to the uint8 image (C, H, W) at each place.
         """
         samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
         chosen = pool if indices is None else indices
-        for images, labels in samples.batches(chosen, batch_size, torch.device(device)):
+        for images, labels in samples.batches(chosen, batch_size, torch.device(device), each):
             yield normalise(augmented(images), self.mean, self.std), labels
 
 

@@ -120,7 +120,8 @@ def write_folder(
         header, state = checkpoints.parts(model, description)
         known: dict[str, Any] = dict(header)
         if str(description.model["name"]).startswith("hf:") and hasattr(model, "config"):
-            known[BASE] = model.config.to_dict()
+            own: Any = model.config
+            known[BASE] = own.to_dict()
         safetensors.torch.save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
         reader = ""
         for library, configured in (("transformers", narrowed.of_transformers), ("timm", narrowed.of_timm)):

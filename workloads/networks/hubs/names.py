@@ -24,7 +24,7 @@ HUBS = {
 SUMMARIES = {
     "torchvision:NAME": "A classifier of torchvision, such as torchvision:resnet50.",
     "timm:NAME": "A network of timm, such as timm:vit_tiny_patch16_224; needs the package timm.",
-    "hf:OWNER/NAME, hf:FOLDER": "An image classifier of transformers, on the Hub or in a folder; needs that package.",
+    "hf:OWNER/NAME, hf:FOLDER": "An image classifier of transformers, on the Hub or in a folder; needs the package.",
 }
 """What names of hubs look like, for `metaprune list models`."""
 

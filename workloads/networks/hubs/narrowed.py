@@ -26,7 +26,8 @@ def of_transformers(model: nn.Module, description: Description, classes: tuple[s
         return None
     import transformers
 
-    wanted, config = shapes_of(model), model.config.to_dict()
+    own: Any = model.config
+    wanted, config = shapes_of(model), own.to_dict()
     config["id2label"] = dict(enumerate(classes))
     config["label2id"] = {name: number for number, name in enumerate(classes)}
     config["architectures"] = [type(model).__name__]
