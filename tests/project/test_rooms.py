@@ -32,6 +32,7 @@ ROOMS = {
         ("stages",),
         ("planning",),
         ("running",),
+        ("card",),
         ("export", "printing", "status", "watching"),
         ("cli",),
         ("submit", "slurm", "__main__"),
