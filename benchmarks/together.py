@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.synchronize import Barrier
+from typing import Literal
 
 import torch
 from measuring import Table, announce, machine, parser, write
@@ -31,7 +32,7 @@ from workloads.measuring.precision import resolved
 from workloads.networks.models import build
 from workloads.training.loop import train
 
-AUGMENTATION = ("flip", "crop")
+AUGMENTATION: tuple[Literal["flip", "crop"], ...] = ("flip", "crop")
 _meeting: Barrier
 
 

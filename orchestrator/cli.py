@@ -1,4 +1,4 @@
-"""The command line: metaprune run | plan | groups | status | report | export | list. A thin layer on the Python API."""
+"""The command line: `metaprune run`, `plan`, `status`, `watch` and so on. A thin layer on the Python API."""
 
 import contextlib
 import os
@@ -107,8 +107,9 @@ def run(
     """Run what is missing of an experiment, then report. Exit status 1 if cells failed, 2 for bad input."""
     with refusing_bad_input():
         loaded, facts, planned = prepare(experiment, settings, exports=dry_run)
-        from orchestrator.running.driver import AskedToEnd, StoppedError, missing, run_folder, run_plan
+        from orchestrator.running.driver import StoppedError, missing, run_folder, run_plan
         from orchestrator.running.lease import BusyError
+        from orchestrator.running.signals import AskedToEnd
         from orchestrator.storage.store import GoneError, Store
 
         folder = run_folder(loaded, out)
@@ -288,10 +289,10 @@ def report(
 def export(
     folder: RunArgument,
     cell: Annotated[str, typer.Argument(metavar="CELL", help="Key in the column `cell` of results, or its beginning.")],
-    kind: Annotated[str, typer.Option("--format", metavar="safetensors|torch-export|onnx", help="What to write.")],
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Default <model>-<cell>.<suffix>.")] = None,
+    kind: Annotated[str, typer.Option("--format", metavar="safetensors|torch-export|onnx|hf", help="What to write.")],
+    out: Annotated[str | None, typer.Option("--out", metavar="PATH", help="Default <model>-<cell>.<suffix>.")] = None,
 ) -> None:
-    """Write a network of a run as a file, and run the file. Exit status 1 if it computes something else."""
+    """Write a network of a run as a file or folder, and run it. Exit status 1 if it computes something else."""
     with refusing_bad_input():
         from orchestrator.export import export_network
         from workloads.networks.exporting import ExportError
@@ -308,6 +309,9 @@ def export(
         f"It takes float32 images (B, {shape}) with pixels in [0, 1], less the mean {mean}, divided by {std}.",
     ):
         console.print(line, markup=False)
+    if kind == "hf":
+        readers = f"metaprune.from_pretrained and {exported.reader} read" if exported.reader else "Only metaprune reads"
+        console.print(f"{readers} the folder.", markup=False)
 
 
 @app.command()
@@ -320,6 +324,22 @@ def status(folder: RunArgument) -> None:
     show_status(found)
     if len(found.failures):
         raise typer.Exit(1)
+
+
+@app.command()
+def watch(
+    folder: RunArgument,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Of the page; 0 is any. Default 8642, or any if taken.")
+    ] = None,
+) -> None:
+    """Show a run in the browser while it goes on: progress, curves, first figures, failures. Ctrl-C ends it."""
+    with refusing_bad_input():
+        from orchestrator.watching.server import opened, serve
+
+        server = opened(folder, port)
+        console.print(f"{server.address} shows {folder}, on this machine alone; Ctrl-C ends it.", markup=False)
+        serve(server)
 
 
 @app.command(name="list")
@@ -368,7 +388,12 @@ def entries(what: Listing) -> dict[str, str]:
         Listing.criteria: CRITERION,
         Listing.methods: METHOD,
     }
-    return kinds[what].summaries()
+    listed = kinds[what].summaries()
+    if what is Listing.models:
+        from workloads.networks.hubs.names import SUMMARIES
+
+        listed |= SUMMARIES
+    return listed
 
 
 def repeated(arguments: list[str]) -> list[str]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from workloads.calibration import CalibrationConfig as CalibrationConfig
+from workloads.recipes import FineTuningConfig as FineTuningConfig
+from workloads.recipes import TrainingConfig as TrainingConfig
 from workloads.scope import DEFAULT_KINDS as DEFAULT_KINDS
 from workloads.scope import KINDS as KINDS
 from workloads.scope import Kind as Kind
@@ -20,7 +22,9 @@ from workloads.validated import takes as takes
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.{}-]*$")]
+PLACED = ("hf", "wds")
+"""Data sets whose name may have a place behind a colon: `hf:uoft-cs/cifar10`."""
 
 
 def as_choice(value: Any) -> Any:
@@ -56,33 +60,39 @@ class DatasetConfig(Config):
     """A data set of labelled images, in a part to train on and one to measure on."""
 
     name: str
-    """A registered data set (`metaprune list datasets`) or `package.module:function`."""
+    """A registered data set (`metaprune list datasets`), one of the Hugging Face Hub (`hf:uoft-cs/cifar10`), a folder
+    in its layout (`hf:FOLDER`), webdataset shards (`wds:FOLDER/train-{000..009}.tar`), or `package.module:function`."""
     root: str | None = None
     """Folder of the files; `digits` needs none, `cifar10` and the like default to `data/`."""
+    configuration: str | None = None
+    """Configuration of a data set of the Hub or of a folder in its layout, where there are several."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set of the Hub; null is its `main`. Results say which commit that was."""
     label: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
     """Name in results; null is what the Hub's description beside the files says, else the name of their folder, or of
     the data set. The paper's tables are those of `cifar10`, `cifar100` and `imagenet`."""
     train: SplitName = "train"
-    """Split of `parquet` and `image-folder` that is trained on: `train.parquet`, `train/`."""
+    """Split that is trained on: `train.parquet`, `train/`, `train-000000.tar`; of `wds`, also the shards themselves,
+    `it-{000..009}.tar`."""
     test: SplitName | None = None
-    """Split that is measured on, such as `validation`; null is `test`, unless a share of train is held out."""
+    """Split that is measured on; null is `test`, or `validation`, `valid`, `val` or `dev` where there is none, unless a
+    share of train is held out. Of a data set of `hf` that has train alone, a tenth of that is held out."""
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training images, the same of every class, that is measured on in place of a test split; none of it
     is trained on."""
     size: Positive | None = None
     """Height and width in pixels that images are resized to; null keeps the files' own."""
     resize: Positive | None = None
-    """Shorter side in pixels that `parquet` and `image-folder` resize to before they cut the centre of `size` out, such
-    as 256 for ImageNet's 224; null is `size`."""
+    """Shorter side in pixels that images of files are resized to before the centre of `size` is cut out, such as 256
+    for ImageNet's 224; null is `size`."""
     channels: Literal[1, 3] | None = None
-    """Channels that the images of `parquet` and `image-folder` are brought to: 1 is grey, 3 is RGB; null takes grey
-    where all images are."""
+    """Channels that images of files are brought to: 1 is grey, 3 is RGB; null takes grey where all images are."""
     background: Literal["black", "white"] | None = None
     """What images with transparent pixels are laid on; null refuses them."""
     image_column: str | None = None
-    """Column of the images in `parquet`; null is the only one."""
+    """Column of the images in `parquet` and `hf`; null is the only one."""
     label_column: str | None = None
-    """Column of the labels in `parquet`, such as `coarse_label`; null is `label`, `labels` or `fine_label`."""
+    """Column of the labels in `parquet` and `hf`, such as `coarse_label`; null is `label`, `labels` or `fine_label`."""
     mean: tuple[float, ...] | None = None
     """Mean a channel of pixels in [0, 1]; null is ImageNet's (its average for grey images)."""
     std: tuple[float, ...] | None = None
@@ -94,7 +104,7 @@ class DatasetConfig(Config):
     test_samples: Positive | None = None
     """Use only this many test images, likewise."""
     stream: bool = False
-    """Read images from disk batch by batch, for `image-folder` sets larger than memory."""
+    """Decode images batch by batch, for sets larger than memory; `image-folder`, `hf` and `wds` can."""
 
     @model_validator(mode="after")
     def _normalisation_matches(self) -> "DatasetConfig":
@@ -109,6 +119,17 @@ class DatasetConfig(Config):
         if self.train == (self.test or (None if self.held_out else "test")):
             raise ValueError(f"train and test are both '{self.train}': name two splits, or give held_out")
         return self
+
+    @property
+    def reader(self) -> str:
+        """The name without the place that may stand behind it: `hf` of `hf:uoft-cs/cifar10`."""
+        before = self.name.partition(":")[0]
+        return before if before in PLACED else self.name
+
+    @property
+    def place(self) -> str:
+        """What stands behind the colon of such a name; empty elsewhere."""
+        return self.name.partition(":")[2] if self.reader != self.name else ""
 
 
 class ModelConfig(Config):
@@ -167,74 +188,6 @@ class ModelConfig(Config):
             return self.label
         name = self.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
         return name if self.width == 1 else f"{name}-w{self.width:g}"
-
-
-class TrainingConfig(Config):
-    """Stochastic gradient descent on cross entropy; the defaults are the paper's (appendix D)."""
-
-    epochs: Count = 300
-    """Passes over the training images."""
-    batch_size: Positive = 128
-    """Images a step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    """Initial rate of `halving`, peak rate of `one-cycle`."""
-    schedule: Literal["halving", "one-cycle", "constant"] = "halving"
-    """`halving` halves every `halve_every` epochs; `one-cycle` rises for 30 % of the steps, then falls to 0."""
-    halve_every: Positive = 30
-    """Epochs between two halvings."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
-    nesterov: bool = False
-    """Nesterov's form of the momentum."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """L2 penalty."""
-    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 autocast where the hardware multiplies it natively, float32 elsewhere; `tf32` lets a GPU
-    round the factors of float32 products to 10 bits."""
-    evaluate_every: Positive = 1
-    """Epochs between two measurements on the test images; the last epoch is always measured."""
-
-
-class FineTuningConfig(TrainingConfig):
-    """Retraining after pruning or fusion; the defaults are the paper's (appendix D)."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    """Initial rate of `halving`, peak rate of `one-cycle`."""
-    epochs: Count = 80
-    """Epochs at the intermediate and at the last point of FaP and PaF; whole-data gets both at its end."""
-    step_epochs: Count = 10
-    """Epochs after each pruning step."""
-    images: Annotated[int, Field(ge=2)] | None = None
-    """How many training images are learnt, those that a compression looks at first; null is all."""
-    objective: Literal["labels", "distillation"] = "labels"
-    """`labels` is their cross entropy; `distillation` brings the answers near those of the unpruned network, or, of a
-    fused one, to the mean of those that were fused, without labels."""
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    """By which distillation divides the logits."""
-    labels: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Weight of the labels' cross entropy in distillation, and 1 less it that of the answers."""
-    features: Annotated[float, Field(ge=0)] = 0.0
-    """Weight in distillation of how alike the last layer's inputs of any two images of a batch are."""
-
-    @model_validator(mode="after")
-    def _distils(self) -> "FineTuningConfig":
-        given = self.model_dump(exclude_defaults=True)
-        unread = [name for name in ("temperature", "labels", "features") if name in given]
-        if unread and self.objective == "labels":
-            raise ValueError(f"{' and '.join(unread)} belong to objective: distillation; here objective is labels")
-        return self
-
-    @property
-    def objective_label(self) -> str:
-        """The objective and its settings that are not the default, as in results."""
-        if self.objective == "labels":
-            return self.objective
-        own = ("temperature", "labels", "features")
-        others = {
-            name: value for name in own if (value := getattr(self, name)) != type(self).model_fields[name].default
-        }
-        settings = ", ".join(f"{name}={value:g}" for name, value in others.items())
-        return f"{self.objective}({settings})" if settings else self.objective
 
 
 class SplitsConfig(Config):

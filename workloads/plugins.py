@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from workloads.config import CalibrationConfig
+from workloads.config import PLACED, CalibrationConfig
 from workloads.messages import first_line, is_from_outside
 from workloads.own_code import digest_of_sources, shadowed_file
 
@@ -39,6 +39,7 @@ class PluginKind:
         elsewhere: options that an experiment sets in a place of its own, and the place.
         takes_synthetic: whether the images that functions ask for may be made-up ones.
         hubs: `module:function` that says what a name means that is one of another library.
+        placed: registered names behind which a place may stand, as in `hf:uoft-cs/cifar10`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PluginKind:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     takes_synthetic: bool = False
     hubs: str = ""
+    placed: tuple[str, ...] = ()
 
     @property
     def registered(self) -> Mapping[str, Callable[..., Any]]:
@@ -79,8 +81,8 @@ class PluginKind:
             ValueError: there is none.
         """
         registered = self.registered
-        if name in registered:
-            return registered[name]
+        if (known := self.without_place(name)) in registered:
+            return registered[known]
         if ":" not in name:
             raise ValueError(
                 f"unknown {self.name} '{name}'{nearest(name, registered)} Known: {', '.join(sorted(registered))}; "
@@ -104,6 +106,11 @@ class PluginKind:
         if not callable(function):
             raise ValueError(f"{self.name} '{name}': module '{module_name}' has no function '{attribute}'")
         return function
+
+    def without_place(self, name: str) -> str:
+        """The registered name in front of a place, where that may stand behind it; else the name itself."""
+        before = name.partition(":")[0]
+        return before if before in self.placed else name
 
     def of_hub(self, name: str) -> Callable[..., Any] | None:
         """What a name means that is one of another library; None where it is not."""
@@ -154,7 +161,7 @@ class Plugin:
     @property
     def own(self) -> bool:
         """Whether it is the user's, not one of the registered functions or of a hub."""
-        return self.name not in self.kind.registered and not isinstance(self.function, OfHub)
+        return self.kind.without_place(self.name) not in self.kind.registered and not isinstance(self.function, OfHub)
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -397,5 +404,5 @@ MODEL = PluginKind(
 )
 """A network: gets `num_classes`, returns a module from images (B, C, H, W) to logits (B, num_classes)."""
 
-DATASET = PluginKind(name="dataset", built_in="workloads.data.datasets:DATASETS", given=("config",))
+DATASET = PluginKind(name="dataset", built_in="workloads.data.datasets:DATASETS", given=("config",), placed=PLACED)
 """A data set: gets its `DatasetConfig`, returns a `Source`."""

@@ -24,7 +24,7 @@ class AppliedSettings:
         self.known: dict[tuple[Any, ...], str] = {}  # whole grids share them
         self.sections = {
             "dataset": dotted("dataset", experiment.dataset, "root", "stream")
-            | {"dataset.fingerprint": facts.fingerprint}
+            | {"dataset.fingerprint": facts.fingerprint, **facts.published}
             | self.code_of("dataset", experiment.dataset.name),
             "model": dotted("model", model, "checkpoint", "checkpoints") | self.code_of("model", model.name),
             "training": dotted("training", experiment.training),

@@ -60,7 +60,8 @@ class _Builder:
         self.of_model = facts.models[model.name_in_results]
         self.applied = AppliedSettings(experiment, facts, model)
         self.variants: dict[Variant, _ForKeys] = {}
-        self.data = {**changed(experiment.dataset, "root", "stream", "label"), "fingerprint": facts.fingerprint}
+        where = ("root", "stream", "label", "revision", "configuration")  # the fingerprint knows the content
+        self.data = {**changed(experiment.dataset, *where), "fingerprint": facts.fingerprint}
         self.data |= self.code(experiment.dataset.name)
         measuring = changed(experiment.measuring)
         self.measured = {"dataset": self.data, **({"measuring": measuring} if measuring else {})}

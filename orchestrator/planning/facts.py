@@ -101,6 +101,8 @@ class Facts:
         dataset: name of the data set in results; empty is that of its function.
         notes: sentences on what of the data is left out or read otherwise than it stands, and which patterns match
             nothing in some networks.
+        published: revision and licence of the data set, as far as they are known, by their columns in `settings`.
+        measured_on: what of the data set is measured on, for whoever plans a run.
     """
 
     train: int
@@ -111,6 +113,8 @@ class Facts:
     drawing: frozenset[str] = frozenset()
     dataset: str = ""
     notes: tuple[str, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+    measured_on: str = ""
 
 
 def gather(experiment: Experiment, exports: bool = False) -> Facts:
@@ -146,6 +150,8 @@ def gather(experiment: Experiment, exports: bool = False) -> Facts:
         drawing=frozenset(plugin.name for plugin in plugins if plugin.draws),
         dataset=dataset.label,
         notes=tuple(f"{dataset.label}: {note}" for note in dataset.notes) + tuple(unmatched(experiment, networks)),
+        published={f"dataset.{name}": value for name, value in dataset.published.items()},
+        measured_on=dataset.measured_on,
     )
 
 

@@ -18,7 +18,15 @@ from workloads.compression import Sources, compress, score
 from workloads.compression.choosing import left_alone
 from workloads.compression.compress import check_reach
 from workloads.compression.methods import check_kind
-from workloads.config import ChoiceConfig, CompressionConfig, ModelConfig, Repair, ScopeConfig, repair_label
+from workloads.config import (
+    ChoiceConfig,
+    CompressionConfig,
+    ModelConfig,
+    Repair,
+    ScopeConfig,
+    TrainingConfig,
+    repair_label,
+)
 from workloads.data.samples import Dataset
 from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
@@ -29,8 +37,10 @@ from workloads.structure.copying import copied
 from workloads.structure.groups import Structure
 from workloads.structure.network import Network
 from workloads.structure.standardised import keep_weights
+from workloads.training.optimizers import optimizer_of
 
 IMAGES = 4
+LOW_RATE = 1e-3
 
 
 def try_out(
@@ -55,9 +65,12 @@ def try_out(
         images, labels = torch.randn(IMAGES, *dataset.shape), torch.arange(IMAGES) % classes
         with explained(f"model '{config.name}' cannot be copied"):
             spare = copied(model)
-        if not config.given or any(grid.mode == "fine-tuned" for grid in experiment.pruning):
-            with explained(f"model '{config.name}' cannot be trained"):
-                learn_a_step(spare, images, labels)
+        trainings = [] if config.given else [("trained", experiment.training)]
+        if any(grid.mode == "fine-tuned" for grid in experiment.pruning):
+            trainings.append(("fine-tuned", experiment.fine_tuning))
+        for how, training in trainings:
+            with explained(f"model '{config.name}' cannot be {how}"):
+                learn_a_step(spare, images, labels, training)
         with explained(f"model '{config.name}' cannot be stored"):
             store_and_read(spare, config, structure, dataset)
         network = prepared(spare.eval(), structure)
@@ -86,8 +99,8 @@ def explained(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {reason}") from error
 
 
-def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """One step of gradient descent in training mode."""
+def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: TrainingConfig) -> None:
+    """One step of the optimizer in training mode, at a low rate."""
     logits = model.train()(images)
     if not isinstance(logits, torch.Tensor):
         raise ValueError(
@@ -95,10 +108,9 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -
             f"option that switches auxiliary outputs off"
         )
     F.cross_entropy(logits.float(), labels).backward()
-    learning = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    if not learning:
+    if all(parameter.grad is None for parameter in model.parameters()):
         raise ValueError("none of its parameters gets a gradient: they are frozen, or cut off from the loss")
-    torch.optim.SGD(learning, lr=1e-3).step()
+    optimizer_of(model, config.model_copy(update={"learning_rate": LOW_RATE})).step()
 
 
 def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:

@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 from orchestrator.planning.plan import Plan
+from orchestrator.running.signals import sheltered
 from orchestrator.settings.experiment import Experiment
 from workloads.messages import message
 
@@ -72,15 +73,16 @@ def start_local() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     folder = temporary_folder()
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=256 * 1024**2,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
+        with sheltered():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=256 * 1024**2,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
     except Exception as error:  # Ray raises bare ones too, where the machine is too busy to start it in time, say
         raise ConnectionError(
             f"Ray cannot start on this machine ({message(error)}); it keeps its files in '{folder}', which the "

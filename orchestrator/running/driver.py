@@ -1,15 +1,9 @@
 """Runs a plan on Ray: what is missing, in the order of the longest path, a bounded number of tasks at a time."""
 
-import contextlib
-import os
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import as_run_anywhere, shared_context
@@ -23,6 +17,7 @@ from orchestrator.running.frontier import Frontier
 from orchestrator.running.lease import BusyError, Lease
 from orchestrator.running.ledger import Ledger
 from orchestrator.running.remote import Body
+from orchestrator.running.signals import terminable
 from orchestrator.running.tasks import execute
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import make_importable
@@ -30,20 +25,6 @@ from orchestrator.storage.compaction import TABLES, compact
 from orchestrator.storage.store import EXPERIMENT, StorageError, Store, local_folder
 from orchestrator.tracking.processes import Trackers
 from orchestrator.worker.code import code_in_use
-
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-class AskedToEnd(KeyboardInterrupt):
-    """A batch system or a closed terminal wants the machine back; the run can go on elsewhere or later.
-
-    Attributes:
-        signal: that said so, such as SIGTERM.
-    """
-
-    def __init__(self, number: int):
-        self.signal = signal.Signals(number).name
-        super().__init__(self.signal)
 
 
 class StoppedError(RuntimeError):
@@ -227,51 +208,6 @@ def check_whole(store: Store, recorded: set[str]) -> None:
             f"the results of {len(gone)} stages that were done are not in '{store.path('results')}', where all nodes "
             f"have to write"
         )
-
-
-def meaning(number: int) -> KeyboardInterrupt:
-    """What a signal is raised as."""
-    return KeyboardInterrupt() if number == signal.SIGINT else AskedToEnd(number)
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[Callable[[], object]]:
-    """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
-
-    Ctrl-C raises KeyboardInterrupt, the others `AskedToEnd`, which is one.
-
-    Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
-
-    Yields:
-        A function that puts the handlers in place again, for when something has replaced them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    asked: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        asked.append(signum)
-        if len(asked) == 1:
-            raise meaning(signum)
-        if len(asked) > 2:
-            os._exit(130)  # for somebody who cannot wait
-
-    def heed() -> dict[signal.Signals, Any]:
-        heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-        return {number: signal.signal(number, stop) for number in heeded}
-
-    before = heed()
-    try:
-        yield heed
-    except (Exception, KeyboardInterrupt) as stopped:
-        # Compiled code of Ray's passes each one on as a plain one, and clearing up may fail where Ray ends as well.
-        if not asked or isinstance(stopped, type(meaning(asked[0]))):
-            raise
-        raise meaning(asked[0]) from stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def missing(plan: Plan, store: Store) -> set[str]:

@@ -210,6 +210,12 @@ class Experiment(Config):
             _check_start(model, pipelines)
         if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
             raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
+        tuning = self.fine_tuning
+        if tuning.warmup_epochs >= tuning.step_epochs > 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
+            raise ValueError(
+                f"fine_tuning.warmup_epochs is {tuning.warmup_epochs} of {tuning.step_epochs} step_epochs: the rate "
+                f"would never fall; give fewer"
+            )
         for part in ("criteria", "methods"):
             named: dict[str, ChoiceConfig] = {}
             for choice in (choice for grid in self.pruning for choice in getattr(grid, part)):

@@ -14,6 +14,10 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|
 BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 
 
+class DoubledKey(yaml.constructor.ConstructorError):
+    """A mapping has a key twice."""
+
+
 class SettingsLoader(yaml.SafeLoader):
     """Builds plain values alone, as PyYAML's safe loader."""
 
@@ -23,9 +27,7 @@ class SettingsLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' stands twice", key.start_mark
-                    )
+                    raise DoubledKey(None, None, f"the key '{key.value}' stands twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -57,10 +59,28 @@ for _tag, _pattern, _first, _constructor in (
     SettingsLoader.add_constructor(_name, _constructor)
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, origin: str) -> Any:
     """The values that a text in YAML holds.
 
+    Args:
+        origin: what to call it in errors.
+
     Raises:
-        yaml.YAMLError: it is not valid, or a mapping has a key twice.
+        ValueError: it is not valid, or a mapping has a key twice; names the line.
     """
-    return yaml.load(text, SettingsLoader)  # the loader is a safe one
+    try:
+        return yaml.load(text, SettingsLoader)  # the loader is a safe one
+    except DoubledKey as error:
+        raise ValueError(f"{origin}{_line(error)}: {error.problem}") from error
+    except yaml.MarkedYAMLError as error:
+        reasons = ", ".join(filter(None, (error.context, error.problem)))
+        raise ValueError(f"{origin} is not valid YAML{_line(error)}: {reasons}") from error
+    except yaml.reader.ReaderError as error:
+        raise ValueError(f"{origin} is not valid YAML: {error.reason} (character {error.position + 1})") from error
+    except RecursionError as error:
+        raise ValueError(f"{origin} is not valid YAML: it is nested too deeply") from error
+
+
+def _line(error: yaml.MarkedYAMLError) -> str:
+    """Where it is, for a sentence."""
+    return f", line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -6,8 +6,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.settings.loader import load_yaml
 from workloads.plugins import nearest
 
@@ -77,10 +75,7 @@ def read_settings(text: str, origin: str, overrides: Iterable[str] = ()) -> dict
 
 
 def _settings(text: str, origin: str) -> dict[str, Any]:
-    try:
-        settings = load_yaml(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+    settings = load_yaml(text, origin)
     if not isinstance(settings, dict):
         raise ValueError(f"{origin} must be a mapping of settings such as name, dataset and model")
     return settings
@@ -92,10 +87,7 @@ def _change(override: str) -> tuple[str, Any]:
     override = " ".join(override.split())
     if not equals or not key.strip():
         raise ValueError(f"--set {override}: write key=value, for instance --set training.epochs=10")
-    try:
-        return key.strip(), load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: the value is not valid YAML") from error
+    return key.strip(), load_yaml(text, f"--set {override}: the value")
 
 
 def _scale(settings: dict[str, Any], scale: Any, origin: str) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 NETWORK = "10.213.77"
 BOOT = """
@@ -65,11 +66,12 @@ class Host:
             self.command(arguments), env=environment(variables), capture_output=True, text=True, timeout=timeout
         )
 
-    def start(self, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str | Path, output: int | IO[str] = subprocess.PIPE, **variables: str
+    ) -> subprocess.Popen[str]:
         """The same, without waiting for its end."""
-        pipe = subprocess.PIPE
         return subprocess.Popen(
-            self.command(arguments), env=environment(variables), stdout=pipe, stderr=pipe, text=True
+            self.command(arguments), env=environment(variables), stdout=output, stderr=output, text=True
         )
 
     def kill(self) -> None:

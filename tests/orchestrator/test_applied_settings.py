@@ -25,7 +25,7 @@ TRAINED: dict[str, Any] = {
     "name": "e",
     "dataset": {"name": "digits", "size": 32},
     "model": {"name": "net"},
-    "training": {"epochs": 2, "batch_size": 50},
+    "training": {"epochs": 8, "batch_size": 50},
     "pipelines": ["whole-data", "fap", "paf"],
     "pruning": [
         {
@@ -38,7 +38,7 @@ TRAINED: dict[str, Any] = {
         },
         {"mode": "fine-tuned", "groups": "all", "sparsities": [0.5], "steps": 2, "output_distances": True},
     ],
-    "fine_tuning": {"epochs": 4, "step_epochs": 1, "objective": "distillation"},
+    "fine_tuning": {"epochs": 8, "step_epochs": 6, "objective": "distillation"},
 }
 GIVEN = {**TRAINED, "pipelines": ["whole-data"], "model": {"name": "net", "checkpoint": "weights.safetensors"}}
 # Another value of every setting that results depend on and that is not a coordinate.
@@ -75,6 +75,16 @@ OTHERS = {
             "weight_decay": 0.7,
             "precision": "float32",
             "evaluate_every": 7,
+            "recipe": "deit",
+            "accumulation": 7,
+            "optimizer": "NAdam",
+            "warmup_epochs": 1,
+            "clip_norm": 0.7,
+            "ema": 0.7,
+            "label_smoothing": 0.7,
+            "mixup": 0.7,
+            "cutmix": 0.7,
+            "augmentation": ["flip", {"name": "erasing", "probability": 0.7}],
         }.items()
     },
     **{
@@ -183,7 +193,7 @@ def test_settings_are_json_by_their_path_in_the_experiment() -> None:
     ends = [stage for stage in planned(TRAINED).stages.values() if stage.labels["final"]]
     tuned = [json.loads(stage.labels["settings"]) for stage in ends if stage.labels["stage"] == "fine-tuned"]
     assert {(each["pruning.steps"], each["fine_tuning.epochs"], each["training.epochs"]) for each in tuned} == {
-        (2, 4, 2)
+        (2, 8, 8)
     }
     pruned = [json.loads(stage.labels["settings"]) for stage in ends if stage.labels["stage"] == "pruned"]
     assert all("pruning.steps" not in each and each["criterion.code"] == "c" for each in pruned)

@@ -32,6 +32,7 @@ def test_a_plan_says_what_is_left_out(tmp_path: Path) -> None:
     write(root / "train" / "ant" / "notes.txt", b"a")
     result = CliRunner().invoke(app, ["plan", experiment(root, "image-folder", ", label: ants")])
     assert result.exit_code == 0, result.output
+    assert "ants: 4 images to train on, 4 to measure on (test)." in result.output
     assert (
         "ants: train: files that are no images by their ending are left out: 1, such as 'ant/notes.txt'."
         in result.output

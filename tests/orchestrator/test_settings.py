@@ -30,7 +30,7 @@ from workloads.config import TrainingConfig
     ],
 )
 def test_values_are_what_people_mean(text: str, value: object) -> None:
-    loaded = load_yaml(f"key: {text}")["key"]
+    loaded = load_yaml(f"key: {text}", "mine.yaml")["key"]
     assert (loaded, type(loaded)) == (value, type(value))
 
 
@@ -62,8 +62,10 @@ def test_variants_of_one_model_are_told_apart_by_their_labels(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("added", "sentence"),
     [
-        ("seeds: [0]\nseeds: [1]\n", "the key 'seeds' stands twice"),
-        ("training: {epochs: 1, epochs: 2}\n", "the key 'epochs' stands twice"),
+        ("seeds: [0]\nseeds: [1]\n", r"\.yaml, line \d+: the key 'seeds' stands twice$"),
+        ("training: {epochs: 1, epochs: 2}\n", r"\.yaml, line \d+: the key 'epochs' stands twice$"),
+        ("seeds: [0\n", r"\.yaml is not valid YAML, line \d+: while parsing a flow sequence, expected ',' or '\]'"),
+        ("seeds: \0\n", r"\.yaml is not valid YAML: special characters are not allowed \(character \d+\)$"),
         ("seeds: 3\n", r"'seeds' is 3: it should be a list, such as \[3\]$"),
         ("training: {epochs: true}\n", "'training': epochs is true: it is no switch, give a value$"),
         ("pruning: {sparsities: []}\n", r"'pruning.sparsities' is \[\]: it should have at least 1 item, not 0$"),

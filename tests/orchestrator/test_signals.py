@@ -1,13 +1,15 @@
 """A signal that asks a driver to end is what it says it ended by, whatever else happens on the way out."""
 
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.running.dispatch import Dispatcher
-from orchestrator.running.driver import AskedToEnd, terminable
+from orchestrator.running.signals import AskedToEnd, sheltered, terminable
 
 
 def fail_on_the_way_out(number: signal.Signals, way_out: BaseException) -> None:
@@ -47,3 +49,27 @@ def test_a_task_that_has_just_ended_is_not_cancelled(monkeypatch: pytest.MonkeyP
     dispatcher: Any = SimpleNamespace(in_flight={"ended": (), "running": ()})
     Dispatcher.end_tasks(dispatcher)
     assert cancelled == ["running"]
+
+
+def test_what_is_started_in_shelter_takes_no_warning() -> None:
+    blocked = "import signal; print(*sorted(s.name for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
+    with sheltered():
+        sheltered_ones = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=True)
+        assert {signal.SIGUSR1, signal.SIGHUP} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert sheltered_ones.stdout.split() == ["SIGHUP", "SIGUSR1"]
+    assert not {signal.SIGUSR1, signal.SIGHUP} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_only_ctrl_c_ends_a_driver_in_a_hurry() -> None:
+    """Slurm and srun send one process the same warning several times."""
+
+    def warn_often() -> None:
+        with terminable():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                for _ in range(4):
+                    signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(AskedToEnd, match="SIGTERM"):
+        warn_often()

@@ -91,7 +91,7 @@ def test_every_yaml_block_is_an_experiment_or_a_part_of_one(page: Path, folder: 
 
 def experiments(block: Block) -> Iterator[Experiment]:
     """The experiment of a YAML block, at each of its scales too; a part is completed."""
-    settings, text = load_yaml(block.text), block.text
+    settings, text = load_yaml(block.text, block.place), block.text
     if "name" not in settings:
         rest = {key: value for key, value in BASE.items() if key not in settings and key + "s" not in settings}
         text += yaml.safe_dump(rest)

@@ -12,7 +12,7 @@ ROOMS = {
     "workloads": [
         ("messages", "moved", "own_code", "isolation"),
         ("validated",),
-        ("calibration",),
+        ("calibration", "recipes"),
         ("allocations",),
         ("scope",),
         ("config", "plugins"),
@@ -32,9 +32,9 @@ ROOMS = {
         ("stages",),
         ("planning",),
         ("running",),
-        ("export", "printing", "status"),
+        ("export", "printing", "status", "watching"),
         ("cli",),
-        ("submit", "__main__"),
+        ("submit", "slurm", "__main__"),
     ],
     "reports": [
         ("names",),

@@ -171,11 +171,10 @@ def test_several_frames_are_said(root: Path) -> None:
 
 def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", ("train", "val"))
-    with pytest.raises(
-        FileNotFoundError, match=r"no images in test/CLASS .* has the folders train, val: name one of the"
-    ):
-        loaded(root)
-    assert len(loaded(root, test="val").test) == 4
+    with pytest.raises(FileNotFoundError, match=r"no images in tests/CLASS .* has the folders train, val: name one"):
+        loaded(root, test="tests")
+    write(root / "test" / "unlabelled.png", picture(0))
+    assert (len(loaded(root).test), loaded(root).measured_on) == (4, "val")
     assert len(loaded(root, train="val", test="train").train) == 4
 
 
@@ -230,12 +229,12 @@ def test_little_shared_memory_means_fewer_loader_processes(tmp_path: Path, monke
     used: list[int] = []
     loader = torch.utils.data.DataLoader
 
-    def noted(images, batch_sampler, num_workers: int, **others):
+    def noted(images, num_workers: int, batch_size: int, **others):
         used.append(num_workers)
-        return loader(images, batch_sampler=batch_sampler, num_workers=0)
+        return loader(images, batch_size=batch_size, num_workers=0)
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
-    for free in (0, 3 * 4 * streamed[0][0].numel() * 2, sys.maxsize):
+    for free in (0, 3 * 4 * streamed.image(0).numel() * 2, sys.maxsize):
         monkeypatch.setattr(samples, "shared_memory", lambda free=free: free)
         assert sum(len(images) for images, _ in streamed.batches(torch.arange(len(streamed)), 2, torch.device("cpu")))
     assert used == [0, 2, 2]

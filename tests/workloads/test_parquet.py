@@ -304,12 +304,11 @@ def test_a_folder_of_several_sets_is_refused_with_their_names(tmp_path: Path, na
 
 def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
     shards(tmp_path, ["train", "validation", "extra"])
-    with pytest.raises(
-        FileNotFoundError, match=r"test.parquet nor test/\*.parquet; it holds extra, train, validation: "
-    ):
-        loaded(tmp_path)
-    dataset = loaded(tmp_path, test="validation")
-    assert len(dataset.test) == 6
+    with pytest.raises(FileNotFoundError, match=r"tests.parquet nor tests/\*.parquet; it holds extra, train, valid"):
+        loaded(tmp_path, test="tests")
+    assert len(loaded(tmp_path, test="extra").test) == 6
+    dataset = loaded(tmp_path)
+    assert (len(dataset.test), dataset.measured_on) == (6, "validation")
     assert any("also holds extra, not read" in note for note in dataset.notes)
 
 

@@ -18,8 +18,9 @@ from workloads.structure.finding import trace
 from workloads.structure.groups import apply
 from workloads.structure.layers import is_empty
 from workloads.structure.network import Network
-from workloads.training.loop import learning_rate, train
+from workloads.training.loop import train
 from workloads.training.objectives import Distillation
+from workloads.training.optimizers import learning_rate
 from workloads.training.snapshots import Snapshot
 
 MODEL = ModelConfig(name="vgg11_bn", width=0.125)
@@ -217,6 +218,7 @@ def distilled(digits: Dataset, **settings: object) -> tuple[nn.Module, nn.Module
     return student, taught
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"features": 10.0}, {"labels": 0.5, "temperature": 4.0}])
 def test_distillation_brings_the_answers_near_the_teachers_and_goes_on_from_snapshots(
     digits: Dataset, settings: dict[str, float]

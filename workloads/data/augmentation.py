@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of whole batches of uint8 images, on whatever device they are."""
+"""Augmentation and normalisation of uint8 images, whole batches on whatever device they are."""
 
 from collections.abc import Sequence
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from workloads.config import IMAGENET_MEAN, IMAGENET_STD, DatasetConfig
+from workloads.data import archives, hugging_face, image_folder, parquet
 from workloads.data.builtin import cifar10, cifar100, digits, fashion_mnist, mnist
 from workloads.data.fingerprints import fingerprint_of
-from workloads.data.image_folder import image_folder
-from workloads.data.parquet import parquet
 from workloads.data.samples import Dataset, Source, check_room, first_shuffled
 from workloads.data.splits import evenly_mixed
 from workloads.messages import first_line
@@ -24,18 +23,40 @@ DATASETS: dict[str, Callable[[DatasetConfig], Source]] = {
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
-    "parquet": parquet,
-    "image-folder": image_folder,
+    "parquet": parquet.parquet,
+    "image-folder": image_folder.image_folder,
+    "hf": hugging_face.hf,
+    "wds": archives.wds,
+}
+# What the files or the Hub say of settings that are left open, such as which split is measured on.
+SETTLED: dict[str, Callable[[DatasetConfig], DatasetConfig]] = {
+    "parquet": parquet.settled,
+    "image-folder": image_folder.settled,
+    "hf": hugging_face.settled,
+    "wds": archives.settled,
 }
 FEW_IMAGES = 64  # that are in memory at a time at least, also where others wait on disk
 OF_FILES = ("train", "test", "resize", "channels", "background")
 # Settings that only some of the data sets above read, with those that do; functions of the user's may read any.
 READ_BY = {
-    **dict.fromkeys(OF_FILES, ("parquet", "image-folder")),
-    "stream": ("image-folder",),
-    "image_column": ("parquet",),
-    "label_column": ("parquet",),
+    **dict.fromkeys(OF_FILES, ("parquet", "image-folder", "hf", "wds")),
+    "stream": ("image-folder", "hf", "wds"),
+    "image_column": ("parquet", "hf"),
+    "label_column": ("parquet", "hf"),
+    "configuration": ("hf",),
+    "revision": ("hf",),
 }
+
+
+def settled(config: DatasetConfig) -> DatasetConfig:
+    """The settings with what only the files or the Hub can say: the place, the commit, the split to measure on.
+
+    Raises:
+        ValueError: an unknown name, or a data set that cannot be had.
+    """
+    DATASET.plugin(config.name)
+    _check_settings_are_read(config)
+    return SETTLED[config.reader](config) if config.reader in SETTLED else config
 
 
 @functools.lru_cache(maxsize=2)
@@ -49,7 +70,7 @@ def load(config: DatasetConfig) -> Dataset:
         FileNotFoundError: files that are not where `dataset.root` says.
     """
     plugin = DATASET.plugin(config.name)
-    _check_settings_are_read(config)
+    config = settled(config)
     source: Source = made_by(plugin, config)
     if not isinstance(source, Source):
         raise ValueError(
@@ -86,6 +107,8 @@ def load(config: DatasetConfig) -> Dataset:
         pools["test"],
         notes=source.notes,
         label=config.label or source.label or config.name.rpartition(":")[2],
+        published=source.published,
+        measured_on=f"{config.held_out:g} of {config.train}, held out" if config.held_out else config.test or "test",
     )
 
 
@@ -124,13 +147,13 @@ def held_out(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 def _check_settings_are_read(config: DatasetConfig) -> None:
     """Refuse a setting that the data set of this name would pass over without a word."""
-    if config.name not in DATASETS:
+    if config.reader not in DATASETS:
         return
     for setting, readers in READ_BY.items():
         given = getattr(config, setting) != DatasetConfig.model_fields[setting].default
-        if given and config.name not in readers:
+        if given and config.reader not in readers:
             raise ValueError(
-                f"dataset.{setting} is a setting of {' and '.join(readers)}, which '{config.name}' does not read: "
+                f"dataset.{setting} is a setting of {', '.join(readers)}, which '{config.name}' does not read: "
                 f"leave it out"
             )
 

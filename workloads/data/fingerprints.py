@@ -58,6 +58,15 @@ def joined(*marks: str) -> str:
     return hashlib.sha256(" ".join(marks).encode()).hexdigest()[:16]
 
 
+def settled_stamps(files: Sequence[Path], least: int) -> str:
+    """What tells that files are still those that were read; empty for less than so many bytes, or just written ones."""
+    stamps = [(str(file.absolute()), *_stamp(file)) for file in files]
+    newest = max((max(stamp[2:4]) for stamp in stamps), default=0)
+    if sum(stamp[1] for stamp in stamps) < least or newest > (time.time() - SETTLED) * 1e9:
+        return ""
+    return repr(stamps)
+
+
 def content_digests(files: Sequence[Path], names: Sequence[str], stamps: Sequence[Stamp], root: Path) -> list[str]:
     """SHA-256 of each file's content, read once.
 

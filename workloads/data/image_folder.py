@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from workloads.config import DatasetConfig
-from workloads.data.cache import memory_mapped
-from workloads.data.fingerprints import fingerprint_of, joined
+from workloads.data.encoded import EncodedPart, source_of
+from workloads.data.fingerprints import fingerprint_of
 from workloads.data.naming import name_of
-from workloads.data.roots import base_of, existing_root, folders_in, is_hidden, parts_of
-from workloads.data.samples import Samples, Source, StreamedSamples
-from workloads.data.survey import form_of, kept_survey
+from workloads.data.roots import base_of, existing_root, expanded, folders_in, is_hidden, measured_on, parts_of
+from workloads.data.samples import Source
 
 IMAGE_FILES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -60,26 +59,27 @@ def image_folder(config: DatasetConfig) -> Source:
     notes = _check_classes(base, found)
     files = {part: [file for name in classes for file in each.images.get(name, ())] for part, each in found.items()}
     mark = fingerprint_of([file for part in files.values() for file in part], base)
-    surveys = {
-        part: kept_survey(joined(mark, part), ((file, f"'{file}'") for file in files[part]), len(files[part]))
-        for part in files
-    }
-    form = form_of(config, surveys, mark)
-    samples: dict[str, Samples] = {}
+    parts: dict[str, EncodedPart] = {}
     for part, folder in found.items():
         counts = [len(folder.images.get(name, ())) for name in classes]
         labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
-        streamed = StreamedSamples(labels, form.shape, files[part], form.resize, background=form.background)
-        cached = functools.partial(memory_mapped, form.cache_name(part), streamed.decoded)
-        samples[part] = streamed if config.stream else Samples(labels, form.shape, cached)
-    return Source(
-        samples["train"],
-        samples.get("test", samples["train"]),
-        tuple(classes),
-        form.fingerprint,
-        notes=(*[note for folder in found.values() for note in folder.notes()], *notes, *form.notes),
-        label=name_of(base),
-    )
+        parts[part] = EncodedPart(files[part], labels, functools.partial(_path_of, files[part]))
+    notes = [*[note for folder in found.values() for note in folder.notes()], *notes]
+    return source_of(config, parts, mark, classes, notes=notes, label=name_of(base))
+
+
+def settled(config: DatasetConfig) -> DatasetConfig:
+    """The settings with the folder that is measured on: `test`, or ImageNet's `val` where there is none."""
+    if config.test or config.held_out or config.root is None or not expanded(config.root).is_dir():
+        return config
+    base = base_of(expanded(config.root), config.train, lambda folder, split: (folder / split).is_dir())
+    with_classes = {folder.name for folder in folders_in(base) if folders_in(folder)} - {config.train}
+    measured = measured_on(with_classes)
+    return config if measured in (None, "test") else config.model_copy(update={"test": measured})
+
+
+def _path_of(files: list[Path], number: int) -> str:
+    return f"'{files[number]}'"
 
 
 def _no_images(base: Path, part: str, folder: Folder) -> str:

@@ -20,13 +20,13 @@ class LabelColumn:
         values: (N,) as they stand in the files.
         names: of the classes 0, 1, ..., where the files name them.
         column: its name.
-        files: each with the number of its rows.
+        files: each with the number of its rows; also another name of what holds them, for messages.
     """
 
     values: Labels
     names: tuple[str, ...] | None
     column: str
-    files: tuple[tuple[Path, int], ...]
+    files: tuple[tuple[Path | str, int], ...]
 
     def place(self, index: int) -> str:
         """Where the label of an image stands, for messages."""
@@ -42,12 +42,12 @@ class LabelColumn:
         return f"column '{self.column}' of '{self.files[0][0]}'"
 
 
-def place_of(file: Path, row: int, column: str) -> str:
+def place_of(file: Path | str, row: int, column: str) -> str:
     """One value of a Parquet file, for messages; rows count from 0."""
     return f"row {row} of column '{column}' in '{file}'"
 
 
-def whole_numbers(values: pa.ChunkedArray, file: Path, column: str) -> Labels:
+def whole_numbers(values: pa.ChunkedArray, file: Path | str, column: str) -> Labels:
     """(N,) the labels of one file.
 
     Raises:
@@ -89,7 +89,7 @@ def whole_numbers(values: pa.ChunkedArray, file: Path, column: str) -> Labels:
     return labels
 
 
-def named_classes(schema: pa.Schema, column: str, file: Path) -> tuple[str, ...] | None:
+def named_classes(schema: pa.Schema, column: str, file: Path | str) -> tuple[str, ...] | None:
     """The names of the classes as the Hub keeps them beside a column; None where the file has none.
 
     Raises:

@@ -19,7 +19,7 @@ from workloads.data.decoding import Encoded, ImageProblem, content_problem, deco
 from workloads.data.fingerprints import fingerprint_of, joined
 from workloads.data.labels import LabelColumn, matched, named_classes, place_of, whole_numbers
 from workloads.data.naming import name_of
-from workloads.data.roots import base_of, existing_root, is_hidden, parts_of
+from workloads.data.roots import base_of, existing_root, expanded, is_hidden, measured_on, parts_of
 from workloads.data.samples import Samples, Source, check_room
 from workloads.data.shards import files_of, has_split, read_as, splits_in
 from workloads.data.survey import Form, form_of, kept_survey
@@ -146,6 +146,15 @@ def parquet(config: DatasetConfig) -> Source:
     )
 
 
+def settled(config: DatasetConfig) -> DatasetConfig:
+    """The settings with the split that is measured on: `test`, or `validation` and the like where there is none."""
+    if config.test or config.held_out or config.root is None or not expanded(config.root).is_dir():
+        return config
+    base = base_of(expanded(config.root), config.train, has_split)
+    measured = None if has_split(base, "test") else measured_on({*splits_in(base)} - {config.train})
+    return config.model_copy(update={"test": measured}) if measured else config
+
+
 def _split(part: str, files: list[Path], config: DatasetConfig, train: Split | None) -> Split:
     """The files of a split with their columns, which are those of the training images."""
     opened = [_opened(file) for file in files]
@@ -167,11 +176,11 @@ def _split(part: str, files: list[Path], config: DatasetConfig, train: Split | N
                     f"'{other}' has no column '{column}', which '{known}' has; it has: {', '.join(columns.names)}: "
                     f"give the columns of all files the same names"
                 )
-        _check_images(columns.field(image), other)
+        check_images(columns.field(image), other)
     return Split(part, counted, image, label)
 
 
-def image_column(schema: pa.Schema, file: Path, wanted: str | None) -> str:
+def image_column(schema: pa.Schema, file: Path | str, wanted: str | None) -> str:
     """The column of images: the one asked for, or the only one that looks like it.
 
     Raises:
@@ -199,7 +208,7 @@ def image_column(schema: pa.Schema, file: Path, wanted: str | None) -> str:
     return found[0]
 
 
-def label_column(schema: pa.Schema, file: Path, wanted: str | None) -> str:
+def label_column(schema: pa.Schema, file: Path | str, wanted: str | None) -> str:
     """The column of labels: the one asked for, or the only one of a usual name; errors as for images."""
     if wanted is not None:
         return _asked_for(schema, file, wanted, "label_column")
@@ -216,7 +225,7 @@ def label_column(schema: pa.Schema, file: Path, wanted: str | None) -> str:
     return found[0]
 
 
-def _asked_for(schema: pa.Schema, file: Path, wanted: str, setting: str) -> str:
+def _asked_for(schema: pa.Schema, file: Path | str, wanted: str, setting: str) -> str:
     if schema.names.count(wanted) != 1:
         state = "twice" if wanted in schema.names else "not"
         raise ValueError(
@@ -225,7 +234,7 @@ def _asked_for(schema: pa.Schema, file: Path, wanted: str, setting: str) -> str:
     return wanted
 
 
-def _check_images(field: pa.Field, file: Path) -> None:
+def check_images(field: pa.Field, file: Path | str) -> None:
     struct = pa.types.is_struct(field.type) and (_has_field(field.type, "bytes") or _has_field(field.type, "path"))
     text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
     if not (struct or text or _is_binary(field.type)):

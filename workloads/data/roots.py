@@ -1,10 +1,11 @@
 """The folder of a data set's files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from workloads.config import DatasetConfig
 
+MEASURED_ON = ("test", "validation", "valid", "val", "dev")
 HIDDEN = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN")
 
 
@@ -57,3 +58,8 @@ def parts_of(config: DatasetConfig) -> dict[str, str]:
     """The splits that are read, by what they are used for: train, and test unless a share of train is held out."""
     splits = {"train": config.train}
     return splits if config.held_out else {**splits, "test": config.test or "test"}
+
+
+def measured_on(splits: Collection[str]) -> str | None:
+    """Which of a data set's splits is measured on where no setting says so; None where none has a usual name."""
+    return next((name for name in MEASURED_ON if name in splits), None)

@@ -4,9 +4,8 @@ import functools
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import psutil
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workloads.data.augmentation import normalise
-from workloads.data.decoding import decode
+from workloads.data.decoding import Encoded, decode
 
 RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
 BATCHES_AHEAD = 2  # of each loader process, as PyTorch has it
@@ -51,8 +50,22 @@ class Samples:
             self._resident = device, self.images.to(device), self.labels.to(device)
         return self._resident[1:]
 
-    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time."""
+    def image(self, index: int) -> Tensor:
+        """(C, H, W) uint8: one image."""
+        return self.images[index]
+
+    def batches(
+        self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time.
+
+        Args:
+            each: what is done to the image at each place of `order`, in loader processes where there are threads.
+        """
+        if each is not None:
+            threads = torch.get_num_threads()
+            yield from loaded(self, order, size, device, threads if threads > 1 else 0, each)
+            return
         images, labels = self.nearest(device)
         for chosen in order.to(images.device).split(size):
             yield images[chosen].to(device), labels[chosen].to(device)
@@ -67,61 +80,90 @@ def shared_memory() -> int:
 
 
 class StreamedSamples(Samples):
-    """Labelled image files, decoded by loader processes while the batches are consumed.
+    """Labelled encoded images, decoded by loader processes while the batches are consumed.
 
     Args:
         labels: (N,) int64.
         shape: (C, H, W) that every image is brought to.
-        files: N paths.
+        encoded: N images as they are encoded, each fetched from its file when it is asked for.
         resize: shorter side that they are resized to before the centre is cut out; None is that of `shape`.
         workers: loader processes; 0 decodes in the calling one, None takes one a thread that PyTorch has, at least two.
             There are fewer where shared memory has no room for their batches.
         background: black or white, which transparent images are laid on.
+        place: where the image of a number is, for messages; None is the path of its file.
     """
 
     def __init__(
         self,
         labels: Tensor,
         shape: tuple[int, int, int],
-        files: Sequence[Path],
+        encoded: Sequence[Encoded],
         resize: int | None = None,
         workers: int | None = None,
         background: str | None = None,
+        place: Callable[[int], str] | None = None,
     ):
         super().__init__(labels, shape, self.decoded)
-        self.files = files
+        self.encoded = encoded
+        self.place = place
         self.resize = resize
         self.workers = workers
         self.background = background
 
     def decoded(self) -> Tensor:
         """(N, C, H, W) uint8: all images, decoded once more."""
-        check_room(len(self.files), self.shape)
-        images = torch.empty(len(self.files), *self.shape, dtype=torch.uint8)
-        for number in range(len(self.files)):
+        check_room(len(self.encoded), self.shape)
+        images = torch.empty(len(self.encoded), *self.shape, dtype=torch.uint8)
+        for number in range(len(self.encoded)):
             images[number] = self.image(number)
         return images
 
     def image(self, index: int) -> Tensor:
         """(C, H, W) uint8: one image, decoded."""
-        return decode(self.files[index], self.shape, self.resize, background=self.background)
+        place = self.place and self.place(index)
+        return decode(self.encoded[index], self.shape, self.resize, background=self.background, place=place)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.image(index), self.labels[index]
-
-    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        numbers = [chosen.tolist() for chosen in order.split(size)]
+    def batches(
+        self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
-        workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * size * math.prod(self.shape)))
-        loader: torch.utils.data.DataLoader[tuple[Tensor, Tensor]] = torch.utils.data.DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_sampler=numbers,
-            num_workers=workers,
-            prefetch_factor=BATCHES_AHEAD if workers else None,
-            pin_memory=device.type == "cuda",
-        )
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        yield from loaded(self, order, size, device, workers, each)
+
+
+EachImage = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Ordered(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Samples in an order, each image changed by `each`, as loader processes fetch them."""
+
+    samples: Samples
+    order: Tensor
+    each: EachImage | None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        number = int(self.order[place])
+        image = self.samples.image(number)
+        return image if self.each is None else self.each(place, image), self.samples.labels[number]
+
+
+def loaded(
+    samples: Samples, order: Tensor, size: int, device: torch.device, workers: int, each: EachImage | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as of `Samples.batches`, made by loader processes while they are consumed; with 0, in this one."""
+    workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * size * math.prod(samples.shape)))
+    loader = torch.utils.data.DataLoader(
+        Ordered(samples, order, each),
+        batch_size=size,
+        num_workers=workers,
+        prefetch_factor=BATCHES_AHEAD if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -134,6 +176,7 @@ class Source:
         fingerprint: changes when the files do; enters the keys of results.
         notes: sentences on what was left out or read otherwise than it stands, for whoever plans a run.
         label: name of the data set in results; empty is the name of its function.
+        published: its revision and licence, as far as they are known.
     """
 
     train: Samples
@@ -142,6 +185,7 @@ class Source:
     fingerprint: str
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     label: str = field(default="", kw_only=True)
+    published: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -151,12 +195,14 @@ class Dataset(Source):
     Attributes:
         mean, std: a channel, of pixels in [0, 1].
         train_pool, test_pool: numbers of the samples in use.
+        measured_on: what of it is measured on: a split, or a share of another that is held out.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train_pool: Tensor
     test_pool: Tensor
+    measured_on: str = field(default="test", kw_only=True)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -178,15 +224,17 @@ class Dataset(Source):
         device: torch.device | str = "cpu",
         indices: Tensor | None = None,
         augmented: Callable[[Tensor], Tensor] = lambda images: images,
+        each: EachImage | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some.
 
         Args:
             augmented: what is done to uint8 images (B, C, H, W) before.
+            each: what is done before that to the uint8 image (C, H, W) at each place.
         """
         samples, pool = (self.train, self.train_pool) if part == "train" else (self.test, self.test_pool)
         chosen = pool if indices is None else indices
-        for images, labels in samples.batches(chosen, batch_size, torch.device(device)):
+        for images, labels in samples.batches(chosen, batch_size, torch.device(device), each):
             yield normalise(augmented(images), self.mean, self.std), labels
 
 

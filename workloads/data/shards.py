@@ -7,7 +7,7 @@ configuration of several, or `data/`.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from workloads.data.roots import folders_in, is_hidden
@@ -65,6 +65,25 @@ def files_of(folder: Path, split: str, setting: str) -> list[Path]:
     return _whole(files, name)
 
 
+class MissingShard(ValueError):
+    """Of a set of files one is missing, or there twice; the message names it."""
+
+
+def check_shards(files: Iterable[Path]) -> None:
+    """Make sure that of no counted set of files (`train-00000-of-00002.parquet`) one is missing.
+
+    Raises:
+        MissingShard: one is, or is there twice.
+    """
+    sets: dict[tuple[Path, str], list[Path]] = {}
+    for file in sorted(files):
+        shard = _parsed(file)
+        if shard and shard["count"]:
+            sets.setdefault((file.parent, _set_name(file, "")), []).append(file)
+    for (_, name), files in sets.items():
+        _whole(files, name)
+
+
 def _sets_of(folder: Path, split: str) -> dict[str, list[Path]]:
     """Sets of files whose names begin with a split's, by a name for messages."""
     sets: dict[str, list[Path]] = {}
@@ -117,7 +136,7 @@ def _whole(files: list[Path], name: str) -> list[Path]:
             state, remedy = (
                 ("missing", "fetch it") if not numbers[number] else ("there twice", "leave one of them there")
             )
-            raise ValueError(f"of the {wanted} shards {name} in '{folder}', number {number} is {state}: {remedy}")
+            raise MissingShard(f"of the {wanted} shards {name} in '{folder}', number {number} is {state}: {remedy}")
     if len(numbers) > wanted:
-        raise ValueError(f"'{folder}' has a shard {max(numbers)} of {wanted} ({name}): remove it")
+        raise MissingShard(f"'{folder}' has a shard {max(numbers)} of {wanted} ({name}): remove it")
     return files

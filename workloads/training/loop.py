@@ -1,31 +1,26 @@
-"""Training and fine-tuning by stochastic gradient descent."""
+"""Training and fine-tuning, epoch by epoch."""
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from workloads.config import TrainingConfig
 from workloads.data.augmentation import augment
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import evaluate
 from workloads.measuring.precision import float32_products, resolved
+from workloads.recipes import AugmentationStep, TrainingConfig
 from workloads.training.objectives import CrossEntropy, Objective
+from workloads.training.optimizers import average_of, learning_rate, optimizer_of
 from workloads.training.snapshots import Epoch, Snapshot
 
-
-def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of the update number `step` = 0, 1, …."""
-    if config.schedule == "halving":
-        return config.learning_rate * 0.5 ** (step // steps_per_epoch // config.halve_every)
-    if config.schedule == "one-cycle":
-        progress = (step + 1) / (config.epochs * steps_per_epoch)
-        return config.learning_rate * min(progress / 0.3, max(0.0, (1 - progress) / 0.7))
-    return config.learning_rate
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def train(
@@ -35,7 +30,7 @@ def train(
     *,
     seed: int,
     indices: Tensor | None = None,
-    augmentation: tuple[str, ...] = ("flip", "crop"),
+    augmentation: Sequence[AugmentationStep] = ("flip", "crop"),
     objective: Objective | None = None,
     start: Snapshot | None = None,
     snapshot_every: int = 0,
@@ -49,11 +44,11 @@ def train(
     Args:
         model: any classifier of (B, C, H, W) images.
         dataset: training and test images.
-        config: optimiser, schedule, epochs and precision.
+        config: optimizer, schedule, epochs, augmentation and precision.
         seed: of the order of the images and their augmentation.
         indices: numbers of the training samples to use; None is the whole pool.
-        augmentation: names in `workloads.augmentation.AUGMENTATIONS`.
-        objective: what it brings down; None is the cross entropy of the labels.
+        augmentation: what is done to images where `config` does not say.
+        objective: what it brings down; None is the cross entropy of the labels, smoothed as `config` says.
         start: an earlier training of the same network with the same settings, to go on from.
         snapshot_every: epochs between two snapshots; 0 takes none.
         on_snapshot: gets them.
@@ -68,25 +63,39 @@ def train(
     if len(pool) < 2:
         raise ValueError("a training needs at least two images")
     precision = resolved(config.precision, device)
-    steps_per_epoch = math.ceil(len(pool) / config.batch_size)
+    steps_per_epoch = math.ceil(len(pool) / (config.batch_size * config.accumulation))
     generator = torch.Generator().manual_seed(seed)
-    augmented = partial(augment, names=augmentation, generator=generator)
+    steps = augmentation if config.augmentation is None else config.augmentation
+    mixed = None
+    if config.mixup or config.cutmix:
+        from workloads.data.transforms import mixing  # here, as torchvision takes seconds to load
+
+        mixed = mixing(config, len(dataset.classes))
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         float32_products(tf32=precision == "tf32"),
     ):
         torch.manual_seed(seed)  # for layers that draw, such as dropout
         model.to(memory_format=torch.channels_last)
-        optimizer = descent(model, config)
-        history = start.restore(model, optimizer, generator) if start else []
+        learner = Learner(
+            model,
+            optimizer_of(model, config),
+            config,
+            objective or CrossEntropy(config.label_smoothing),
+            mixed,
+            average_of(model, config.ema) if config.ema else None,
+            precision,
+        )
+        state = model, learner.optimizer, generator
+        history = start.restore(*state, learner.average) if start else []
         for epoch in range(len(history) + 1, config.epochs + 1):
             started = time.perf_counter()
             order = pool[torch.randperm(len(pool), generator=generator)]
             if len(order) % config.batch_size == 1:
                 order = order[:-1]  # batch-norm cannot learn from a single image
-            batches = dataset.batches("train", config.batch_size, device, order, augmented)
+            batches = augmented_batches(dataset, order, config, steps, generator, device)
             rates = (learning_rate(config, step, steps_per_epoch) for step in count((epoch - 1) * steps_per_epoch))
-            totals = learn(model, optimizer, batches, rates, precision, objective or CrossEntropy())
+            totals = learner.learn(batches, len(order), rates)
             train_loss, train_accuracy = (totals / len(order)).tolist()
             if not math.isfinite(train_loss):
                 raise FloatingPointError(
@@ -95,51 +104,99 @@ def train(
                 )
             seconds = time.perf_counter() - started
             due = epoch % config.evaluate_every == 0 or epoch == config.epochs
-            test = evaluate(model, dataset) if due else None
-            rate = optimizer.param_groups[0]["lr"]
+            test = evaluate(learner.measured, dataset) if due else None
+            rate = learner.optimizer.param_groups[0]["lr"]
             history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
             if snapshot_every and epoch % snapshot_every == 0 and epoch < config.epochs:
-                on_snapshot(Snapshot.take(model, optimizer, generator, history))
+                on_snapshot(Snapshot.take(*state, history, learner.average))
             on_epoch(history)
+        if learner.average is not None and history:
+            model.load_state_dict(learner.average.module.state_dict())
     model.eval()
     return history
 
 
-def descent(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """Stochastic gradient descent with the momentum and decay of the settings."""
-    return torch.optim.SGD(
-        model.parameters(),
-        config.learning_rate,
-        config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
+@dataclass(frozen=True)
+class Learner:
+    """A network and what changes its weights.
 
-
-def learn(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    rates: Iterable[float],
-    precision: str,
-    objective: Objective,
-) -> Tensor:
-    """One step of the optimizer a batch, at these learning rates.
-
-    Returns:
-        (2,) on the device of the network: summed loss, and how many images were classified rightly, both of
-        the images as they were learnt.
+    Attributes:
+        mixed: makes images (B, C, H, W) and labels (B,) to mixed ones with shares of labels (B, classes).
+        average: of the weights, where one is wanted.
+        precision: of the products.
     """
-    device = next(model.parameters()).device
-    totals = torch.zeros(2, device=device)
-    with objective.learning(model):
-        for (images, labels), rate in zip(batches, rates, strict=False):
-            optimizer.param_groups[0]["lr"] = rate
-            images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits, loss = objective.loss(model, images, labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            totals += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
-    return totals
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    config: TrainingConfig
+    objective: Objective
+    mixed: Mix | None
+    average: AveragedModel | None
+    precision: str
+
+    @property
+    def measured(self) -> nn.Module:
+        """What the training makes: the average of the weights, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def learn(self, batches: Iterable[tuple[Tensor, Tensor]], count: int, rates: Iterator[float]) -> Tensor:
+        """One pass over batches of `count` images in all, with a step of the optimizer for every few of them.
+
+        A step follows the mean gradient of its images, over however many batches they are divided.
+
+        Returns:
+            (2,) on the device of the network: summed loss, and how many images were classified rightly, both of
+            the images as they were learnt; of a mixed one, as the label with the largest share.
+        """
+        device = next(self.model.parameters()).device
+        totals = torch.zeros(2, device=device)
+        images_a_step = self.config.batch_size * self.config.accumulation
+        seen = 0
+        with self.objective.learning(self.model):
+            for images, labels in batches:
+                if seen % images_a_step == 0:
+                    self.optimizer.zero_grad(set_to_none=True)
+                    of_step = min(images_a_step, count - seen)
+                here = len(images)
+                if self.mixed is not None:
+                    images, labels = self.mixed(images, labels)
+                images = images.contiguous(memory_format=torch.channels_last)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                    logits, loss = self.objective.loss(self.model, images, labels)
+                (loss * (here / of_step)).backward()
+                seen += here
+                if seen % images_a_step == 0 or seen == count:
+                    self.step(next(rates))
+                classes = labels if labels.ndim == 1 else labels.argmax(1)
+                totals += torch.stack([loss.detach() * here, (logits.argmax(1) == classes).sum()])
+        return totals
+
+    def step(self, rate: float) -> None:
+        """Change the weights by their gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+
+def augmented_batches(
+    dataset: Dataset,
+    order: Tensor,
+    config: TrainingConfig,
+    steps: Sequence[AugmentationStep],
+    generator: torch.Generator,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised training images in an order, augmented by `steps`, and their labels."""
+    names = [step for step in steps if isinstance(step, str)]
+    if len(names) == len(steps):  # whole batches at a time
+        whole = partial(augment, names=names, generator=generator)
+        return dataset.batches("train", config.batch_size, device, order, whole)
+    from workloads.data.transforms import ImageByImage, transform_of
+
+    seeds = torch.randint(2**62, (len(order),), generator=generator)
+    each = ImageByImage(transform_of(steps, dataset.shape, dataset.mean), seeds)
+    return dataset.batches("train", config.batch_size, device, order, each=each)

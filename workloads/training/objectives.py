@@ -21,12 +21,23 @@ class Objective(Protocol):
         ...
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, classes) logits of images (B, C, H, W), and the mean loss of them, a scalar."""
+        """(B, classes) logits of images (B, C, H, W), and the mean loss of them, a scalar.
+
+        Args:
+            labels: (B,) classes, or (B, classes) shares of them.
+        """
         ...
 
 
+@dataclass(frozen=True)
 class CrossEntropy:
-    """Of the labels (B,)."""
+    """Of the labels (B,), or of their shares (B, classes) where images are mixed.
+
+    Attributes:
+        smoothing: share of each label that is spread over all classes.
+    """
+
+    smoothing: float = 0.0
 
     @contextmanager
     def learning(self, model: nn.Module) -> Iterator[None]:
@@ -37,7 +48,7 @@ class CrossEntropy:
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The logits and their mean cross entropy."""
         logits = model(images)
-        return logits, F.cross_entropy(logits.float(), labels)
+        return logits, F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class Distillation:
         reached = (logits.float() / temperature).log_softmax(1)
         loss = (1 - config.labels) * temperature**2 * F.kl_div(reached, wanted, reduction="batchmean")
         if config.labels:
-            loss = loss + config.labels * F.cross_entropy(logits.float(), labels)
+            of_labels = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+            loss = loss + config.labels * of_labels
         if config.features:
             alike = torch.stack([similarities(each) for _, each in answers]).mean(0)
             loss = loss + config.features * (similarities(features) - alike).square().mean()

@@ -41,7 +41,8 @@ class Snapshot:
 
     Attributes:
         history: the epochs so far.
-        tensors: weights and buffers, momenta, and the states of the random numbers.
+        tensors: weights and buffers, what the optimizer remembers, an average of the weights where there is one, and
+            the states of the random numbers.
     """
 
     history: tuple[Epoch, ...]
@@ -49,31 +50,51 @@ class Snapshot:
 
     @classmethod
     def take(
-        cls, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, history: Sequence[Epoch]
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        history: Sequence[Epoch],
+        average: nn.Module | None = None,
     ) -> "Snapshot":
         """Copy the state of a training."""
         tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        for number, parameter in enumerate(model.parameters()):
-            for name, value in optimizer.state[parameter].items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{number}.{name}"] = value
+        if average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+        for number, remembered in optimizer.state_dict()["state"].items():
+            for name, value in remembered.items():
+                if value is not None:  # such as the momentum of SGD without any
+                    tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
         tensors["generator"] = generator.get_state()
         tensors["random"] = torch.get_rng_state()
         if torch.cuda.is_initialized():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
         return cls(tuple(history), {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> list[Epoch]:
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `model`, `average` or `optimizer`, by the rest of their names."""
+        return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
+
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        average: nn.Module | None = None,
+    ) -> list[Epoch]:
         """Put the state back, in place; the epochs so far."""
-        prefix = "model."
-        state = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-        model.load_state_dict(state)
-        for number, parameter in enumerate(model.parameters()):
-            prefix = f"optimizer.{number}."
-            for name, tensor in self.tensors.items():
-                if name.startswith(prefix):
-                    restored = torch.empty_like(parameter).copy_(tensor)
-                    optimizer.state[parameter][name.removeprefix(prefix)] = restored
+        model.load_state_dict(self.part("model"))
+        if average is not None:
+            average.load_state_dict(self.part("average"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in self.part("optimizer").items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, remembered in optimizer.state.items():  # in the order in memory of the weights, as they were
+            for name, value in remembered.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    remembered[name] = torch.empty_like(parameter).copy_(value)
         generator.set_state(self.tensors["generator"])
         torch.set_rng_state(self.tensors["random"])
         if "random.cuda" in self.tensors and torch.cuda.is_available():
