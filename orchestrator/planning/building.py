@@ -226,7 +226,7 @@ class _Builder:
         inputs, images = [key], search.looked_at
         if isinstance(search, SensitivityConfig):
             inputs += [self.sensitivity(key, variant, number, labels) for number in numbers]
-            images = 0
+            images *= 2  # what was found, and equal shares
         elif isinstance(search, GreedyConfig):
             before = search.before(sparsity, done)
             if before is not None:

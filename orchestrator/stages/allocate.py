@@ -16,7 +16,13 @@ from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from workloads.allocations import EliminationConfig, GreedyConfig
 from workloads.compression.allocation.greedy import Narrowed
-from workloads.compression.allocation.searching import after_step, curves_of, from_curves, from_steps
+from workloads.compression.allocation.searching import (
+    after_step,
+    curves_of,
+    from_curves,
+    from_steps,
+    no_worse_than_uniform,
+)
 from workloads.compression.budgets import NeuronBudget
 from workloads.compression.choosing import chosen_groups
 from workloads.compression.compress import budget_of
@@ -54,6 +60,7 @@ def make(task: Task, work: Work) -> Made:
                 curves = [stored_curve(task.context.store, key) for key in work.inputs[1:]]
                 memory[known] = {group.number: curve for group, curve in zip(groups, curves, strict=True)}
         found = from_curves(config, memory[known], groups=groups, originals=originals, budget=budget)
+        found = no_worse_than_uniform(base, config, sources, found, memory[known], budget)
     rows = [
         {
             "of_group": each.number,

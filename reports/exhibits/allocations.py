@@ -21,7 +21,7 @@ from reports.results.selection import (
 )
 from reports.statistics import over_seeds
 
-UNIFORM: figures.Look = {"color": "#000000", "linestyle": "--", "label": "uniform"}
+UNIFORM: figures.Look = {"color": "#777777", "linestyle": ":", "label": "uniform"}
 
 
 def widths_figures(tables: Tables) -> Iterator[Item]:

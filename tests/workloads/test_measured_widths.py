@@ -14,9 +14,10 @@ from workloads.compression.allocation import allocate
 from workloads.compression.allocation.greedy import Narrowed, candidates, path_to
 from workloads.compression.allocation.knapsack import Option, best_widths, cheapest_choice
 from workloads.compression.allocation.path import first_within, narrowing_path
+from workloads.compression.allocation.searching import from_curves, no_worse_than_uniform
 from workloads.compression.allocation.sensitivity import curve_through, measured_widths
 from workloads.compression.allocation.trials import Trials
-from workloads.compression.budgets import Budget, LatencyBudget, MacBudget, WeightBudget, floors
+from workloads.compression.budgets import Budget, LatencyBudget, MacBudget, NeuronBudget, WeightBudget, floors
 from workloads.compression.compress import budget_of
 from workloads.compression.sources import Sources
 from workloads.config import CompressionConfig, ModelConfig
@@ -163,13 +164,33 @@ def test_a_search_that_measures_hits_its_budget_and_says_why(
     found = allocate(network, config, sources, groups=network.structure.groups, originals=sizes(network), budget=budget)
     assert 0.4 <= found.reached <= 0.42
     assert all(each.width >= 0.2 * size for each, size in zip(found.groups, sizes(network), strict=True))
-    words = "nats" if allocation == "sensitivity" else "of 2 steps, at a cost of"
+    words = "nat" if allocation == "sensitivity" else "of 2 steps, at a cost of"
     assert all(words in each.why for each in found.groups)
     pruned = compress(network, config, sources)
     assert sizes(pruned) == [each.width for each in found.groups]
     if allocation == "greedy":
         lost = Trials(network, config, sources).loss(found.sizes)
         assert sum(each.loss for each in found.groups) == pytest.approx(lost)
+
+
+def test_equal_shares_are_taken_where_they_are_measured_to_lose_less(
+    network: Network, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CompressionConfig(sparsity=0.4, allocation={"name": "sensitivity", "points": 1}, groups=[0, 1, 2])
+    groups = network.structure.groups[:3]
+    curves = {group.number: torch.linspace(0, 3.0**group.number, group.size + 1).square() for group in groups}
+    originals = [group.size for group in groups]
+    budget = NeuronBudget(network, originals)
+    found = from_curves(config, curves, groups=groups, originals=originals, budget=budget)
+    equal = {each.number: each.uniform for each in found.groups}
+    assert equal != found.sizes
+    for lost, sizes in ((0.5, found.sizes), (0.1, equal)):
+        losses = {tuple(equal.values()): lost, tuple(found.sizes.values()): 0.2}
+        monkeypatch.setattr(Trials, "loss", lambda _, each, losses=losses: losses[tuple(each.values())])
+        taken = no_worse_than_uniform(network, config, sources, found, curves, budget)
+        assert taken.sizes == sizes
+        assert taken.reached == pytest.approx(0.4, abs=0.05)
+    assert all(each.why.startswith("equal shares, which lose 0.1 nats together") for each in taken.groups)
 
 
 def test_a_step_takes_the_widest_that_save_enough_or_part_of_it_where_none_can(network: Network) -> None:

@@ -1,6 +1,7 @@
 """One entry for all allocations that search: from a network and settings to the widths of its groups."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -48,7 +49,8 @@ def allocate(
     search = config.allocation
     if not isinstance(search, GreedyConfig):
         curves = curves_of(base, config, sources, groups, originals)
-        return from_curves(config, curves, groups=groups, originals=originals, budget=budget)
+        found_widths = from_curves(config, curves, groups=groups, originals=originals, budget=budget)
+        return no_worse_than_uniform(base, config, sources, found_widths, curves, budget)
     assert isinstance(config.sparsity, float)
     check_floors(floors(groups, originals, search.least, config.round_to), budget, config.sparsity)
     found = Narrowed({group.number: group.size for group in groups})
@@ -99,6 +101,29 @@ def from_curves(
         for group, same in zip(groups, uniform, strict=True)
     ]
     return Allocation(found, 1 - budget.left(sizes))
+
+
+def no_worse_than_uniform(
+    base: Network, config: CompressionConfig, sources: Sources, found: Allocation, curves: Curves, budget: Budget
+) -> Allocation:
+    """The widths of `sensitivity`, or equal shares where these are measured to lose less, all groups together.
+
+    That groups lose together what each loses alone is wrong where they lose much.
+    """
+    equal = {each.number: each.uniform for each in found.groups}
+    if not isinstance(config.allocation, SensitivityConfig) or equal == dict(found.sizes):
+        return found
+    trials = Trials(base, config, sources)
+    lost, best = trials.loss(equal), trials.loss(found.sizes)
+    if lost >= best:
+        return found
+    why = f"equal shares, which lose {lost:.3g} nats together: the widths that lose least alone lose {best:.3g}"
+    sizes = [group.size for group in base.structure.groups]
+    groups = [
+        replace(each, width=each.uniform, loss=float(curves[each.number][sizes[each.number] - each.uniform]), why=why)
+        for each in found.groups
+    ]
+    return Allocation(groups, 1 - budget.left(equal))
 
 
 def reason(group: Group, sizes: Mapping[int, int], lowest: Mapping[int, int], losses: Tensor, budget: Budget) -> str:
