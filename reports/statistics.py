@@ -34,7 +34,9 @@ def one_a_seed(frame: pd.DataFrame, by: Sequence[str]) -> None:
     )
 
 
-def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy", x: str = "") -> pd.DataFrame:
+def over_seeds(
+    frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy", x: str = "", cells: bool = False
+) -> pd.DataFrame:
     """Mean, sample standard deviation (NaN for one) and number of seeds of `value` for each combination of `by`.
 
     Args:
@@ -42,9 +44,10 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy", 
         by: columns.
         value: the column that is averaged.
         x: a column whose mean is given too, such as the sparsity that was reached where `by` has the one asked for.
+        cells: whether the keys behind each mean are given too, as tuples; what is published has none.
 
     Returns:
-        Columns `by`, mean, std, n, and `x`.
+        Columns `by`, mean, std, n, `x` and `cells`.
 
     Raises:
         AmbiguousRows: a combination has several rows of a seed.
@@ -52,7 +55,14 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], value: str = "accuracy", 
     one_a_seed(frame, by)
     grouped = frame.groupby(list(by), dropna=False, observed=True, sort=False)
     found = grouped[value].agg(mean="mean", std="std", n="count")
-    return (found.assign(**{x: grouped[x].mean()}) if x else found).reset_index()
+    if x:
+        found = found.assign(**{x: grouped[x].mean()})
+    if cells:
+        numbers = grouped.ngroup().to_numpy()  # in the order in which `agg` gives the groups
+        keys = frame["cell"].to_numpy()[np.argsort(numbers, kind="stable")]
+        parts = np.split(keys, np.cumsum(np.bincount(numbers))[:-1]) if len(frame) else []
+        found = found.assign(cells=[tuple(key for key in part if isinstance(key, str)) for part in parts])
+    return found.reset_index()
 
 
 def by_method(frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from workloads.calibration import CalibrationConfig
-from workloads.validated import Config, Positive, by_name, labelled
+from workloads.allocations import Allocation
+from workloads.validated import Config, Positive
 
 Kind = Literal["channels", "hidden", "residual", "heads", "query-key", "value-output"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -104,43 +104,6 @@ def labelled_groups(label: str) -> list[int]:
     return found
 
 
-class EliminationConfig(CalibrationConfig):
-    """Widths by what losing neurons costs once the layers that read them are solved again, in all groups together."""
-
-    name: Literal["elimination"] = "elimination"
-    """Which allocation it is."""
-    least: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of its neurons that each group keeps at least."""
-
-    @property
-    def label(self) -> str:
-        """The name and every setting that is not the default, as in results."""
-        return labelled(self, "name")
-
-
-SIMPLE_ALLOCATIONS = ("uniform", "global", "isomorphic")
-SEARCHED: dict[str, type[EliminationConfig]] = {"elimination": EliminationConfig}
-
-
-def _allocation_tag(value: Any) -> str:
-    name = value if isinstance(value, str) else value["name"] if isinstance(value, Mapping) else value.name
-    return f"tag-{name}" if name in SEARCHED else "tag-name"
-
-
-Searched = EliminationConfig
-Allocation = Annotated[
-    Annotated[Literal["uniform", "global", "isomorphic"], Tag("tag-name")]
-    | Annotated[EliminationConfig, Tag("tag-elimination")],
-    Discriminator(_allocation_tag),
-    BeforeValidator(lambda value: by_name(value, SIMPLE_ALLOCATIONS, SEARCHED)),
-]
-
-
-def allocation_label(allocation: Allocation) -> str:
-    """An allocation as it stands in results, with the options that are no defaults."""
-    return allocation if isinstance(allocation, str) else allocation.label
-
-
 def _kinds(value: Any) -> Any:
     return KINDS if value == "all" else [value] if isinstance(value, str) else value
 
@@ -165,9 +128,10 @@ class ScopeConfig(Config):
     until it is reached."""
     allocation: Allocation = "uniform"
     """How a sparsity is spread over several groups: `uniform` removes the same share of each, `global` sets one
-    threshold on the scores of all, `isomorphic` one for each class of groups of equal structure; `elimination` searches
-    widths by what removal costs the network's answer, per weight, multiplication or millisecond saved, also as a
-    mapping with options."""
+    threshold on the scores of all, `isomorphic` one for each class of groups of equal structure. The others search
+    widths, and are mappings where they have options: `elimination` by what removal is estimated to cost the network's
+    answer, per weight, multiplication or millisecond saved; `sensitivity` the best ones by what each group alone is
+    measured to lose; `greedy` step by step, each from the group that is measured to lose least."""
     order: Literal["output-first", "input-first"] = "output-first"
     """Which groups come first when all are pruned, each in the network that the ones before have left."""
     round_to: Positive = 1

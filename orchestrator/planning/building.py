@@ -8,6 +8,7 @@ from orchestrator.planning.cells import Cell, Variant, cells_of
 from orchestrator.planning.facts import Facts
 from orchestrator.planning.plan import Plan
 from orchestrator.settings.experiment import Experiment, PruningConfig
+from workloads.allocations import GreedyConfig, SensitivityConfig
 from workloads.config import (
     Config,
     FusionConfig,
@@ -192,28 +193,79 @@ class _Builder:
         labels = {**labels, "fusion": fusion.label, "stage": "fused", "final": final}
         return self.add_stage("fuse", parameters, tuple(keys), labels, self.seconds(0, self.facts.test + 1000), **own)
 
-    def compress(self, key: str, cell: Cell, sparsity: float, labels: dict[str, Any], final: bool = False) -> str:
+    def compress(
+        self, key: str, cell: Cell, sparsity: float, labels: dict[str, Any], final: bool = False, done: float = 0.0
+    ) -> str:
+        """Add a stage that makes a network narrower; `done` is the sparsity that it has already."""
         variant = self.of_variant(cell.variant)
         parameters = {**self.measured, "sparsity": cell.shares(sparsity), **variant.parameters}
         searched = not isinstance(cell.variant.scope.allocation, str)
-        inputs = (key, self.allocate(key, cell.variant, sparsity, labels)) if searched else (key,)
+        inputs = (key, self.allocate(key, cell.variant, sparsity, labels, done)) if searched else (key,)
         labels = {**labels, "stage": "pruned", "neuron_sparsity": cell.planned_sparsity(sparsity), "final": final}
         return self.add_stage("compress", parameters, inputs, labels, self.seconds(0, self.facts.test), **variant.own)
 
-    def allocate(self, key: str, variant: Variant, sparsity: float, labels: dict[str, Any]) -> str:
-        """The search for the widths of a cell, whatever its criterion, method and repair are."""
+    def allocate(self, key: str, variant: Variant, sparsity: float, labels: dict[str, Any], done: float) -> str:
+        """The search for the widths of a cell: whatever its criterion, method and repair are, unless the search
+        compresses networks with these."""
         search = variant.scope.allocation
         assert not isinstance(search, str)
+        ordered = isinstance(search, GreedyConfig)
+        scope = variant.scope if ordered else variant.scope.model_copy(update={"order": ScopeConfig().order})
         parameters = {
             "dataset": self.data,
             "seed": self.seed,
             "sparsity": sparsity,
             **({} if variant.groups is None else {"groups": list(variant.groups)}),
-            **scope_key(variant.scope.model_copy(update={"order": ScopeConfig().order})),
+            **self.of_trials(variant),
+            **scope_key(scope),
         }
-        others = dict.fromkeys(("criterion", "method", "repair", "order"))
-        labels = {**labels, **others, "stage": "allocated", "neuron_sparsity": None, "final": False}
-        return self.add_stage("allocate", parameters, (key,), labels, self.seconds(search.looked_at, 0))
+        others = () if search.measures else ("criterion", "method", "repair")
+        labels = {**labels, **dict.fromkeys(others), "order": variant.scope.order if ordered else None}
+        labels |= {"stage": "allocated", "neuron_sparsity": None, "final": False}
+        numbers = sorted({*(variant.groups or self.of_model.numbers(variant.scope.kinds))})
+        inputs, images = [key], search.looked_at
+        if isinstance(search, SensitivityConfig):
+            inputs += [self.sensitivity(key, variant, number, labels) for number in numbers]
+            images = 0
+        elif isinstance(search, GreedyConfig):
+            before = search.before(sparsity, done)
+            if before is not None:
+                inputs.append(self.allocate(key, variant, before, {**labels, "target_sparsity": before}, done))
+            images *= len(numbers)
+        own = self.of_variant(variant).own if search.measures else {}
+        return self.add_stage("allocate", parameters, tuple(inputs), labels, self.seconds(images, 0), **own)
+
+    def sensitivity(self, key: str, variant: Variant, number: int, labels: dict[str, Any]) -> str:
+        """What one group loses as it becomes narrower, whatever the budget is."""
+        search = variant.scope.allocation
+        assert isinstance(search, SensitivityConfig)
+        scope = ScopeConfig(allocation=search, round_to=variant.scope.round_to)
+        parameters = {
+            "dataset": self.data,
+            "seed": self.seed,
+            "group": number,
+            **self.of_trials(variant),
+            **scope_key(scope),
+        }
+        kind = self.of_model.kind(number)
+        labels = {
+            **labels,
+            "group": number,
+            "groups": None,
+            "kinds": kind,
+            "sparsity_of": None,
+            "target_sparsity": None,
+        }
+        cost = search.points * self.seconds(0, search.looked_at)
+        return self.add_stage("sensitivity", parameters, (key,), labels, cost, **self.of_variant(variant).own)
+
+    def of_trials(self, variant: Variant) -> dict[str, Any]:
+        """What a search that compresses networks depends on beside the scope: how the cell compresses them."""
+        search = variant.scope.allocation
+        assert not isinstance(search, str)
+        parameters = self.of_variant(variant).parameters
+        names = ("criterion", "method", "repair") if search.measures else ()
+        return {name: parameters[name] for name in names if name in parameters}
 
     def of_variant(self, variant: Variant) -> "_ForKeys":
         """What all stages of a variant have in their keys and settings; worked out once, as grids have many."""
@@ -236,11 +288,11 @@ class _Builder:
 
     def in_steps(self, base: str, cell: Cell, steps: int, labels: dict[str, Any]) -> str:
         """Prune to the target in equal steps with fine-tuning after each."""
-        key = base
+        key, sparsity = base, 0.0
         for step in range(1, steps + 1):
-            sparsity = round(cell.sparsity * step / steps, 12)
+            done, sparsity = sparsity, round(cell.sparsity * step / steps, 12)
             cell_labels = {**labels, "step": step, "neuron_sparsity": cell.planned_sparsity(sparsity)}
-            key = self.compress(key, cell, sparsity, cell_labels)
+            key = self.compress(key, cell, sparsity, cell_labels, done=done)
             key = self.fine_tune(key, (base,), self.experiment.fine_tuning.step_epochs, cell_labels)
         return key
 

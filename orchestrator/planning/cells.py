@@ -8,8 +8,9 @@ from typing import Any
 
 from orchestrator.planning.facts import ModelFacts
 from orchestrator.settings.experiment import PruningConfig
+from workloads.allocations import allocation_label
 from workloads.config import DEFAULT_KINDS, ChoiceConfig, Repair, ScopeConfig, repair_label
-from workloads.scope import allocation_label, groups_label, ratios_of
+from workloads.scope import groups_label, ratios_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from orchestrator.settings.reading import read_settings, read_text
 from orchestrator.settings.resources import ResourcesConfig
 from orchestrator.settings.sentences import first_problem
 from orchestrator.storage.store import checked_uri
+from workloads.allocations import allocation_label
 from workloads.config import (
     Choice,
     ChoiceConfig,
@@ -27,7 +28,7 @@ from workloads.config import (
     SplitsConfig,
     TrainingConfig,
 )
-from workloads.scope import Ratio, ScopeConfig, allocation_label
+from workloads.scope import Ratio, ScopeConfig
 
 Pipeline = Literal["whole-data", "fap", "paf", "fuse"]
 

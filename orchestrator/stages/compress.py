@@ -1,7 +1,7 @@
 """Makes one group of a network narrower, or all in sequence."""
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, StageLike
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from workloads.compression import compress, score
+from workloads.compression.compress import in_order
 from workloads.compression.pairings import Pairings
 from workloads.config import CompressionConfig, LeastSquaresConfig
 from workloads.measuring.evaluation import mac_count, parameter_count
@@ -51,7 +52,7 @@ def make(task: Task, work: Work) -> Made:
         parameters=description.parameters,
         scored=scored,
         unpruned=unpruned,
-        sizes=in_order(sizes[0], config) if sizes else None,
+        sizes=in_order(sizes[0], config.order) if sizes else None,
     )
     places = {str(number): chosen.tolist() for number, chosen in pruned.places.items()}
     criterion = CRITERION.plugin(config.criterion.name, config.criterion.options)
@@ -62,11 +63,6 @@ def make(task: Task, work: Work) -> Made:
     if config.sparsity_of != "neurons":
         columns["reached_sparsity"] = reached(task, config, pruned.model, description, unpruned)
     return Made((pruned.model, replace(description, places=places)), columns=columns)
-
-
-def in_order(sizes: Mapping[int, int], config: CompressionConfig) -> dict[int, int]:
-    """Widths by group, in the order in which these are narrowed."""
-    return dict(sorted(sizes.items(), reverse=config.order == "input-first"))
 
 
 def reached(

@@ -59,7 +59,7 @@ COORDINATES = [
         "allocation",
         pa.string(),
         "how the sparsity is spread: uniform, global (one threshold over all groups), isomorphic (one for each class), "
-        "or elimination with its options",
+        "or elimination, sensitivity or greedy with their options",
     ),
     field("order", pa.string(), "output-first or input-first, when all groups are pruned"),
     field("round_to", pa.int32(), "groups keep a multiple of this many neurons"),
@@ -84,7 +84,9 @@ PROVENANCE = [
 ]
 
 KIND = field(
-    "kind", pa.string(), "train, load, fuse, allocate, compress, fine-tune, importances, distances or landscape"
+    "kind",
+    pa.string(),
+    "train, load, fuse, sensitivity, allocate, compress, fine-tune, importances, distances or landscape",
 )
 
 IDENTITY = ("cell", "epoch", "part", "corner", "x", "y", "of_group")
@@ -192,8 +194,29 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("neurons", pa.int32(), "neurons before any pruning"),
             field("width", pa.int32(), "neurons that the search lets it keep"),
             field("uniform_width", pa.int32(), "neurons that it would keep if all groups lost one share at the budget"),
-            field("loss", pa.float64(), "what the group alone is estimated to lose at its width", "nat"),
+            field(
+                "loss",
+                pa.float64(),
+                "what the group alone is estimated or measured to lose at its width; of greedy, what the steps that "
+                "narrowed it have cost",
+                "nat",
+            ),
             field("why", pa.string(), "what decided the width"),
+            *PROVENANCE,
+        ]
+    ),
+    "sensitivities": pa.schema(
+        [
+            *COORDINATES,
+            field("of_group", pa.int32(), "number of the group that is narrowed alone"),
+            field("layer", pa.string(), "first of the layers that make it"),
+            field("neurons", pa.int32(), "neurons before any pruning"),
+            field("widths", pa.list_(pa.int32()), "neurons that it keeps, from many to few"),
+            field(
+                "losses",
+                pa.list_(pa.float64()),
+                "mean Kullback-Leibler divergence of the answers at each width from those before, in nats",
+            ),
             *PROVENANCE,
         ]
     ),

@@ -1,4 +1,4 @@
-"""How wide the groups of a network become by each search for widths."""
+"""Allocations compared: the widths that each search finds, and the accuracy at what each one's networks cost."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures
-from reports.exhibits.exhibit import Item
+from reports.exhibits.exhibit import Item, Make
+from reports.exhibits.tradeoffs import COSTS, figures_against
 from reports.names import in_order
-from reports.results.selection import SHARES_OF, Tables
+from reports.results.selection import (
+    GRID,
+    SHARES_OF,
+    Tables,
+    by_values,
+    final_rows,
+    joined,
+    unusual_settings,
+    variants,
+)
 from reports.statistics import over_seeds
 
 UNIFORM: figures.Look = {"color": "#000000", "linestyle": "--", "label": "uniform"}
@@ -17,11 +27,17 @@ UNIFORM: figures.Look = {"color": "#000000", "linestyle": "--", "label": "unifor
 def widths_figures(tables: Tables) -> Iterator[Item]:
     """A figure a model and what the budget counts, a panel a sparsity, a line a search, from the input to the output.
 
-    Searches in networks that were pruned or fused before are not shown.
+    Searches that compress networks as cells do are named with the method. Searches in networks that were pruned or
+    fused before are not shown, nor are sparsities on the way to those of cells.
     """
     rows = tables.allocations
     rows = rows[(rows["pipeline"] == "whole-data") & rows["step"].isna()]
-    rows = rows.assign(kept=rows["width"] / rows["neurons"], same=rows["uniform_width"] / rows["neurons"])
+    asked = tables.plan[tables.plan["final"].astype(bool)]
+    rows = rows[rows["target_sparsity"].isin(asked["target_sparsity"])]
+    names = joined(pd.DataFrame({"method": variants(rows, of="plain"), "variation": rows["variation"]}))
+    rows = rows.assign(
+        kept=rows["width"] / rows["neurons"], same=rows["uniform_width"] / rows["neurons"], variant=names
+    )
     for (model, of), frame in rows.groupby(["model", "sparsity_of"], sort=False):
         counted = SHARES_OF.get(str(of), "of neurons")
         for part_of, panels in figures.pages(panels_of(frame, counted)):
@@ -37,14 +53,14 @@ def panels_of(rows: pd.DataFrame, counted: str) -> dict[str, pd.DataFrame]:
 def drawn(panels: dict[str, pd.DataFrame]) -> Figure:
     """The share of neurons that each group keeps; the first group is the last before the output."""
     figure, axes = figures.panels(list(panels), columns=3)
-    looks = figures.style(in_order(name for rows in panels.values() for name in rows["variation"]))
+    looks = figures.style(in_order(name for rows in panels.values() for name in rows["variant"]))
     means = []
     for axis, rows in zip(axes, panels.values(), strict=True):
-        for variation, frame in rows.groupby("variation", sort=False):
+        for variant, frame in rows.groupby("variant", sort=False):
             points = over_seeds(frame.assign(accuracy=100 * frame["kept"]), ["of_group"])
-            figures.curve(axis, points, "of_group", looks[str(variation)], 1, percent=False)
+            figures.curve(axis, points, "of_group", looks[str(variant)], 1, percent=False)
             means.append(points)
-        first = rows[rows["variation"] == rows["variation"].iloc[0]]
+        first = rows[rows["variant"] == rows["variant"].iloc[0]]
         same = over_seeds(first.assign(accuracy=100 * first["same"]), ["of_group"])
         figures.curve(axis, same, "of_group", UNIFORM, 1, percent=False)
         if not axis.xaxis_inverted():
@@ -52,3 +68,26 @@ def drawn(panels: dict[str, pd.DataFrame]) -> Figure:
     figures.label(figure, "group, from the input to the output", "neurons kept (%)", figures.repetitions(*means))
     figures.legend(figure, {**looks, "uniform": UNIFORM})
     return figure
+
+
+def accuracy_against(name: str) -> Make:
+    """What makes the figures of all allocations' accuracy against a cost."""
+
+    def make(tables: Tables) -> Iterator[Item]:
+        rows = final_rows(tables)
+        start = tables.evaluations[tables.evaluations["stage"] == "baseline"]
+        compared = by_allocation(rows[rows["group"].isna() & rows["method"].notna()])
+        for suffix, figure in figures_against(COSTS[name], compared, start[start["training_data"] == "whole"]):
+            yield figures.stem("allocations-against", name, *suffix), figure
+
+    return make
+
+
+def by_allocation(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of panels with several allocations, a panel each method with the other settings of its grid, a line
+    each allocation: columns `variation` and `variant`."""
+    others = by_values(rows[GRID].assign(allocation="uniform"), unusual_settings)
+    parts = {"method": variants(rows, "pipeline", of="plain"), "grid": others, "note": rows["note"]}
+    named = rows.assign(variation=joined(pd.DataFrame(parts)), variant=rows["allocation"])
+    several = named.groupby(["model", "stage", "variation"])["variant"].transform("nunique") > 1
+    return named[several]

@@ -72,13 +72,13 @@ def sparsity_figure(
     looks = figures.style(in_order(name for frame in panels.values() for name in frame["variant"]))
     shown = []
     for axis, (title, frame) in zip(axes, panels.items(), strict=True):
-        start = over_seeds(starts[title], ["target_sparsity"], x="neuron_sparsity")
-        means = over_seeds(frame, ["pipeline", "variant", "target_sparsity"], x="neuron_sparsity")
+        start = over_seeds(starts[title], ["target_sparsity"], x="neuron_sparsity", cells=True)
+        means = over_seeds(frame, ["pipeline", "variant", "target_sparsity"], x="neuron_sparsity", cells=True)
         shown.append(means[~means["variant"].str.endswith(figures.PUBLISHED)])
         for (pipeline, variant), points in means.groupby(["pipeline", "variant"]):
             if pipeline == "whole-data" and points["neuron_sparsity"].min() > 0:
                 points = pd.concat([start, points])
-            figures.curve(axis, points, "neuron_sparsity", looks[variant])
+            figures.curve(axis, points, "neuron_sparsity", looks[variant], name=str(variant))
     figures.label(figure, label, note=figures.repetitions(*shown))
     figures.legend(figure, looks)
     return figure

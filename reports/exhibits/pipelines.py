@@ -21,10 +21,11 @@ def pipelines_figure(tables: Tables) -> Iterator[Item]:
             figure, axes = figures.panels(list(panels), columns=2)
             looks = figures.style(pipelines_of(frame))
             by = ["pipeline", "target_sparsity"]
-            means = [over_seeds(cells, by, x="weight_sparsity") for cells in panels.values()]
+            means = [over_seeds(cells, by, x="weight_sparsity", cells=True) for cells in panels.values()]
             for axis, points in zip(axes, means, strict=True):
                 for pipeline, look in looks.items():
-                    figures.curve(axis, points[points["pipeline"] == pipeline], "weight_sparsity", look)
+                    of_one = points[points["pipeline"] == pipeline]
+                    figures.curve(axis, of_one, "weight_sparsity", look, name=pipeline)
             figures.label(figure, "weight sparsity (%)", note=figures.repetitions(*means))
             figures.legend(figure, looks)
             yield figures.stem("pipelines", model, *part), figure

@@ -17,6 +17,7 @@ KINDS = {
     "load": "#999999",
     "train": "#0072B2",
     "fine-tune": "#56B4E9",
+    "sensitivity": "#F0E442",
     "allocate": "#009E73",
     "compress": "#E69F00",
     "fuse": "#CC79A7",
@@ -205,11 +206,13 @@ def training_figure(tables: Tables) -> Iterator[tuple[str, Figure]]:
     looks = figures.style(sorted(in_order(rows["training_data"]), key=lambda name: name != "whole-data"))
     for part_of, panels in figures.pages(every):
         figure, axes = figures.panels(list(panels), columns=2)
-        means = [over_seeds(frame, ["training_data", "epoch"], "test_accuracy") for frame in panels.values()]
+        means = [
+            over_seeds(frame, ["training_data", "epoch"], "test_accuracy", cells=True) for frame in panels.values()
+        ]
         for axis, curves in zip(axes, means, strict=True):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             for name, points in curves.groupby("training_data"):
-                figures.curve(axis, points, "epoch", looks[str(name)], scale=1)
+                figures.curve(axis, points, "epoch", looks[str(name)], scale=1, name=str(name))
         figures.label(figure, "epoch", note=figures.repetitions(*means))
         figures.legend(figure, looks)
         yield figures.stem("training", *part_of), figure

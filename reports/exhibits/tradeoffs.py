@@ -107,7 +107,7 @@ def figures_against(
 def means(rows: pd.DataFrame, by: list[str], cost: Cost) -> pd.DataFrame:
     """Mean cost, and mean and deviation of accuracy over seeds, for each combination of `by`; of latency also the mean
     ends of its interval, `low` and `high`."""
-    found = over_seeds(rows, by, x=cost.column)
+    found = over_seeds(rows, by, x=cost.column, cells=True)
     return pd.concat([found, mean_intervals(rows, by)], axis=1) if cost.column == "latency_1" else found
 
 
@@ -130,8 +130,8 @@ def tradeoff_figure(cost: Cost, panels: Mapping[str, Panel], beside: str = "") -
     for axis, panel in zip(axes, panels.values(), strict=True):
         draw_front(axis, panel.front, cost)
         for variant, points in panel.pruned.groupby("variant"):
-            figures.curve(axis, points, cost.column, looks[str(variant)], cost.scale)
-        figures.curve(axis, panel.unpruned, cost.column, UNPRUNED, cost.scale)
+            figures.curve(axis, points, cost.column, looks[str(variant)], cost.scale, name=str(variant))
+        figures.curve(axis, panel.unpruned, cost.column, UNPRUNED, cost.scale, name="unpruned")
     notes = [figures.repetitions(*(panel.pruned for panel in panels.values()))]
     if any("low" in panel.pruned and panel.pruned["low"].notna().any() for panel in panels.values()):
         notes.append("horizontal bars: 95 % interval of the median time")

@@ -1,6 +1,7 @@
 """The style of all figures, and the panels, curves and legends that they are made of."""
 
 from reports.figures.layout import TEXT_WIDTH, colourbar, curve, label, legend, pages, panels, repetitions, save
+from reports.figures.points import points_of
 from reports.figures.style import PUBLISHED, STYLE, Look, stem, style
 from reports.figures.text import FONT_SIZE, fonts_of
 
@@ -17,6 +18,7 @@ __all__ = [
     "legend",
     "pages",
     "panels",
+    "points_of",
     "repetitions",
     "save",
     "stem",

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from reports.figures.points import remember
 from reports.figures.style import STYLE, Look
 from reports.figures.text import FONT_SIZE, fonts_of, width, wrapped
 
@@ -57,16 +58,20 @@ def panels(titles: Sequence[str], columns: int = 4, share: bool = True) -> tuple
     return figure, axes[: len(titles)]
 
 
-def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look, scale: float = 100, percent: bool = True) -> None:
+def curve(
+    axis: Axes, frame: pd.DataFrame, x: str, look: Look, scale: float = 100, percent: bool = True, name: str = ""
+) -> None:
     """Mean against `x`, with the deviation as bars where there are several rows a point.
 
     Args:
         axis: where to draw.
-        frame: columns `x`, mean and std; where they are known, the ends `low` and `high` of an interval of `x`.
+        frame: columns `x`, mean and std; where they are known, the ends `low` and `high` of an interval of `x`, and
+            the keys of the `cells` behind a mean.
         x: name of the column.
         look: colour, marker and dashes.
         scale: factor on `x`; a share becomes percent.
         percent: whether the mean is of shares in percent, so that bars end at 0 and 100.
+        name: of the line, for who points at it.
     """
     ordered = frame.sort_values(x)
     mean, deviation = ordered["mean"], ordered["std"]
@@ -80,6 +85,8 @@ def curve(axis: Axes, frame: pd.DataFrame, x: str, look: Look, scale: float = 10
             scale * (ordered[x] - ordered["low"]).clip(lower=0),
             scale * (ordered["high"] - ordered[x]).clip(lower=0),
         ]
+    if "cells" in ordered:
+        remember(axis, name, scale * ordered[x], ordered)
     with matplotlib.rc_context(STYLE):
         axis.errorbar(scale * ordered[x], mean, yerr=bars, xerr=across, capsize=2, **look)
 

@@ -20,6 +20,7 @@ from reports.results.runs import Run
 from reports.tables import Table
 
 MOST_ROWS = 1000  # of a table in the page; the files hold all
+MOST_DOWNLOADED = 20_000  # rows of a table that the page holds as CSV
 PIXELS_AN_INCH = 160
 MOST_POINTS = 4000  # of a figure as SVG; one with more is embedded as PNG
 
@@ -33,16 +34,22 @@ class Part:
         alternative: a figure in words.
         image: the figure as a data URI; empty for a table.
         width: of the figure in the page, in pixels.
+        points: the points of a figure: place across and down as shares of it, text, and run and key of each cell.
         table: the table as HTML.
         note: what of the table was left out.
+        download: the whole table as CSV, as a data URI; empty where it is too large for a page.
+        file: the name of the file that this makes.
     """
 
     text: str
     alternative: str = ""
     image: str = ""
     width: int = 0
+    points: Sequence[tuple[float, float, str, Sequence[tuple[int, str]]]] = ()
     table: str = ""
     note: str = ""
+    download: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Page:
         filters: values to choose from, by the head of their column.
         provenance: tables on how the results were made.
         command: what made the page.
+        exports: for each run, how the command begins that exports a network of it.
     """
 
     runs: Sequence[Run]
@@ -73,8 +81,9 @@ class Page:
     sections: Sequence[Section]
     lacking: Mapping[str, Exhibit]
     filters: Mapping[str, Sequence[str]]
-    provenance: Sequence[Table]
+    provenance: Sequence[Part]
     command: str
+    exports: Sequence[str] = ()
 
     def html(self) -> str:
         """The page, complete in one file; all text is escaped."""
@@ -87,21 +96,44 @@ class Page:
             vars(self),
             title=", ".join(run.name for run in self.runs),
             made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            provenance=[{"caption": table.caption, "html": Markup(table.html())} for table in self.provenance],
             style=Markup(texts["report.css"]),
             script=Markup(texts["report.js"]),
         )
 
 
-def part(item: Figure | Table, stem: str, shows: str) -> Part:
-    """A figure or a table as the page holds it."""
+def part(item: Figure | Table, stem: str, shows: str, places: Mapping[str, int]) -> Part:
+    """A figure or a table as the page holds it.
+
+    Args:
+        places: of the run of each cell in the page's list of runs.
+    """
     if isinstance(item, Figure):
-        return Part(
-            f"{stem}: {shows}", description(item, shows), embedded(item), round(PIXELS_AN_INCH * item.get_figwidth())
-        )
+        width = round(PIXELS_AN_INCH * item.get_figwidth())
+        image = embedded(item)  # drawn first: then its points have their places
+        return Part(f"{stem}: {shows}", description(item, shows), image, width, pointed_at(item, places))
     left_out = len(item.rows) - MOST_ROWS
     note = f"The first {MOST_ROWS:,} rows; {left_out:,} more are in {stem}.csv." if left_out > 0 else ""
-    return Part(item.caption, table=Markup(item.first(MOST_ROWS).html()), note=note)
+    content = base64.b64encode(item.csv().encode()).decode() if len(item.rows) <= MOST_DOWNLOADED else ""
+    download = content and f"data:text/csv;charset=utf-8;base64,{content}"
+    return Part(
+        item.caption, table=Markup(item.first(MOST_ROWS).html()), note=note, download=download, file=f"{stem}.csv"
+    )
+
+
+def pointed_at(figure: Figure, places: Mapping[str, int]) -> list[tuple[float, float, str, Sequence[tuple[int, str]]]]:
+    """The points of a figure as the page knows them; none where there are too many to tell apart."""
+    points = figures.points_of(figure)
+    if len(points) > MOST_POINTS:
+        return []
+    return [
+        (
+            round(point.across, 4),
+            round(point.down, 4),
+            point.text,
+            [(places[cell], cell) for cell in point.cells if cell in places],
+        )
+        for point in points
+    ]
 
 
 def description(figure: Figure, shows: str) -> str:

@@ -1,5 +1,6 @@
 """Writing a report: the files of every exhibit that the runs have data for, and two pages that lead to them."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,12 +166,18 @@ def web_page(
     command: str,
 ) -> html.Page:
     """The report as one self-contained page."""
+    named = [str(run) for run in runs]
+    evaluations = tables.evaluations
+    places = dict(zip(evaluations["cell"], evaluations["run"].map(named.index), strict=True))
     sections = [
-        html.Section(name, EXHIBITS[name].shows, [html.part(item, stem, EXHIBITS[name].shows) for stem, item in items])
+        html.Section(
+            name, EXHIBITS[name].shows, [html.part(item, stem, EXHIBITS[name].shows, places) for stem, item in items]
+        )
         for name, items in exhibits.items()
         if items
     ]
-    provenance = [table for table in (environments_table(runs), failures_table(runs)) if table.rows]
+    made = {"environments": environments_table(runs), "failures": failures_table(runs)}
+    provenance = [html.part(table, stem, stem, places) for stem, table in made.items() if table.rows]
     described = runs_of(runs)
     return html.Page(
         runs=described,
@@ -180,6 +187,7 @@ def web_page(
         filters=html.filters(tables.evaluations),
         provenance=provenance,
         command=command,
+        exports=[f"metaprune export {shlex.quote(run)}" for run in named],
     )
 
 

@@ -60,11 +60,51 @@ def test_every_step_of_pruning_searches_in_the_network_that_it_starts_from() -> 
     assert len({stage.inputs for stage in searches}) == 2
 
 
+def searching(planned: list, kind: str = "allocate") -> list:
+    return [stage for stage in planned if stage.kind == kind]
+
+
+def test_sensitivities_are_measured_once_for_all_budgets_of_a_method_and_in_stages_of_their_own() -> None:
+    grid = {"allocation": {"name": "sensitivity", "points": 3}, "criteria": ["l1"]}
+    planned = stages(**grid, repair=["none", "data"])
+    measured, searches = searching(planned, "sensitivity"), searching(planned)
+    assert (len(measured), len(searches)) == (3 * 4, 2 * 4)  # by method and repair
+    by_method = {(stage.labels["method"], stage.labels["repair"]): stage.inputs[1:] for stage in searches}
+    assert len(set(by_method.values())) == 4
+    groups = {stage.key: stage.labels["group"] for stage in measured}
+    assert all([groups[key] for key in inputs] == [0, 1, 2] for inputs in by_method.values())
+    again = stages(**grid, repair=["none", "data"], sparsities=[0.4], sparsity_of="weights", order="input-first")
+    assert {stage.key for stage in searching(again, "sensitivity")} == set(groups)
+    rounded = searching(stages(**grid, round_to=4), "sensitivity")
+    assert set(groups).isdisjoint(stage.key for stage in rounded)
+    assert len(searching(stages(**grid, ignore=["a"]), "sensitivity")) == 2 * 2
+
+
+def test_a_step_of_a_greedy_search_is_a_stage_that_larger_budgets_go_on_from() -> None:
+    grid = {"allocation": {"name": "greedy", "step": 0.1}, "criteria": ["l1"], "methods": ["folding"]}
+    planned = stages(**grid, sparsities=[0.3, 0.45])
+    steps = {stage.parameters["sparsity"]: stage for stage in searching(planned)}
+    assert sorted(steps) == [0.1, 0.2, 0.3, 0.4, 0.45]
+    for before, after in ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.45)):
+        assert steps[after].inputs[1:] == (steps[before].key,)
+        assert steps[after].labels["target_sparsity"] == after
+    assert {stage.inputs[1] for stage in searching(planned, "compress")} == {steps[0.3].key, steps[0.45].key}
+    ordered = searching(stages(**grid, order="input-first"))
+    assert {stage.key for stage in steps.values()}.isdisjoint(stage.key for stage in ordered)
+    tuned = searching(stages(**grid, mode="fine-tuned", steps=2, sparsities=[0.5]))
+    assert sorted(stage.parameters["sparsity"] for stage in tuned) == [0.1, 0.2, 0.25, 0.3, 0.4, 0.5]
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
         ({"groups": "each"}, r"allocation is elimination\(images=40\), which spreads a sparsity over several groups"),
-        ({"allocation": "even"}, "should be 'uniform', 'global', 'isomorphic' or 'elimination'"),
+        (
+            {"allocation": "even"},
+            "'isomorphic', 'elimination', 'sensitivity' or 'greedy'",
+        ),
+        ({"allocation": {"name": "greedy", "images": "synthetic"}}, "valid integer"),
+        ({"allocation": {"name": "sensitivity", "step": 0.1}}, "step"),
         ({"allocation": {"name": "isomorphic", "images": 3}}, "'isomorphic' has no options: leave out images"),
         ({"allocation": {"name": "elimination", "least": 0}}, "greater than 0"),
     ],
@@ -89,11 +129,15 @@ def test_widths_are_read_as_they_were_left_and_missed_where_they_are_gone(tmp_pa
             stored_sizes(str(tmp_path), key)
 
 
+@pytest.mark.parametrize("name", ["elimination", "sensitivity", "greedy"])
 def test_a_search_looks_at_held_back_training_images_alone_and_leaves_its_widths_and_reasons(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    solved = {"name": "least-squares", "images": 60}
-    tiny = experiment(sparsities=[0.5], methods=["conventional"], criteria=["l1"], repair=solved)
+    solved: Any = {"name": "least-squares", "images": 60} if name == "elimination" else "data-free"
+    options: dict[str, dict[str, Any]] = {"sensitivity": {"points": 1}, "greedy": {"step": 0.3}}
+    more = options.get(name, {})
+    allocation = {"name": name, "images": 40, **more}
+    tiny = experiment(sparsities=[0.5], methods=["conventional"], criteria=["l1"], repair=solved, allocation=allocation)
     facts = gather(tiny)
     context = shared_context(tiny, facts, Store(tmp_path))
     drawn: list[tuple[str, str, torch.Tensor]] = []
@@ -109,20 +153,29 @@ def test_a_search_looks_at_held_back_training_images_alone_and_leaves_its_widths
         work = Work(stage.kind, stage.key, stage.parameters, stage.inputs, stage.labels, keep=True, record=True)
         (outcome,) = execute([work], context)
         assert outcome.error is None
-    searched = [indices for kind, part, indices in drawn if kind == "allocate" if part == "train"]
-    assert not [part for kind, part, _ in drawn if kind == "allocate" and part != "train"]
+    searching_kinds = ("allocate", "sensitivity")
+    searched = [indices for kind, part, indices in drawn if kind in searching_kinds if part == "train"]
+    assert not [part for kind, part, _ in drawn if kind in searching_kinds and part != "train"]
     assert len(torch.cat(searched).unique()) == 40
-    shown = torch.cat([indices for kind, part, indices in drawn if kind == "compress" and part == "train"])
-    assert not set(shown.tolist()) & set(torch.cat(searched).tolist())
+    shown = [indices for kind, part, indices in drawn if kind == "compress" and part == "train"]
+    assert bool(shown) == (name == "elimination")
+    assert not set(torch.cat([*shown, torch.zeros(0)]).tolist()) & set(torch.cat(searched).tolist())
 
     store = Store(tmp_path)
-    widths = store.read_table("allocations").to_pandas()
+    widths = store.read_table("allocations").to_pandas().query("target_sparsity == 0.5")
     row = store.read_table("evaluations").to_pandas().query("stage == 'pruned'").squeeze()
-    assert row["allocation"] == "elimination(images=40)"
-    assert row["reached_sparsity"] == pytest.approx(0.5, abs=0.1)
-    assert row["reached_sparsity"] >= 0.5
+    assert row["allocation"].startswith(f"{name}(images=40")
+    assert 0.5 <= row["reached_sparsity"] == pytest.approx(0.5, abs=0.1)
     assert list(widths["of_group"]) == list(range(len(widths)))
     assert (widths["width"] <= widths["neurons"]).all()
-    assert widths["why"].str.startswith("losing ").all()
+    assert widths["why"].str.startswith("narrowed in " if name == "greedy" else "losing ").all()
     timed = store.read_table("timings", ["kind", "seconds"]).to_pandas()
-    assert timed.set_index("kind")["seconds"]["allocate"] > 0
+    counts = {"elimination": (1, 0), "sensitivity": (1, len(widths)), "greedy": (2, 0)}
+    assert tuple((timed["kind"] == kind).sum() for kind in searching_kinds) == counts[name]
+    assert (timed["seconds"] > 0).all()
+    if name == "sensitivity":
+        measured = store.read_table("sensitivities").to_pandas()
+        assert sorted(measured["of_group"]) == sorted(measured["group"]) == list(widths["of_group"])
+        assert all(
+            len(kept) == len(lost) == 1 for kept, lost in zip(measured["widths"], measured["losses"], strict=True)
+        )

@@ -81,6 +81,7 @@ def check(words: list[str], files: dict[str, str]) -> None:
     """
     program, *arguments = words
     checks = {"metaprune": check_metaprune, "python": check_python, "ray": check_ray, "mkdocs": check_mkdocs}
+    checks["sbatch"] = check_sbatch
     checks |= dict.fromkeys(("ruff", "mypy"), check_folders)
     assert program in checks, f"nobody checks the program '{program}'"
     checks[program](arguments, files)
@@ -143,6 +144,13 @@ def check_ray(arguments: list[str], files: dict[str, str]) -> None:
         assert not word.endswith(".yaml") or (ROOT / word).is_file(), word
     if carried:
         check(carried, files)
+
+
+def check_sbatch(arguments: list[str], files: dict[str, str]) -> None:
+    """Options of sbatch's, a script that is there, and the metaprune command that it carries."""
+    script = next(place for place, word in enumerate(arguments) if not word.startswith("-"))
+    assert (ROOT / arguments[script]).is_file(), arguments[script]
+    check_metaprune(arguments[script + 1 :], files)
 
 
 def check_mkdocs(arguments: list[str], files: dict[str, str]) -> None:

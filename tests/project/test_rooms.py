@@ -12,7 +12,9 @@ ROOMS = {
     "workloads": [
         ("messages", "moved", "own_code", "isolation"),
         ("validated",),
-        ("calibration", "recipes", "scope"),
+        ("calibration", "recipes"),
+        ("allocations",),
+        ("scope",),
         ("config", "plugins"),
         ("data",),
         ("structure",),

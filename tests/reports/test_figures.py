@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from PIL import Image
 
 from reports import figures
 from reports.figures import text
@@ -158,3 +159,21 @@ def test_names_are_sorted_by_the_numbers_in_them() -> None:
     assert in_order(["10", "2", "1", "0", "1"]) == ["0", "1", "2", "10"]
     assert in_order(["a(p=10)", "a(p=0.5)", "a(p=0.25)", "a"]) == ["a", "a(p=0.25)", "a(p=0.5)", "a(p=10)"]
     assert sorted(np.arange(12).astype(str), key=natural) == [str(number) for number in range(12)]
+
+
+def test_points_lie_where_their_markers_are_drawn() -> None:
+    """Their places are read from a picture: what is drawn around each is the marker, in the colour of its curve."""
+    figure, axes = figures.panels(["one panel", "another"], columns=2)
+    means = pd.DataFrame({"s": [0.1, 0.5], "mean": [90.0, 40.0], "std": [np.nan] * 2, "cells": [("a", "b"), ("c",)]})
+    look = {"color": "#ff0000", "marker": "o", "markersize": 6, "linestyle": ""}
+    figures.curve(axes[1], means, "s", look, name="a method")
+    figures.label(figure, "sparsity (%)")
+    content = io.BytesIO()
+    figures.save(figure, content, "png")
+    points = figures.points_of(figure)
+    assert [point.text for point in points] == ["another, a method: 10, 90.00", "another, a method: 50, 40.00"]
+    assert [point.cells for point in points] == [("a", "b"), ("c",)]
+    with Image.open(content) as image:
+        for point in points:
+            place = round(point.across * image.width), round(point.down * image.height)
+            assert image.convert("RGB").getpixel(place) == (255, 0, 0), point

@@ -1,5 +1,7 @@
 """The page of a report, as a browser shows it."""
 
+import base64
+import html
 import os
 import re
 import shutil
@@ -139,7 +141,58 @@ def test_the_page_is_complete_in_itself_and_accessible(page: Path) -> None:
     assert all(head["scope"] == "col" for head in outline.of("th"))
     ids = [e["id"] for _, e in outline.elements if "id" in e]
     assert len(ids) == len(set(ids))
-    assert {e["href"][1:] for e in outline.of("a")} <= set(ids)
+    within = [e for e in outline.of("a") if "download" not in e]
+    assert {e["href"][1:] for e in within} <= set(ids)
+
+
+def test_every_table_downloads_as_the_file_beside_the_page(page: Path) -> None:
+    outline = Outline(page.read_text(encoding="utf-8"))
+    links = [e for e in outline.of("a") if "download" in e]
+    assert len(links) == len(outline.of("table"))
+    for link in links:
+        kind, _, content = link["href"].partition(";base64,")
+        assert kind == "data:text/csv;charset=utf-8"
+        file = page.parent / link["download"]
+        assert link["download"] == "failures.csv" or base64.b64decode(content) == file.read_bytes()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_pointing_at_a_point_shows_its_networks_and_how_to_export_them(page: Path) -> None:
+    """The points of the fixture are means over two seeds; the one of the unpruned network is of a single one."""
+    script = """
+    const plot = document.querySelector(".plot[tabindex]");
+    const points = JSON.parse(plot.querySelector("script").textContent);
+    const aim = (number, type) => {
+      const place = plot.getBoundingClientRect();
+      const [across, down] = points[number];
+      const [clientX, clientY] = [place.left + across * place.width + 2, place.top + down * place.height - 2];
+      plot.dispatchEvent(new MouseEvent(type, { clientX, clientY, bubbles: true }));
+    };
+    const told = () => tip.hidden ? "hidden" : [...tip.children].map((part) => part.textContent).join(" / ");
+    const number = points.findIndex((each) => each[2].includes("81.00"));
+    aim(number, "mousemove");
+    const hovered = told();
+    plot.dispatchEvent(new MouseEvent("mouseleave"));
+    const left = told();
+    aim(number, "click");
+    plot.dispatchEvent(new MouseEvent("mouseleave"));
+    const clicked = told() === hovered;
+    document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    const escaped = told();
+    plot.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+    document.title = [hovered, left, clicked, escaped, told() !== "hidden"].join("|");
+    """
+    document, logged = opened(page, script)
+    assert logged == []
+    hovered, *others = html.unescape(reported(document)).split("|")
+    text, *commands = hovered.split(" / ")
+    assert re.fullmatch(r"group 0, intra-fusion.*: 50, 81\.00 ± 1\.41", text), text
+    run = page.parents[1] / "run"
+    beginnings = [f"metaprune export {run} intra-fusion{seed}" for seed in (0, 2)]
+    assert len(commands) == 2
+    assert all(command.startswith(begin) for command, begin in zip(commands, beginnings, strict=True)), commands
+    assert others == ["hidden", "true", "hidden", "true"]
 
 
 def luminance(colour: str) -> float:

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from reports.exhibits import ranking
-from reports.statistics import average_ranks, by_method, kruskal_wallis, paired_differences
+from reports.statistics import average_ranks, by_method, kruskal_wallis, over_seeds, paired_differences
 
 
 def rows(accuracies: dict[str, list[list[float]]], **columns: object) -> pd.DataFrame:
@@ -103,3 +103,16 @@ def test_models_and_scopes_are_ranked_apart() -> None:
     assert tables["ranks"].rows[0][3:] == ["1.00", "70.00", "+9.00", "−3.71 to +21.71", "1", "2"]
     assert [row[4] for row in tables["kruskal-wallis"].rows] == ["all", "all", "0"]
     assert "kruskal-wallis" not in dict(ranking.ranked(frame[frame["seed"] == 0]))
+
+
+def test_the_cells_behind_each_mean_are_its_own_and_what_is_published_has_none() -> None:
+    frame = rows({"b": [[1, 2], [3, 4]], "a": [[5, 6], [7, 8]]})
+    frame["cell"] = [f"{row.method}{row.group:g}-{row.seed}" for row in frame.itertuples()]
+    frame = pd.concat([frame.sample(frac=1, random_state=0), rows({"published": [[9]]})])
+    means = over_seeds(frame, ["method", "group"], cells=True).set_index(["method", "group"])
+    assert {key: set(cells) for key, cells in means["cells"].items()} == {
+        **{(m, float(g)): {f"{m}{g}-0", f"{m}{g}-1"} for m in "ab" for g in (0, 1)},
+        ("published", 0.0): set(),
+    }
+    assert means["mean"]["a", 1.0] == 7.5
+    assert over_seeds(frame[:0], ["method"], cells=True).empty

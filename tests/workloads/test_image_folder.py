@@ -229,12 +229,12 @@ def test_little_shared_memory_means_fewer_loader_processes(tmp_path: Path, monke
     used: list[int] = []
     loader = torch.utils.data.DataLoader
 
-    def noted(images, batch_sampler, num_workers: int, **others):
+    def noted(images, num_workers: int, batch_size: int, **others):
         used.append(num_workers)
-        return loader(images, batch_sampler=batch_sampler, num_workers=0)
+        return loader(images, batch_size=batch_size, num_workers=0)
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
-    for free in (0, 3 * 4 * streamed[0][0].numel() * 2, sys.maxsize):
+    for free in (0, 3 * 4 * streamed.image(0).numel() * 2, sys.maxsize):
         monkeypatch.setattr(samples, "shared_memory", lambda free=free: free)
         assert sum(len(images) for images, _ in streamed.batches(torch.arange(len(streamed)), 2, torch.device("cpu")))
     assert used == [0, 2, 2]

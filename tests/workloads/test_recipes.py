@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from workloads.config import FineTuningConfig, TrainingConfig
-from workloads.data.augmentation import ImageByImage, transform_of
 from workloads.data.samples import Dataset
+from workloads.data.transforms import ImageByImage, mixing, transform_of
 from workloads.measuring.evaluation import evaluate
 from workloads.training import train
-from workloads.training.loop import mixing
 from workloads.training.optimizers import average_of, learning_rate, optimizer_of
 from workloads.training.snapshots import Snapshot
 
@@ -139,7 +138,6 @@ def test_an_average_of_weights_follows_them_and_keeps_indices() -> None:
 
 def test_mixed_labels_are_the_shares_of_the_images() -> None:
     images, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8), torch.arange(4)
-    assert mixing(TrainingConfig(), 4) is None
     for settings in ({"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}):
         mixed = mixing(TrainingConfig(**settings), 4)
         assert mixed is not None

@@ -105,10 +105,12 @@ class Budget(ABC):
     Attributes:
         word: what it counts, for sentences.
         close_enough: how near to a target a search may end, as a share; 0 ends where the target is just reached.
+        counted: whether it adds up products of two widths, not times.
     """
 
     word = ""
     close_enough = 0.0
+    counted = True
 
     def __init__(self, network: Network):
         self.network = network
@@ -128,6 +130,19 @@ class Budget(ABC):
     def roughly(self, sizes: Sizes) -> float:
         """The same, quickly: what compares single steps."""
         return self.left(sizes)
+
+    def beside(self, sizes: Sizes, number: int, widths: Sequence[int]) -> list[float]:
+        """The same at several widths of one group: where products are counted, by the parabola through three of them,
+        as a layer may read and make the same group."""
+        if not self.counted or len(widths) <= 3:
+            return [self.roughly({**sizes, number: m}) for m in widths]
+        places = [widths[0], widths[len(widths) // 2], widths[-1]]
+        values = [self.roughly({**sizes, number: m}) for m in places]
+        x = (np.array(widths, dtype=float) - places[0]) / (places[2] - places[0])
+        middle = (places[1] - places[0]) / (places[2] - places[0])
+        bend = ((values[1] - values[0]) / middle - (values[2] - values[0])) / (middle - 1)
+        found: list[float] = (values[0] + x * (values[2] - values[0]) + bend * x * (x - 1)).tolist()
+        return found
 
     def filled(self, sizes: dict[int, int], groups: Sequence[Group], sparsity: float, round_to: int) -> list[int]:
         """Sizes that reach a target, widened again while they miss it by too much, as with large multiples."""
@@ -214,6 +229,7 @@ class LatencyBudget(Budget):
 
     word = "latency"
     close_enough = TIME_MISS
+    counted = False
 
     def __init__(self, network: Network, milliseconds: Callable[[nn.Module], float], original: nn.Module):
         """Take what measures a network, and the one before any pruning."""

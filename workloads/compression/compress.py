@@ -1,7 +1,7 @@
 """Compressing a whole network: one group, or all in sequence, by one criterion and method."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -123,6 +123,11 @@ def budget_of(
     if sparsity_of == "latency":
         return LatencyBudget(base, sources.measured, unpruned or base.model)
     return None
+
+
+def in_order(sizes: Mapping[int, int], order: Literal["output-first", "input-first"]) -> dict[int, int]:
+    """Sizes by number of the group, in the order in which the groups are narrowed."""
+    return dict(sorted(sizes.items(), reverse=order == "input-first"))
 
 
 class _Compression:

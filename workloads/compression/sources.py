@@ -51,10 +51,9 @@ class Sources:
         _, channels, height, width = self.example.shape
         return latency(model, (channels, height, width), 1).milliseconds
 
-    def for_search(self, config: CalibrationConfig) -> Sequence[Tensor]:
-        """Batches of unlabelled images that a search for widths looks at."""
-        assert isinstance(config.images, int)
-        return self.shown(config) if self.held_back is None else self.held_back(config.images)
+    def for_search(self, count: int) -> Sequence[Tensor]:
+        """Batches of so many unlabelled images, at most, that a search for widths looks at."""
+        return self.shown(CalibrationConfig(images=count)) if self.held_back is None else self.held_back(count)
 
     def shown(self, config: CalibrationConfig | None) -> Sequence[Tensor]:
         """Batches of unlabelled images: as many as the settings say, or as there are; without such, all of `images`."""

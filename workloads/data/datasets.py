@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workloads.config import IMAGENET_MEAN, IMAGENET_STD, DatasetConfig
-from workloads.data import hugging_face, image_folder, parquet
+from workloads.data import archives, hugging_face, image_folder, parquet
 from workloads.data.builtin import cifar10, cifar100, digits, fashion_mnist, mnist
 from workloads.data.fingerprints import fingerprint_of
 from workloads.data.samples import Dataset, Source, check_room, first_shuffled
@@ -26,19 +26,21 @@ DATASETS: dict[str, Callable[[DatasetConfig], Source]] = {
     "parquet": parquet.parquet,
     "image-folder": image_folder.image_folder,
     "hf": hugging_face.hf,
+    "wds": archives.wds,
 }
 # What the files or the Hub say of settings that are left open, such as which split is measured on.
 SETTLED: dict[str, Callable[[DatasetConfig], DatasetConfig]] = {
     "parquet": parquet.settled,
     "image-folder": image_folder.settled,
     "hf": hugging_face.settled,
+    "wds": archives.settled,
 }
 FEW_IMAGES = 64  # that are in memory at a time at least, also where others wait on disk
 OF_FILES = ("train", "test", "resize", "channels", "background")
 # Settings that only some of the data sets above read, with those that do; functions of the user's may read any.
 READ_BY = {
-    **dict.fromkeys(OF_FILES, ("parquet", "image-folder", "hf")),
-    "stream": ("image-folder", "hf"),
+    **dict.fromkeys(OF_FILES, ("parquet", "image-folder", "hf", "wds")),
+    "stream": ("image-folder", "hf", "wds"),
     "image_column": ("parquet", "hf"),
     "label_column": ("parquet", "hf"),
     "configuration": ("hf",),

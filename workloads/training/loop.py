@@ -10,9 +10,8 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torchvision.transforms import v2
 
-from workloads.data.augmentation import ImageByImage, augment, transform_of
+from workloads.data.augmentation import augment
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import evaluate
 from workloads.measuring.precision import float32_products, resolved
@@ -67,6 +66,11 @@ def train(
     steps_per_epoch = math.ceil(len(pool) / (config.batch_size * config.accumulation))
     generator = torch.Generator().manual_seed(seed)
     steps = augmentation if config.augmentation is None else config.augmentation
+    mixed = None
+    if config.mixup or config.cutmix:
+        from workloads.data.transforms import mixing  # here, as torchvision takes seconds to load
+
+        mixed = mixing(config, len(dataset.classes))
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         float32_products(tf32=precision == "tf32"),
@@ -78,7 +82,7 @@ def train(
             optimizer_of(model, config),
             config,
             objective or CrossEntropy(config.label_smoothing),
-            mixing(config, len(dataset.classes)),
+            mixed,
             average_of(model, config.ema) if config.ema else None,
             precision,
         )
@@ -178,16 +182,6 @@ class Learner:
             self.average.update_parameters(self.model)
 
 
-def mixing(config: TrainingConfig, classes: int) -> Mix | None:
-    """Mixup or CutMix by torchvision, one of the two for each batch where both are wanted; None where neither is."""
-    ways: list[Mix] = []
-    if config.mixup:
-        ways.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
-    if config.cutmix:
-        ways.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
-    return v2.RandomChoice(ways) if len(ways) > 1 else ways[0] if ways else None
-
-
 def augmented_batches(
     dataset: Dataset,
     order: Tensor,
@@ -201,6 +195,8 @@ def augmented_batches(
     if len(names) == len(steps):  # whole batches at a time
         whole = partial(augment, names=names, generator=generator)
         return dataset.batches("train", config.batch_size, device, order, whole)
+    from workloads.data.transforms import ImageByImage, transform_of
+
     seeds = torch.randint(2**62, (len(order),), generator=generator)
     each = ImageByImage(transform_of(steps, dataset.shape, dataset.mean), seeds)
     return dataset.batches("train", config.batch_size, device, order, each=each)

@@ -12,7 +12,8 @@ class GroupWidth:
         number: of the group.
         width: pairings that stay.
         uniform: pairings that would stay if every group lost the same share at the same budget.
-        loss: estimated or measured loss of the group at its width alone, in nats.
+        loss: estimated or measured loss of the group at its width alone, in nats; of `greedy`, what the steps that
+            narrowed it have cost.
         why: what decided it, in words.
     """
 

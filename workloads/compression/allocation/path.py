@@ -69,10 +69,7 @@ def first_within(path: Sequence[Sizes], budget: Budget, sparsity: float, round_t
     Raises:
         ValueError: none are; names the largest sparsity that the path reaches.
     """
-    most = 1 - budget.left(path[-1])
-    if most < sparsity - budget.close_enough:
-        found = f"at most {math.floor(1e4 * most) / 1e4:.4f} can, with the least share of neurons that each group keeps"
-        raise ValueError(f"a {budget.word} sparsity of {sparsity:g} cannot be reached by its groups: {found}")
+    check_floors(path[-1], budget, sparsity)
     low, high = 0, len(path) - 1
     while low < high:
         middle = (low + high) // 2
@@ -87,3 +84,15 @@ def first_within(path: Sequence[Sizes], budget: Budget, sparsity: float, round_t
     between = [narrow, *range((narrow // round_to + 1) * round_to, wide, round_to)]
     reaching = [m for m in between if 1 - budget.left({**path[high], number: m}) >= sparsity]
     return {**path[high], number: max(reaching)}
+
+
+def check_floors(lowest: Sizes, budget: Budget, sparsity: float) -> None:
+    """Make sure that a budget is met once all groups are as narrow as they may become.
+
+    Raises:
+        ValueError: it is not; names the largest sparsity that can be reached.
+    """
+    most = 1 - budget.left(lowest)
+    if most < sparsity - budget.close_enough:
+        found = f"at most {math.floor(1e4 * most) / 1e4:.4f} can, with the least share of neurons that each group keeps"
+        raise ValueError(f"a {budget.word} sparsity of {sparsity:g} cannot be reached by its groups: {found}")
