@@ -6,7 +6,7 @@ thrown away, and the random numbers of this process are as they were before.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +17,10 @@ from orchestrator.settings.experiment import Experiment, PruningConfig
 from workloads.compression import Sources, compress, score
 from workloads.compression.choosing import left_alone
 from workloads.compression.compress import check_reach
+from workloads.compression.criteria import taking_gradients
+from workloads.compression.criteria.gradient import gradients_of
 from workloads.compression.methods import check_kind
+from workloads.compression.sources import made
 from workloads.config import (
     ChoiceConfig,
     CompressionConfig,
@@ -31,10 +34,12 @@ from workloads.data.samples import Dataset
 from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
+from workloads.plugins import CRITERION
 from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.copying import copied
-from workloads.structure.groups import Structure
+from workloads.structure.groups import Group, Structure
+from workloads.structure.layers import get_layer
 from workloads.structure.network import Network
 from workloads.structure.standardised import keep_weights
 from workloads.training.optimizers import optimizer_of
@@ -165,6 +170,17 @@ def check_reaches(grid: PruningConfig, config: ModelConfig, network: Network, so
             check_reach(network, wanted, sources)
 
 
+def without_gradient(network: Network, groups: Sequence[Group], sources: Sources) -> list[Group]:
+    """The first group, if there is one, that no gradient of the loss reaches: criteria may fail on it alone."""
+    weights = [[get_layer(network.model, name).weight for name in group.layers] for group in groups]
+    reached: set[torch.Tensor] = set()
+    with taking_gradients(network.model), torch.enable_grad():
+        for images, labels in made(sources.batches):
+            loss = F.cross_entropy(network.model(images).float(), labels)
+            reached |= gradients_of(loss, list(itertools.chain(*weights))).keys()
+    return [group for group, own in zip(groups, weights, strict=True) if reached.isdisjoint(own)][:1]
+
+
 def try_grid(
     grid: PruningConfig, config: ModelConfig, network: Network, sources: Sources, dataset: Dataset
 ) -> nn.Module | None:
@@ -188,9 +204,12 @@ def try_grid(
     group = min(groups, key=lambda group: group.size)
     where = f"group {group.number} of model '{config.name}'"
     check_reaches(grid, config, network, sources)
+    asking = [criterion for criterion in grid.criteria if "batches" in CRITERION.plugin(criterion.name).asks]
+    cut_off = without_gradient(network, groups, sources) if asking else []
     for criterion in grid.criteria:
-        with explained(f"criterion '{criterion.name}' cannot rank {where}"):
-            scored = score(network, group.number, on_few_images(criterion), sources)
+        for each in (*(cut_off if criterion in asking else []), group):
+            with explained(f"criterion '{criterion.name}' cannot rank group {each.number} of model '{config.name}'"):
+                scored = score(network, each.number, on_few_images(criterion), sources)
     made: nn.Module | None = None
     images = sources.shown(None)[0]
     for method, repair in itertools.product(grid.methods, grid.repair):

@@ -42,6 +42,19 @@ def no_config():
     return None
 
 
+class CutOff(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.wide, self.small, self.fc = nn.Conv2d(channels, 8, 3), nn.Conv2d(8, 4, 3), nn.Linear(4, classes)
+
+    def forward(self, x):
+        return self.fc(self.small(self.wide(x).relu().detach()).relu().mean((2, 3)))
+
+
+def cut_off(*, in_channels=3, num_classes=10):
+    return CutOff(in_channels, num_classes)
+
+
 def stops(model, group):
     raise SystemExit(3)
 
@@ -158,6 +171,10 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model": {"name": "own_functions:none_net"}}, "model 'own_functions:none_net' gave NoneType"),
         ({"model": {"name": "own_functions:auxiliary"}}, "cannot be trained: in training mode it returns dict"),
         ({"model": {"name": "own_functions:frozen"}}, "cannot be trained"),
+        (
+            {"model": {"name": "own_functions:cut_off"}, "pruning": {"criteria": ["l1", "hessian"]}},
+            "criterion 'hessian' cannot rank group 1 of .*: no gradient reaches the layers 'wide'",
+        ),
         ({"model": {"name": "own_functions:counting"}}, "changes its '7.seen' whenever it runs"),
         (
             {
