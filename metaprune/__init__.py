@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workloads.compression import Sources, compress
     from workloads.config import CompressionConfig, FusionConfig
     from workloads.fusion import fuse
+    from workloads.networks.folders import from_pretrained
     from workloads.structure.network import Network
 
     __version__: str
@@ -35,6 +36,7 @@ __all__ = [
     "Sources",
     "__version__",
     "compress",
+    "from_pretrained",
     "fuse",
     "load",
     "run",
@@ -47,6 +49,7 @@ _HOMES = {
     "Network": "workloads.structure.network",
     "Sources": "workloads.compression",
     "compress": "workloads.compression",
+    "from_pretrained": "workloads.networks.folders",
     "fuse": "workloads.fusion",
     "load": "reports",
     "run": "orchestrator.running.driver",

@@ -289,10 +289,10 @@ def report(
 def export(
     folder: RunArgument,
     cell: Annotated[str, typer.Argument(metavar="CELL", help="Key in the column `cell` of results, or its beginning.")],
-    kind: Annotated[str, typer.Option("--format", metavar="safetensors|torch-export|onnx", help="What to write.")],
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Default <model>-<cell>.<suffix>.")] = None,
+    kind: Annotated[str, typer.Option("--format", metavar="safetensors|torch-export|onnx|hf", help="What to write.")],
+    out: Annotated[str | None, typer.Option("--out", metavar="PATH", help="Default <model>-<cell>.<suffix>.")] = None,
 ) -> None:
-    """Write a network of a run as a file, and run the file. Exit status 1 if it computes something else."""
+    """Write a network of a run as a file or folder, and run it. Exit status 1 if it computes something else."""
     with refusing_bad_input():
         from orchestrator.export import export_network
         from workloads.networks.exporting import ExportError
@@ -309,6 +309,9 @@ def export(
         f"It takes float32 images (B, {shape}) with pixels in [0, 1], less the mean {mean}, divided by {std}.",
     ):
         console.print(line, markup=False)
+    if kind == "hf":
+        readers = f"metaprune.from_pretrained and {exported.reader} read" if exported.reader else "Only metaprune reads"
+        console.print(f"{readers} the folder.", markup=False)
 
 
 @app.command()
@@ -385,7 +388,12 @@ def entries(what: Listing) -> dict[str, str]:
         Listing.criteria: CRITERION,
         Listing.methods: METHOD,
     }
-    return kinds[what].summaries()
+    listed = kinds[what].summaries()
+    if what is Listing.models:
+        from workloads.networks.hubs.names import SUMMARIES
+
+        listed |= SUMMARIES
+    return listed
 
 
 def repeated(arguments: list[str]) -> list[str]:

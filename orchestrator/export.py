@@ -1,5 +1,6 @@
-"""One network of a run as a file that other programs run; made again where the run does not keep it."""
+"""One network of a run as a file or folder that other programs run; made again where the run does not keep it."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from orchestrator.card import model_card
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
@@ -27,6 +29,9 @@ from workloads.messages import first_line
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.networks.exporting import ExportError, export, format_named
+from workloads.networks.folders import Images, write_folder
+
+FOLDER = "hf"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Exported:
         accuracy: percent top-1 in the results.
         difference: largest absolute difference of logits between network and file.
         dataset: the data set whose images it takes, normalised as they are there.
+        reader: the library that reads a folder besides metaprune, where one does.
     """
 
     path: Path
@@ -48,6 +54,7 @@ class Exported:
     accuracy: float
     difference: float
     dataset: Dataset
+    reader: str = ""
 
 
 def export_network(
@@ -58,20 +65,21 @@ def export_network(
     Args:
         run: folder or URI of the run.
         cell: key in the column `cell` of its results, or its first digits.
-        name: safetensors, torch-export or onnx.
-        out: the file; None is `<model>-<cell>.<suffix>` in the current folder.
+        name: safetensors, torch-export or onnx, or hf, a folder in the layout of the Hugging Face Hub.
+        out: the file or folder; None is `<model>-<cell>.<suffix>` in the current folder.
         tell: gets a sentence where the network has to be made again, which may take long.
 
     Raises:
         ValueError, OSError: bad input; nothing was written.
         ExportError: the network cannot be made again or exported; nothing was written.
     """
-    suffix = format_named(name).suffix
+    suffix = "" if name == FOLDER else format_named(name, FOLDER).suffix
     store = Store(run)
     row = measured_cell(store, cell)
     target = out or f"{row['model']}-{row['cell']}{suffix}"
     local_folder(target)  # refuses what is no path on this machine
-    path = writable(Path(target).expanduser())
+    path = Path(target).expanduser()
+    path = writable_folder(path) if name == FOLDER else writable(path)
     make_importable(run)
     experiment = Experiment.from_yaml(store.read(EXPERIMENT).decode(), store.path(EXPERIMENT))
     try:
@@ -82,8 +90,17 @@ def export_network(
         model, description = checkpoints.loads(*store.read_network(row["cell"]))
     else:
         model, description = made_again(store, experiment, row, tell)
+    parameters = parameter_count(model)
+    if name == FOLDER:
+        whole = next(each for each in store.read_table("evaluations").to_pylist() if each["cell"] == row["cell"])
+        side = min(dataset.shape[1:])
+        resize = (experiment.dataset.resize or side) if experiment.dataset.size else side
+        images = Images(dataset.shape, resize, dataset.mean, dataset.std, dataset.classes)
+        card = functools.partial(model_card, whole, experiment, dataset)
+        made = write_folder(model, description, images, card, path)
+        return Exported(path, row["model"], parameters, row["accuracy"], made.difference, dataset, made.reader)
     difference = export(model, description, dataset.shape, name, path)
-    return Exported(path, row["model"], parameter_count(model), row["accuracy"], difference, dataset)
+    return Exported(path, row["model"], parameters, row["accuracy"], difference, dataset)
 
 
 def measured_cell(store: Store, prefix: str) -> dict[str, Any]:
@@ -122,6 +139,19 @@ def writable(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise FileExistsError(f"'{path}' is no ordinary file: give the name of one")
     if not path.parent.is_dir():
+        raise FileNotFoundError(f"'{path}' cannot be written: folder '{path.parent}' does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"'{path}' cannot be written: folder '{path.parent}' is closed to writing")
+    return path
+
+
+def writable_folder(path: Path) -> Path:
+    """The path itself, if a folder can be made there; errors as for `writable`."""
+    if path.is_dir() and not any(path.iterdir()):
+        path = path.absolute()
+    elif path.exists():
+        raise FileExistsError(f"'{path}' is there and not an empty folder: give another --out")
+    if not path.name or not path.parent.is_dir():
         raise FileNotFoundError(f"'{path}' cannot be written: folder '{path.parent}' does not exist")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"'{path}' cannot be written: folder '{path.parent}' is closed to writing")

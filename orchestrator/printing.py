@@ -92,7 +92,7 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
                 f"{model}: {len(of_model.widths)} groups can be pruned, {len(of_model.kept)} stay as they are:"
             )
         for layer, reason in of_model.kept:
-            console.print(f"  {layer}: {reason}", markup=False)
+            console.print(f"  {layer or 'the network'}: {reason}", markup=False)
         if of_model.not_exportable:
             console.print(
                 f"{model}: the run can make its networks, but `metaprune export` can write them as safetensors alone, "

@@ -1,4 +1,4 @@
-"""How wide the groups of a network become by each search for widths."""
+"""Allocations compared: the widths that each search finds, and the accuracy at what each one's networks cost."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports import figures
-from reports.exhibits.exhibit import Item
+from reports.exhibits.exhibit import Item, Make
+from reports.exhibits.tradeoffs import COSTS, figures_against
 from reports.names import in_order
-from reports.results.selection import SHARES_OF, Tables, joined, variants
+from reports.results.selection import (
+    GRID,
+    SHARES_OF,
+    Tables,
+    by_values,
+    final_rows,
+    joined,
+    unusual_settings,
+    variants,
+)
 from reports.statistics import over_seeds
 
 UNIFORM: figures.Look = {"color": "#000000", "linestyle": "--", "label": "uniform"}
@@ -58,3 +68,26 @@ def drawn(panels: dict[str, pd.DataFrame]) -> Figure:
     figures.label(figure, "group, from the input to the output", "neurons kept (%)", figures.repetitions(*means))
     figures.legend(figure, {**looks, "uniform": UNIFORM})
     return figure
+
+
+def accuracy_against(name: str) -> Make:
+    """What makes the figures of all allocations' accuracy against a cost."""
+
+    def make(tables: Tables) -> Iterator[Item]:
+        rows = final_rows(tables)
+        start = tables.evaluations[tables.evaluations["stage"] == "baseline"]
+        compared = by_allocation(rows[rows["group"].isna() & rows["method"].notna()])
+        for suffix, figure in figures_against(COSTS[name], compared, start[start["training_data"] == "whole"]):
+            yield figures.stem("allocations-against", name, *suffix), figure
+
+    return make
+
+
+def by_allocation(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of panels with several allocations, a panel each method with the other settings of its grid, a line
+    each allocation: columns `variation` and `variant`."""
+    others = by_values(rows[GRID].assign(allocation="uniform"), unusual_settings)
+    parts = {"method": variants(rows, "pipeline", of="plain"), "grid": others, "note": rows["note"]}
+    named = rows.assign(variation=joined(pd.DataFrame(parts)), variant=rows["allocation"])
+    several = named.groupby(["model", "stage", "variation"])["variant"].transform("nunique") > 1
+    return named[several]

@@ -102,6 +102,15 @@ ANY_RUN: dict[str, Exhibit] = {
         calibration.images_figures,
         "compensation",
     ),
+    **{
+        f"allocations-against-{name}": Exhibit(
+            f"accuracy against {said} of each allocation, a panel a method, and the Pareto front",
+            "grids of all groups that differ in allocation",
+            allocations.accuracy_against(name),
+            "allocations",
+        )
+        for name, said in (("macs", "MACs"), ("latency", "latency"))
+    },
     "widths": Exhibit(
         "how wide each search lets every group be",
         "a grid with allocation: elimination, sensitivity or greedy",

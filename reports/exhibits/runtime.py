@@ -17,6 +17,7 @@ KINDS = {
     "load": "#999999",
     "train": "#0072B2",
     "fine-tune": "#56B4E9",
+    "sensitivity": "#F0E442",
     "allocate": "#009E73",
     "compress": "#E69F00",
     "fuse": "#CC79A7",

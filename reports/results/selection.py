@@ -21,6 +21,7 @@ NAMED = {
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
+GRID = ["groups", "repair", "allocation", "order", "sparsity_of", "round_to"]
 REPAIRS = {"none": None, "data-free": "data-free repair", "data": "repair"}
 SHARES_OF = {"weights": "of weights", "macs": "of MACs", "latency": "of latency"}
 NAMELESS = ("data", "default", "plain_text")  # folders of the Hub, which are in that of the data set
@@ -107,8 +108,7 @@ def with_datasets(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
 def with_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows, their methods named with all unusual settings of their grid; `grid` has these alone, `plain` the method
     without, and `variation` these and the note."""
-    columns = ["groups", "repair", "allocation", "order", "sparsity_of", "round_to"]
-    grid = by_values(frame[columns], unusual_settings)
+    grid = by_values(frame[GRID], unusual_settings)
     return frame.assign(
         plain=frame["method"],
         grid=grid,

@@ -19,7 +19,7 @@ ClusterName=test
 SlurmctldHost={first}
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -75,23 +75,30 @@ class Slurm:
         fields = self("scontrol", "show", "job", "--oneliner", job).split()
         return next(field.partition("=")[2] for field in fields if field.startswith("JobState="))
 
+    def start_now(self, job: str) -> None:
+        """Let a requeued job start as soon as it can; Slurm would have it wait for two minutes."""
+        self("scontrol", "update", f"JobId={job}", "StartTime=now")
+
     def wait(self, job: str, condition: Callable[[], bool], seconds: float = 300.0) -> None:
         """Wait for what a job must bring about.
 
         Raises:
-            TimeoutError: it does not; with the state of the job.
+            TimeoutError: it does not; with what Slurm knows of the job.
+            RuntimeError: the job has failed; likewise.
         """
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError(self("scontrol", "show", "job", job))
-            time.sleep(0.2)
+            if self.state(job) == "FAILED":
+                raise RuntimeError(self("scontrol", "show", "job", job))
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
 def running(names: Sequence[str], folder: Path) -> Iterator[Slurm]:
     """Slurm with nodes of these names, until the context ends: every process of theirs ends with its host."""
-    with hosts.running(names, folder) as nodes:
+    with contextlib.ExitStack() as ending, hosts.running(names, folder) as nodes:
         lines = [f"NodeName={n.name} NodeAddr={n.address} CPUs=1 RealMemory=2000 Gres=gpu:1" for n in nodes]
         configuration = folder / "slurm.conf"
         configuration.write_text(CONFIGURATION.format(first=nodes[0].name, folder=folder, nodes="\n".join(lines)))
@@ -100,23 +107,22 @@ def running(names: Sequence[str], folder: Path) -> Iterator[Slurm]:
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o600)
         (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{n.address} {n.name}\n" for n in nodes))
+
+        def start(host: Host, *command: str) -> None:
+            """Start a daemon; it ends with its host."""
+            with (folder / f"{command[0]}-{host.name}.log").open("w") as log:
+                ending.callback(host.start(*command, output=log, SLURM_CONF=str(configuration)).wait)
+
         for node in nodes:
             for mount in (["--bind", folder / "hosts", "/etc/hosts"], ["-t", "tmpfs", "tmpfs", "/sys/fs/cgroup"]):
                 assert not node.run("mount", *mount).returncode
-        files = ("socket", "key", "pid", "seed", "log")
-        options = [f"--{name}{'' if name == 'socket' else '-file'}={folder}/munge.{name}" for name in files]
-        with contextlib.ExitStack() as logs:
-
-            def daemon(host: Host, *command: str) -> None:
-                log = logs.enter_context((folder / f"{command[0]}-{host.name}.log").open("w"))
-                host.start(*command, output=log, SLURM_CONF=str(configuration))
-
-            daemon(nodes[0], "munged", "--foreground", "--force", *options)
-            hosts.until((folder / "munge.socket").exists)
-            daemon(nodes[0], "slurmctld", "-D")
-            for node in nodes:
-                daemon(node, "slurmd", "-D", "-N", node.name)
-            slurm = Slurm(nodes, configuration)
-            hosts.until(lambda: nodes[0].run("sinfo", SLURM_CONF=str(configuration)).returncode == 0)
-            hosts.until(lambda: slurm("sinfo", "--noheader", "--format=%t", "--partition=low") == "idle")
-            yield slurm
+        files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "seed", "log")]
+        start(nodes[0], "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
+        hosts.until((folder / "munge.socket").exists)
+        start(nodes[0], "slurmctld", "-D")
+        for node in nodes:
+            start(node, "slurmd", "-D", "-N", node.name)
+        slurm = Slurm(nodes, configuration)
+        hosts.until(lambda: nodes[0].run("sinfo", SLURM_CONF=str(configuration)).returncode == 0)
+        hosts.until(lambda: slurm("sinfo", "--noheader", "--format=%t", "--partition=low") == "idle")
+        yield slurm

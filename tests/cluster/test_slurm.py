@@ -38,6 +38,8 @@ def test_a_preempted_job_leaves_snapshots_comes_back_and_goes_on(
         assert "metaprune: stopped by SIGTERM; what is done is kept" in log.read_text()
         assert not (run / "driver.json").exists()
         assert os.listdir(run / "snapshots"), "the training, interrupted in its second epoch, has left its first"
+        cluster.wait(job, lambda: cluster.state(job) == "PENDING")
+        cluster.start_now(job)
         cluster.wait(job, lambda: cluster.state(job) == "COMPLETED")
         assert "Restarts=1 " in cluster("scontrol", "show", "job", job)
     assert "3 stages done, 0 were there before" in log.read_text()

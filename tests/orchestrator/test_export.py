@@ -35,6 +35,7 @@ from workloads.measuring.evaluation import parameter_count
 from workloads.networks import checkpoints, exporting
 from workloads.networks.checkpoints import Description
 from workloads.networks.exporting import FORMATS, ExportError, compare, export
+from workloads.networks.folders import CARD, CONFIG, IMAGES, WEIGHTS, from_pretrained
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 
@@ -118,6 +119,31 @@ def test_a_pruned_network_that_is_not_kept_leaves_in_every_format(name: str, fin
     assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
+def test_a_pruned_network_leaves_as_a_folder_with_a_card_of_its_cell(finished: Path) -> None:
+    cell = key_of(finished, "pruned")
+    result = metaprune("export", finished, cell, "--format", "hf")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "Only metaprune reads the folder."
+    (folder,) = Path().iterdir()
+    assert folder.name == f"vgg11_bn-w0.0625-{cell}"
+    assert {file.name for file in folder.iterdir()} == {CONFIG, WEIGHTS, CARD, IMAGES}
+    row = load(finished).set_index("cell").loc[cell]
+    network = from_pretrained(folder)
+    assert (accuracy_of(network), parameter_count(network)) == (row["accuracy"], row["parameters"])
+    _, head, text = (folder / CARD).read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "metaprune"
+    assert f"| `cell` | {cell} |" in text
+    assert f"| `accuracy` | {row['accuracy']:.6g} |" in text
+    assert yaml.safe_load(text.rpartition("```yaml\n")[2].partition("```")[0])["name"] == "tiny"
+
+    again = metaprune("export", finished, cell, "--format", "hf")
+    assert again.exit_code == 2
+    assert "is there and not an empty folder: give another --out" in again.stderr
+    (folder / CONFIG).write_text("{}")
+    with pytest.raises(ValueError, match=r"was not written by `metaprune export --format hf`, or is damaged"):
+        from_pretrained(folder)
+
+
 def test_a_kept_network_leaves_as_it_lies_in_the_store(finished: Path) -> None:
     cell = key_of(finished, "baseline", final=False)
     for _ in range(2):
@@ -145,7 +171,12 @@ def test_a_fine_tuned_network_is_made_again_as_it_was(finished: Path) -> None:
 def test_the_documents_commands_write_a_network_that_loads(finished: Path) -> None:
     section = DOCUMENT.partition("## Use a compressed network")[2].partition("\n## ")[0]
     commands = [line for line in section.splitlines() if line.startswith("metaprune export ")]
-    assert [line.split("--format ")[1].split()[0] for line in commands] == ["onnx", "torch-export", "safetensors"]
+    assert [line.split("--format ")[1].split()[0] for line in commands] == [
+        "onnx",
+        "torch-export",
+        "safetensors",
+        "hf",
+    ]
     cell = key_of(finished, "pruned")
     for line in commands:
         _, *arguments = shlex.split(line, comments=True)

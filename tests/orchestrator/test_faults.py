@@ -1,5 +1,6 @@
 """Faults that really happen, and what is left of them: the same rows and values as in an undisturbed run."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -221,7 +222,10 @@ def test_a_stopped_run_says_how_to_go_on(
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
         else:
-            process.send_signal(number)
+            # Slurm sends SIGUSR1 to all processes of a job, and a terminal SIGHUP to all that it started.
+            for pid in [process.pid, *(started if number != signal.SIGTERM else [])]:
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, number)
         time.sleep(0.5)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == (130 if number == signal.SIGINT else 75), stderr

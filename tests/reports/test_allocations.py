@@ -1,6 +1,8 @@
-"""Widths of groups by each search, from the input to the output."""
+"""Widths of groups by each search, and accuracy by each allocation."""
 
 from pathlib import Path
+
+import pytest
 
 from reports.exhibits.catalog import EXHIBITS
 from reports.results.selection import tables_of
@@ -52,3 +54,42 @@ def test_a_line_a_search_and_a_panel_a_budget(tmp_path: Path) -> None:
 
 def test_without_a_search_there_is_no_figure(tmp_path: Path) -> None:
     assert not list(EXHIBITS["widths"].make(tables_of(stored(tmp_path, [evaluation("a", method="folding")]))))
+
+
+@pytest.mark.parametrize("cost", ["macs", "latency"])
+def test_allocations_are_lines_of_a_panel_for_each_method_with_one_front(tmp_path: Path, cost: str) -> None:
+    accuracies = {"uniform": 60.0, "elimination": 70.0, "greedy": 80.0}
+    rows = [
+        evaluation(
+            f"{method}{allocation}{target}",
+            method=method,
+            allocation=allocation,
+            sparsity_of="macs",
+            target_sparsity=target,
+            accuracy=accuracy - 50 * target,
+            macs=round(2e6 * (1 - target)),
+            latency_1=2 - target,
+            device="cpu",
+        )
+        for method in ("conventional", "folding")
+        for allocation, accuracy in accuracies.items()
+        for target in (0.2, 0.4)
+    ]
+    rows.append(evaluation("alone", method="intra-fusion", allocation="uniform", target_sparsity=0.2, accuracy=1.0))
+    base = evaluation("base", stage="baseline", final=False, training_data="whole", accuracy=90.0, latency_1=2.0)
+    tables = tables_of(stored(tmp_path, [*rows, {**base, "device": "cpu"}]))
+    ((name, figure),) = EXHIBITS[f"allocations-against-{cost}"].make(tables)
+    assert name == f"allocations-against-{cost}-net"
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [f"not fine-tuned, {method}, of MACs" for method in ("conventional", "folding")]
+    lines = lines_of(figure)
+    assert len(lines) == 2 * (len(accuracies) + 1)  # the unpruned network's too
+    x = [1.6, 1.2] if cost == "macs" else [1.8, 1.6]
+    assert sorted(zip(x, [70.0, 60.0], strict=True)) in [sorted(map(tuple, line)) for line in lines]
+    names = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert names == {*accuracies, "unpruned", "Pareto front of the panel"}
+
+
+def test_one_allocation_is_not_compared(tmp_path: Path) -> None:
+    rows = [evaluation("a", method="folding", allocation="greedy", target_sparsity=0.2, accuracy=1.0)]
+    assert not list(EXHIBITS["allocations-against-macs"].make(tables_of(stored(tmp_path, rows))))

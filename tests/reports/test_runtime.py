@@ -1,8 +1,11 @@
 """Durations of pipelines and the overlap of trainings, from stages whose times are made up."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
+from orchestrator.stages import kinds
 from reports.exhibits import runtime
 from reports.results.selection import Tables
 from reports.statistics import kruskal_wallis
@@ -92,6 +95,22 @@ def test_the_figure_has_a_lane_for_each_network() -> None:
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert (name, labels) == ("runtime-net", ["FaP, model 2", "FaP, model 1", "whole-data"])
     assert len(figure.axes[0].collections) == len(STAGES)
+
+
+def test_the_figure_shows_searches_and_every_other_kind_that_a_result_needs() -> None:
+    shown = {"load", "train", "fine-tune", "fuse", "compress", "allocate", "sensitivity"}
+    assert set(runtime.KINDS) == shown == set(kinds()) - {"importances", "distances", "landscape"}
+    of_run = tables(timings())
+    searched = [("measured", "sensitivity", ["whole"]), ("found", "allocate", ["whole", "measured"])]
+    plan = pd.DataFrame([{"cell": cell, "inputs": inputs} for cell, _, inputs in searched])
+    like = of_run.timings[of_run.timings["cell"] == "end"]
+    more = pd.concat([like.assign(cell=cell, kind=kind) for cell, kind, _ in searched])
+    later = of_run.plan[of_run.plan["cell"] != "end"]
+    end = pd.DataFrame([{"cell": "end", "inputs": ["found"]}])
+    found = replace(of_run, plan=pd.concat([later, plan, end]), timings=pd.concat([of_run.timings, more]))
+    ((_, figure),) = runtime.runtime_figure(found)
+    assert len(figure.axes[0].collections) == len(STAGES) + 2
+    assert {"allocate", "sensitivity"} <= {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 @pytest.mark.parametrize(("second", "at_a_time"), [(0.0, "1.83"), (50.0, "1.00"), (80.0, "1.00"), (40.0, "1.10")])

@@ -1,6 +1,7 @@
 """Criteria against formulas and direct computations on networks small enough for them."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,6 +123,39 @@ def test_no_gradient_gives_zero_scores(criterion: str) -> None:
         model[2].weight.zero_()
     batches = [(numbers(6, 4).float(), torch.arange(6) % 3)]
     assert torch.equal(importance(criterion, model, group, batches=batches), torch.zeros(5))
+
+
+class Routed(nn.Module):
+    """Two layers, of which an image takes one; what comes before them may be cut off from the loss."""
+
+    def __init__(self, cut: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut, self.body, self.fc = cut, nn.Linear(4, 5), nn.Linear(5, 3)
+        self.experts = nn.ModuleList(nn.Linear(5, 5) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(not self.cut and torch.is_grad_enabled()):
+            y = self.body(x).relu()
+        return self.fc(self.experts[int(len(x) == 1)](y).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "hessian"])
+def test_what_the_network_cuts_off_from_the_loss_is_not_ranked_by_gradients(criterion: str) -> None:
+    group = group_between(("body", PRODUCER), ("experts.0", CONSUMER), ("experts.1", CONSUMER), size=5)
+    group = replace(group, members=group.members[:1]) if criterion == "taylor" else group
+    batches = [(numbers(6, 4).float(), torch.arange(6) % 3)]
+    with pytest.raises(ValueError, match=r"no gradient reaches the layers 'body': the network cuts it off"):
+        importance(criterion, Routed(cut=True).eval(), group, batches=batches)
+
+
+def test_a_layer_that_no_image_goes_to_has_a_gradient_of_zero() -> None:
+    model = Routed(cut=False).eval()
+    group = group_between(("body", PRODUCER), ("experts.0", CONSUMER), ("experts.1", CONSUMER), size=5)
+    batches = [(numbers(6, 4).float(), torch.arange(6) % 3)]
+    scores = importance("taylor", model, group, batches=batches)
+    of_used = importance("taylor", model, replace(group, members=group.members[:2]), batches=batches)
+    torch.testing.assert_close(scores, of_used)
 
 
 @pytest.mark.parametrize("criterion", ["hessian", "chip", "taylor"])

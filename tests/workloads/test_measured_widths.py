@@ -78,22 +78,21 @@ def test_coarse_sums_never_cost_more_than_the_limit() -> None:
     assert cheapest_choice([option] * 5, -0.1) is None
 
 
-@pytest.mark.parametrize("of", ["macs", "weights"])
-def test_the_widths_found_are_the_best_that_all_widths_hold(of: str) -> None:
+def test_the_widths_found_are_the_best_that_all_widths_hold() -> None:
     model = build(ModelConfig(name="vgg11_bn", width=0.0625), channels=1, classes=10)
     network = Network.prepared(model, EXAMPLE)
     groups = network.structure.groups[-4:]  # neighbours: what one costs depends on the other
-    budget = budget_of(of, network, Sources(EXAMPLE))
+    budget = budget_of("macs", network, Sources(EXAMPLE))
     assert budget is not None
-    lowest = floors(groups, [group.size for group in groups], 0.3, 1)
+    lowest = floors(groups, [group.size for group in groups], 0.5, 1)
     every = [
         dict(zip(lowest, each, strict=True))
         for each in itertools.product(*(range(lowest[group.number], group.size + 1) for group in groups))
     ]
-    sparsity = 0.3 if of == "macs" else 0.12
+    sparsity = 0.3
     allowed = [each for each in every if budget.roughly(each) <= 1 - sparsity]
     assert 100 < len(allowed) < len(every)
-    for seed in range(3):
+    for seed in range(2):
         losses = rough_curves(network, seed)
 
         def loss(each: dict[int, int], losses: dict[int, Tensor] = losses) -> float:
@@ -156,7 +155,7 @@ def test_a_trial_is_the_network_that_a_cell_makes_and_how_far_its_answers_are(
 def test_a_search_that_measures_hits_its_budget_and_says_why(
     network: Network, sources: Sources, allocation: str, method: str
 ) -> None:
-    options = {"points": 2} if allocation == "sensitivity" else {"step": 0.2}
+    options = {"points": 1} if allocation == "sensitivity" else {"step": 0.2}
     config = CompressionConfig(
         sparsity=0.4, sparsity_of="macs", method=method, allocation={"name": allocation, "least": 0.2, **options}
     )

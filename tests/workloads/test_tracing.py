@@ -397,6 +397,25 @@ def test_scripted_networks_and_parts_are_named() -> None:
         Network.prepared(torch.jit.script(net()), IMAGES[:1])
 
 
+class OwnWeight(nn.Module):
+    """Keeps a weight itself, in no layer."""
+
+    def __init__(self, middle: int):
+        super().__init__()
+        self.conv, self.mixing = nn.Conv2d(3, 8, 3), nn.Parameter(torch.ones(middle, 8))
+        self.fc = nn.Linear(middle, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.linear(self.conv(x).mean((2, 3)), self.mixing))  # type: ignore[no-any-return]
+
+
+def test_the_networks_own_weights_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"the network: the network itself keeps its weight under another name \(mixing"
+    ):
+        trace(OwnWeight(6), IMAGES[:1])
+
+
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
 def test_wrapped_networks_are_those_inside(wrap: Callable[[nn.Module], nn.Module]) -> None:
     network = Network.prepared(wrap(net()), IMAGES[:1])

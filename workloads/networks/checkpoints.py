@@ -75,6 +75,12 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     Raises:
         ValueError: tensors overlap in memory without being the same.
     """
+    header, stored = parts(model, description)
+    return safetensors.torch.save(stored, header)
+
+
+def parts(model: nn.Module, description: Description) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header by which `rebuilt` makes the network again, with a checksum, and its tensors; errors as `dumps`."""
     model = unwrapped(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tied = ties(model)
@@ -83,7 +89,7 @@ def dumps(model: nn.Module, description: Description) -> bytes:
     text = json.dumps(asdict(description), sort_keys=True)
     parameters = json.dumps({"tied": tied, "frozen": frozen, **modules_changed(model)}, sort_keys=True)
     header = {"format": FORMAT, "description": text, "parameters": parameters}
-    return safetensors.torch.save(stored, {**header, "sha256": digest(stored, text + parameters)})
+    return {**header, "sha256": digest(stored, text + parameters)}, stored
 
 
 def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
@@ -96,20 +102,33 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     try:
         header_size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_size])["__metadata__"]
+        state = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(origin, error) from error
+    return rebuilt(state, header, origin)
+
+
+def rebuilt(
+    state: Mapping[str, Tensor], header: Mapping[str, str], origin: str, name: str = ""
+) -> tuple[nn.Module, Description]:
+    """The network that `parts` made a header and tensors of; errors as for `loads`.
+
+    Args:
+        name: of the model to build, where it is at another place than it was; empty is the one in the description.
+    """
+    try:
         if header["format"] != FORMAT:
             raise ValueError(f"its format is '{header['format']}', not '{FORMAT}'")
-        state = safetensors.torch.load(content)
         expected, text = header["sha256"], header["description"]
         parameters = header.get("parameters", "")
         description = Description(**json.loads(text))
         known = json.loads(uncompiled(parameters) or "{}")
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedNetwork(
-            f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(origin, error) from error
     if expected != digest(state, text + parameters):
         raise DamagedNetwork(f"'{origin}' does not match its checksum: delete it and run again")
-    model = build(ModelConfig(**description.model), channels=description.channels, classes=description.classes)
+    config = ModelConfig(**{**description.model, **({"name": name} if name else {})})
+    model = build(config, channels=description.channels, classes=description.classes)
     state = {uncompiled(name): tensor for name, tensor in state.items()}
     state |= {name: state[same] for name, same in known.get("tied", {}).items()}
     change_modules(model, known)
@@ -123,6 +142,10 @@ def loads(content: bytes, origin: str) -> tuple[nn.Module, Description]:
     for name, parameter in model.named_parameters() if "frozen" in known else ():
         parameter.requires_grad_(name not in known["frozen"] and parameter.is_floating_point())
     return model.eval(), Description(**{**asdict(description), "widths": tuple(description.widths)})
+
+
+def _damaged(origin: str, error: Exception) -> DamagedNetwork:
+    return DamagedNetwork(f"'{origin}' is not a network that metaprune stored, or it is damaged ({error})")
 
 
 def modules_changed(model: nn.Module) -> dict[str, Any]:

@@ -46,14 +46,16 @@ class Format:
     packages: tuple[str, ...] = ()
 
 
-def format_named(name: str) -> Format:
-    """A format by its name.
+def format_named(name: str, *others: str) -> Format:
+    """A format by its name; `others` are named beside those there are.
 
     Raises:
         ValueError: there is no such format, or it needs packages that are not installed.
     """
     if name not in FORMATS:
-        raise ValueError(f"unknown export format '{name}'{nearest(name, FORMATS)} Known: {', '.join(FORMATS)}")
+        raise ValueError(
+            f"unknown export format '{name}'{nearest(name, FORMATS)} Known: {', '.join([*FORMATS, *others])}"
+        )
     lacking = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
     if lacking:
         raise ValueError(

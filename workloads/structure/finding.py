@@ -51,7 +51,7 @@ def trace(model: nn.Module, example: Tensor) -> Structure:
         normalised = trial.mergeable(tuple(recording.batch_norms()))
     kept += left(found, refused)
     if not groups:
-        reasons = "; ".join(f"'{name}': {reason}" for name, reason in kept[:3])
+        reasons = "; ".join(f"{repr(name) if name else 'the network'}: {reason}" for name, reason in kept[:3])
         raise ValueError(f"none of its layers can be pruned{f' ({reasons})' if reasons else ''}")
     sizes = {
         layer: LayerSize(tuple(get_layer(model, layer).weight.shape), positions)

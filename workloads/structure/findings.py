@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from workloads.config import Kind
 from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
 from workloads.structure.labels import NONE, chain, components, side_by_side
-from workloads.structure.layers import get_layer
+from workloads.structure.layers import called, get_layer
 from workloads.structure.recording import Recording
 from workloads.structure.records import OUTPUT, Cut, Reshaped, Use
 
@@ -153,7 +153,7 @@ class Findings:
     def out_of_order(self) -> list[tuple[Tensor, str]]:
         """What a grouped convolution reads in another order than it was made in."""
         return [
-            (labels[labels != NONE], f"the groups of layer '{layer}' read channels out of order")
+            (labels[labels != NONE], f"the groups of {called(layer)} read channels out of order")
             for layer, labels in self.recording.grouped
             if not bool((labels == NONE).any()) and (numpy.diff(self.channels[labels.numpy()], axis=1) <= 0).any()
         ]
@@ -252,7 +252,7 @@ class Findings:
                 inside.setdefault(int(pairings[place]), []).append(int(entries[place]))
             order = list(dict.fromkeys([*order, *inside]))
             if len(inside) < len(order) or len({len(slots) for slots in inside.values()}) > 1:
-                return Kept(f"layer '{use.axis.layer}' does not use every channel of the group equally often")
+                return Kept(f"{called(use.axis.layer)} does not use every channel of the group equally often")
             held.append((use, inside))
         if any(len(inside) < len(order) for _, inside in held):
             return Kept("its layers do not share all of their channels")

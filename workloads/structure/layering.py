@@ -9,7 +9,7 @@ from workloads.structure import attending
 from workloads.structure.combining import averaged, combined
 from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, SCALE, THROUGH, Axis
 from workloads.structure.labels import NONE, along, dims_of, pairs
-from workloads.structure.layers import BATCH_NORMS
+from workloads.structure.layers import BATCH_NORMS, called
 from workloads.structure.recording import Recording
 from workloads.structure.records import Labels, Operation, Source
 
@@ -29,7 +29,7 @@ def convolution(recording: Recording, operation: Operation) -> list[Labels]:
     read = [labels for labels in carried if channel in dims_of(labels) or (x.shape[1] == 1 and not dims_of(labels))]
     for labels in carried:
         if not dims_of(labels) <= {channel, -x.ndim}:
-            recording.fix(labels, f"layer '{source.layer}' reads channels that differ from place to place")
+            recording.fix(labels, f"{called(source.layer)} reads channels that differ from place to place")
     made, reads = recording.axis(source, int(transposed)), recording.axis(source, 1 - int(transposed))
     assert made is not None
     assert reads is not None
@@ -63,16 +63,16 @@ def read_by(recording: Recording, axis: Axis, read: Sequence[Tensor], ndim: int,
     """
     recording.use(axis, CONSUMER)
     if not read:
-        recording.fix(axis.labels, f"layer '{axis.layer}' also reads what cannot be pruned")
+        recording.fix(axis.labels, f"{called(axis.layer)} also reads what cannot be pruned")
     for labels in read:
         found = pairs(labels, along(axis.labels, ndim, dim))
         starts = torch.tensor([each.start for each in recording.axes])
         owners = torch.bucketize(found[:, 0].contiguous(), starts, right=True)
         if len(torch.stack([found[:, 1], owners]).unique(dim=1).T) < len(found):
-            recording.fix(labels, f"layer '{axis.layer}' reads channels that differ from place to place")
+            recording.fix(labels, f"{called(axis.layer)} reads channels that differ from place to place")
         else:
             recording.tie(
-                labels, along(axis.labels, ndim, dim), f"layer '{axis.layer}' also reads what cannot be pruned"
+                labels, along(axis.labels, ndim, dim), f"{called(axis.layer)} also reads what cannot be pruned"
             )
 
 
@@ -83,10 +83,10 @@ def through(recording: Recording, made: Axis, read: Sequence[Tensor], channels: 
         numbers = read[0].flatten().expand(channels)
     else:
         for labels in read:
-            recording.fix(labels, f"the groups of layer '{made.layer}' read channels that are not followed")
+            recording.fix(labels, f"the groups of {called(made.layer)} read channels that are not followed")
     if bool((numbers == NONE).any()):
         for labels in (numbers, made.labels):
-            recording.fix(labels, f"the groups of layer '{made.layer}' read channels that are not followed")
+            recording.fix(labels, f"the groups of {called(made.layer)} read channels that are not followed")
     recording.grouped.append((made.layer, numbers.view(groups, -1)))
     recording.pair(torch.cat([numbers.view(groups, -1), made.labels.view(groups, -1)], 1))
 
@@ -152,7 +152,7 @@ def applied(
     made, reads = recording.axis(weight, made_dim), recording.axis(weight, -3 - made_dim)
     problem = recording.unusable(weight)
     if made is None or reads is None:
-        problem = problem or f"layer '{weight.layer}' has a weight of another shape than that of a linear layer"
+        problem = problem or f"{called(weight.layer)} has a weight of another shape than that of a linear layer"
     if problem or made is None or reads is None:
         return unfollowed(recording, problem or "", carried, weight)
     single = x.shape[inner] == 1

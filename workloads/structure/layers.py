@@ -23,6 +23,11 @@ def get_layer(model: nn.Module, name: str) -> Any:
     return model.get_submodule(name)
 
 
+def called(name: str) -> str:
+    """How messages call a module: one's own parameters may be the network's, whose name is empty."""
+    return f"layer '{name}'" if name else "the network itself"
+
+
 def made_dim(layer: nn.Module) -> int:
     """The dimension of a layer's weight along which its output channels lie."""
     return int(isinstance(layer, (*TRANSPOSED, nn.Embedding)))

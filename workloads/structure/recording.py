@@ -27,7 +27,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from workloads.structure.groups import Axis, Side
 from workloads.structure.labels import NONE, along, dims_of, in_rows, pairs, side_by_side
-from workloads.structure.layers import get_layer
+from workloads.structure.layers import called, get_layer
 from workloads.structure.records import (
     ALL_CUTS,
     NOT_DIMENSIONS,
@@ -358,7 +358,7 @@ class Recording(TorchDispatchMode):
             return f"{self.place} has heads whose width follows from that of what they read"
         if source is None:
             return f"{self.place} computes its weight from other tensors"
-        name = f"layer '{source.layer}'"
+        name = called(source.layer)
         if source.layer in self.scripted:
             return f"{name} is compiled by TorchScript"
         if source.layer in self.shared:

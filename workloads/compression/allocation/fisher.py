@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from workloads.compression.calls import Call, by_channel, run_tapped
 from workloads.compression.criteria import taking_gradients
+from workloads.compression.criteria.gradient import gradients_of
 
 BATCH = 64
 
@@ -42,8 +43,9 @@ def output_information(
             answers = run_tapped(model, batch, outputs=dict.fromkeys(layers, keep)).float().log_softmax(1)
             labels = torch.multinomial(answers.detach().exp().cpu(), 1, generator=generator).to(answers.device)
             likelihood = answers.gather(1, labels).sum()
-            gradients = torch.autograd.grad(likelihood, [output for _, _, output in outputs])
-            for (name, layer, _), gradient in zip(outputs, gradients, strict=True):
+            gradients = gradients_of(likelihood, [output for _, _, output in outputs])
+            for name, layer, output in outputs:
+                gradient = gradients.get(output, torch.zeros_like(output))  # such as of what is detached
                 found = by_channel(layer, gradient).double().square().sum(0).cpu()
                 totals[name] = totals[name] + found if name in totals else found
             count += len(batch)

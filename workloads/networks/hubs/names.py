@@ -21,6 +21,13 @@ HUBS = {
 }
 """The module of each hub, by what stands before the colon of a model's name."""
 
+SUMMARIES = {
+    "torchvision:NAME": "A classifier of torchvision, such as torchvision:resnet50.",
+    "timm:NAME": "A network of timm, such as timm:vit_tiny_patch16_224; needs the package timm.",
+    "hf:OWNER/NAME, hf:FOLDER": "An image classifier of transformers, on the Hub or in a folder; needs the package.",
+}
+"""What names of hubs look like, for `metaprune list models`."""
+
 
 class Hub(Protocol):
     """What the module of a hub has to offer."""
