@@ -33,6 +33,7 @@ from workloads.compression.compensation import Originals
 from workloads.compression.group_sizes import size_after
 from workloads.config import CompressionConfig, ModelConfig, TrainingConfig
 from workloads.networks.models import build
+from workloads.structure.copying import copied
 from workloads.structure.network import Network
 from workloads.training.loop import train
 
@@ -86,8 +87,9 @@ def measure(table: Table, name: str, options: argparse.Namespace, timed: Callabl
         return compress(network, config, Sources(images[0][:1], images=images, originals=keep))
 
     def choice() -> None:
+        fresh = network._replace(model=copied(network.model))  # covariances of a network that was seen are remembered
         for group in network.structure.groups:
-            score(network, group.number, "elimination", Sources(images[0][:1], images=images))
+            score(fresh, group.number, "elimination", Sources(images[0][:1], images=images))
 
     sources = Sources(images[0][:1])
     kept = {

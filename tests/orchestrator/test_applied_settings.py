@@ -104,7 +104,7 @@ OTHERS = {
     "pruning.landscape.margin": 0.5,
     "pruning.landscape.samples": 9,
 }
-IN_NO_KEY = {f"dataset.{name}" for name in ("root", "stream", "label")} | {
+IN_NO_KEY = {f"dataset.{name}" for name in ("root", "stream", "label", "revision", "configuration")} | {
     f"model.{name}" for name in ("checkpoint", "checkpoints", "label")
 }
 KNOWN_BY_DIGEST = {"model.pretrained", "model.weights"}

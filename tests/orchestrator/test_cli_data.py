@@ -1,6 +1,7 @@
 """What the command line says of a data set's files."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -76,6 +77,6 @@ def test_a_run_in_python_says_what_is_left_out(tmp_path: Path, monkeypatch: pyte
         def note(self, text: str) -> None:
             told.append(text)
 
-    monkeypatch.setattr(driver, "run_plan", lambda *given, progress, **named: progress)
+    monkeypatch.setattr(driver, "run_plan", lambda *given, **named: SimpleNamespace(complete=True))
     driver.run(experiment(root, "image-folder", ", label: ants"), progress=Told())
     assert told == ["ants: train: files that are no images by their ending are left out: 1, such as 'ant/notes.txt'."]

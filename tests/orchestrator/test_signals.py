@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +22,19 @@ def fail_on_the_way_out(number: signal.Signals, way_out: BaseException) -> None:
             raise way_out
 
 
+@pytest.fixture
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """A process in the background, or after nohup, ignores some signals: not here."""
+    before = signal.signal(number, signal.default_int_handler)
+    yield
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("way_out", [ValueError("Ray has ended, too"), KeyboardInterrupt()])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_what_fails_after_a_signal_does_not_hide_it(number: signal.Signals, way_out: BaseException) -> None:
+def test_what_fails_after_a_signal_does_not_hide_it(
+    number: signal.Signals, way_out: BaseException, heeded: None
+) -> None:
     before = signal.getsignal(number)
     expected = KeyboardInterrupt if number == signal.SIGINT else AskedToEnd
     with pytest.raises(expected) as stopped:
