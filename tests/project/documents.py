@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from orchestrator.cli import Listing, app, entries, repeated
+from orchestrator.export import FOLDER
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.reading import built_in
 from workloads.networks.exporting import format_named
@@ -100,7 +101,7 @@ def check_metaprune(arguments: list[str], files: dict[str, str]) -> None:
     given = root.commands[name].make_context(name, list(rest), parent=parent).params
     if "experiment" in given and not PLACEHOLDER.fullmatch(given["experiment"]):
         load(given["experiment"], given.get("settings") or [], files)
-    if name == "export":
+    if name == "export" and given["kind"] != FOLDER:
         format_named(given["kind"])
     if name == "report":
         assert set(given["only"]) <= set(entries(Listing.results)), given["only"]
