@@ -96,7 +96,10 @@ class PluginKind:
         except (Exception, SystemExit) as error:
             if is_from_outside(error):
                 raise
-            raise ValueError(f"{self.name} '{name}': the module cannot be imported ({first_line(error)})") from error
+            hint = f"; leave out .py: '{module_name[:-3]}:{attribute}'" if module_name.endswith(".py") else ""
+            raise ValueError(
+                f"{self.name} '{name}': the module cannot be imported ({first_line(error)}){hint}"
+            ) from error
         function: object = getattr(module, attribute, None)
         if file := shadowed_file(module_name):
             raise ValueError(

@@ -113,6 +113,7 @@ def test_tasks_that_fit_no_machine_are_refused(experiment: Path, tmp_path: Path)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
     result = metaprune("run", "quickstart", "--address", "127.0.0.1:1", folder=tmp_path)
     assert result.returncode == 2, result.stderr
@@ -121,6 +122,7 @@ def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: Path, quick) -> None:
     diverging = ("--set", "training.learning_rate=1.0e+30", "--set", "training.precision=float32")

@@ -89,6 +89,7 @@ def checkpoints_of(path: str, channels: int) -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_one_run_with_files_is_what_the_library_computes_by_hand(
     files: list[str], tmp_path: Path, local_ray: None
 ) -> None:

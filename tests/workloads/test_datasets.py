@@ -339,6 +339,7 @@ def test_fingerprints_of_small_sets_are_those_of_version_0_1(tmp_path: Path) -> 
         ({"name": "parquet", "root": "."}, FileNotFoundError, "neither train.parquet nor train/"),
         ({"name": "image-folder", "root": "tests"}, FileNotFoundError, "no images in train/CLASS"),
         ({"name": "no_such_module:f"}, ValueError, "the module cannot be imported"),
+        ({"name": "no_such_module.py:f"}, ValueError, "leave out .py: 'no_such_module:f'"),
         ({"name": "workloads.data.datasets:nothing"}, ValueError, "has no function 'nothing'"),
     ],
 )
