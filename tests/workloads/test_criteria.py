@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from workloads.compression.criteria import CRITERIA, importance, independence
 from workloads.compression.criteria.eliminating import order_of_elimination
@@ -111,6 +112,29 @@ def test_hessian_works_on_frozen_weights_and_leaves_no_gradients() -> None:
     free = importance("hessian", model, group, batches=batches)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(importance("hessian", model.requires_grad_(False), group, batches=batches), free)
+
+
+class Checkpointed(nn.Module):
+    """A layer that runs twice, in a part whose activations are computed again on the way back, or are kept."""
+
+    def __init__(self, again: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.again, self.body, self.fc = again, nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def part(self, x: Tensor) -> Tensor:
+        return self.body(self.body(x).relu()).relu()  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(checkpoint(self.part, x, use_reentrant=False) if self.again else self.part(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "hessian", "chip"])
+def test_activations_that_are_computed_again_change_nothing(criterion: str) -> None:
+    group = group_between(("body", PRODUCER), ("body", CONSUMER), ("fc", CONSUMER), size=4)
+    batches = [(numbers(6, 4).float(), torch.arange(6) % 3)]
+    scores = [importance(criterion, Checkpointed(again).eval(), group, batches=batches) for again in (True, False)]
+    torch.testing.assert_close(*scores)
 
 
 # --- degenerate

@@ -7,7 +7,7 @@ here is recorded by call, and where the images are is found by trying.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -34,35 +34,51 @@ def run_tapped(
     inputs: Mapping[str, Tap] | None = None,
     outputs: Mapping[str, Tap] | None = None,
 ) -> Tensor:
-    """The network's output in evaluation mode, while taps see what single layers read and make.
+    """The network's output in evaluation mode, while taps see what single layers read and make; see `tapped`."""
+    with tapped(model, inputs=inputs, outputs=outputs) as run:
+        return run(images)
+
+
+@contextmanager
+def tapped(
+    model: nn.Module, *, inputs: Mapping[str, Tap] | None = None, outputs: Mapping[str, Tap] | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A block in which taps see what single layers read and make.
+
+    A tap sees a tensor before anything overwrites it, and has to copy what it keeps: what comes next may work in place.
+    Gradients are to be taken in the block where a tap changes what a layer makes: a network that computes some of its
+    activations again on the way back (`torch.utils.checkpoint`) then meets the taps again.
 
     Args:
         model: the network.
-        images: (B, C, H, W).
         inputs: by layer, called as `tap(call, layer, input)` before the layer runs.
         outputs: by layer, called as `tap(call, layer, output)` once it has run; what a tap returns, if not None, takes
             the output's place.
 
-    A tap sees a tensor before anything overwrites it, and has to copy what it keeps: what comes next may work in place.
-
-    Raises:
-        ValueError: a layer did not run at all, so that there is nothing to see.
+    Yields:
+        A function that returns the network's output for images (B, C, H, W), in evaluation mode; ValueError where a
+        layer did not run at all, so that there is nothing to see.
     """
-    begun: dict[str, int] = {}
-    ended: dict[str, int] = {}
-
-    def next_call(counts: dict[str, int], name: str) -> Call:
-        counts[name] = counts.get(name, 0) + 1
-        return Call(name, counts[name] - 1)
+    begun, ended = Calls(), Calls()
 
     def before(name: str, tap: Tap) -> Callable[..., None]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tap(next_call(begun, name), layer, args[0] if args else kwargs["input"])
+            tap(begun.next(name), layer, args[0] if args else kwargs["input"])
 
         return hook
 
     def after(name: str, tap: Tap) -> Callable[..., Tensor | None]:
-        return lambda layer, args, output: tap(next_call(ended, name), layer, output)
+        return lambda layer, args, output: tap(ended.next(name), layer, output)
+
+    def run(images: Tensor) -> Tensor:
+        begun.start()
+        ended.start()
+        result: Tensor = model.eval()(images)
+        begun.finish()
+        ended.finish()
+        for name in (inputs or {}).keys() - begun.numbers.keys() | (outputs or {}).keys() - ended.numbers.keys():
+            raise ValueError(f"layer '{name}' did not run on these images, though it ran when the network was examined")
+        return result
 
     silent = SilentLayers()
     with ExitStack() as hooks:
@@ -80,10 +96,33 @@ def run_tapped(
                 hooks.enter_context(layer.register_forward_hook(made))
         if silent.before or silent.after:
             hooks.enter_context(silent)
-        result: Tensor = model.eval()(images)
-    for name in (inputs or {}).keys() - begun.keys() | (outputs or {}).keys() - ended.keys():
-        raise ValueError(f"layer '{name}' did not run on these images, though it ran when the network was examined")
-    return result
+        yield run
+
+
+class Calls:
+    """Numbers the calls of each layer in a pass; what runs again after the pass has the numbers that it had in it.
+
+    Attributes:
+        numbers: of the next call, by layer.
+    """
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """A pass begins."""
+        self.numbers: dict[str, int] = {}
+        self.of_pass: dict[str, int] = {}
+
+    def finish(self) -> None:
+        """It has ended."""
+        self.of_pass = dict(self.numbers)
+
+    def next(self, name: str) -> Call:
+        """The call of a layer that runs now."""
+        number = self.numbers.get(name, 0)
+        self.numbers[name] = number + 1
+        return Call(name, number % self.of_pass.get(name, number + 1))
 
 
 class SilentLayers(TorchFunctionMode):

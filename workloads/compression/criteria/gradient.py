@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workloads.compression.calls import Call, ImageBatch, image_batches, per_image, run_tapped
+from workloads.compression.calls import Call, ImageBatch, image_batches, per_image, tapped
 from workloads.compression.criteria.magnitude import relative
 from workloads.structure.copying import copied
 from workloads.structure.groups import CONSUMER, PRODUCER, THROUGH, Group, Member
@@ -121,10 +121,9 @@ def gate_slopes(model: nn.Module, members: Sequence[Member], batch: ImageBatch) 
     def gate(call: Call, layer: nn.Module, output: Tensor) -> Tensor:
         return output * per_image(gates[call.layer], layer, output, batch.rows_of(call))
 
-    with torch.enable_grad():
-        logits = run_tapped(model, batch.images, outputs=dict.fromkeys(gates, gate))
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-    gradients = gradients_of(loss, list(gates.values()))
+    with torch.enable_grad(), tapped(model, outputs=dict.fromkeys(gates, gate)) as run:
+        loss = F.cross_entropy(run(batch.images), batch.labels, reduction="sum")
+        gradients = gradients_of(loss, list(gates.values()))
     known = [(gradients.get(gates[member.layer]), member) for member in members]
     slopes = [gradient.double()[:, member.index].sum(2) for gradient, member in known if gradient is not None]
     return torch.stack(slopes).sum(0) if slopes else None
