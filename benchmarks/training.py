@@ -2,11 +2,14 @@
 
     python benchmarks/training.py [--models resnet18 vgg11_bn] [--images 512] [--workers 2] [--device cpu] [--runs 3]
     python benchmarks/training.py --accuracy [--seeds 3] [--epochs 8] [--width 0.25]
+    python benchmarks/training.py --recipe deit [--models vit_cifar] [--images 512] [--runs 3]
 
 The first measures epochs over random 32×32 colour images, in turns after one that does not count, evaluation left out;
 the share is that of the rate of one large convolution in the same precision. The second trains both ways on
 scikit-learn's digits from the same initial weights; the interval of the difference of final test accuracies is
-Student's, at 95 %. Where other programs share the cores, `--threads 1` disturbs least.
+Student's, at 95 %. The third measures epochs of a recipe in turns with the form that torchvision's references give it:
+PIL images, the same augmentation in the DataLoader, mixing where batches are collated. Where other programs share the
+cores, `--threads 1` disturbs least.
 """
 
 import argparse
@@ -21,14 +24,18 @@ from measuring import Table, announce, machine, parser, seconds, write
 from PIL import Image
 from scipy.stats import t as student
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from workloads.config import DatasetConfig, ModelConfig, TrainingConfig
 from workloads.data import datasets
 from workloads.data.samples import Dataset, in_memory
+from workloads.data.transforms import mixing, transform_of
 from workloads.measuring.evaluation import evaluate, mac_count
 from workloads.measuring.precision import resolved
 from workloads.networks.models import build
+from workloads.recipes import RECIPES, ErasingConfig
 from workloads.training.loop import train
+from workloads.training.optimizers import optimizer_of
 
 
 class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -78,6 +85,57 @@ def published(
         schedule.step()
         taken.append(time.perf_counter() - started)
     return taken
+
+
+def reference(model: nn.Module, dataset: Dataset, config: TrainingConfig, workers: int) -> float:
+    """An epoch of the settings as torchvision's reference scripts train; seconds."""
+    pixels = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(dataset.mean, dataset.std)]
+    erasing = [step.probability for step in config.augmentation or () if isinstance(step, ErasingConfig)]
+    before = [step for step in config.augmentation or () if not isinstance(step, ErasingConfig)]
+    transform = v2.Compose(
+        [transform_of(before, dataset.shape, dataset.mean), *pixels, *(v2.RandomErasing(share) for share in erasing)]
+    )
+    mixed = mixing(config, len(dataset.classes)) if config.mixup or config.cutmix else None
+
+    def collate(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        images, labels = torch.utils.data.default_collate(batch)
+        return (images, labels) if mixed is None else mixed(images, labels)
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(dataset, transform), config.batch_size, shuffle=True, num_workers=workers, collate_fn=collate
+    )
+    device = next(model.parameters()).device
+    loss_of = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    optimizer = optimizer_of(model, config)
+    started = time.perf_counter()
+    model.train()
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        loss = loss_of(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+    loss.item()
+    return time.perf_counter() - started
+
+
+def measure_recipe(table: Table, name: str, options: argparse.Namespace) -> None:
+    """Add the rows of a network: a recipe in the reference's form, and metaprune's, both in float32, in turns."""
+    dataset = noise(options.images)
+    config = TrainingConfig(recipe=options.recipe, epochs=1, warmup_epochs=0, batch_size=128, precision="float32")
+    if config.augmentation is None:
+        config = config.model_copy(update={"augmentation": ("flip", "crop")})
+    taken: list[tuple[float, float]] = []
+    for _ in range(options.runs + 1):
+        theirs, ours = (build(ModelConfig(name=name), channels=3, classes=10).to(options.device) for _ in range(2))
+        seconds_of_reference = reference(theirs, dataset, config, options.workers)
+        taken.append((seconds_of_reference, train(ours, dataset, config, seed=0)[0].seconds))
+    rates = [options.images / statistics.median(column) for column in zip(*taken[1:], strict=True)]
+    for loop, rate in zip(("reference", "metaprune"), rates, strict=True):
+        ratio = {"images/s": rate, "ratio": rate / rates[0]}
+        table.add(model=name, recipe=options.recipe, loop=loop, n=options.runs, **ratio)
 
 
 def noise(count: int) -> Dataset:
@@ -164,6 +222,7 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=2, help="of the published loop's DataLoader")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments.add_argument("--accuracy", action="store_true", help="compare final accuracies instead of speed")
+    arguments.add_argument("--recipe", choices=sorted(RECIPES), help="compare the epochs of a recipe instead")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--epochs", type=int, default=8)
     arguments.add_argument("--width", type=float, default=0.25)
@@ -175,8 +234,9 @@ def main() -> None:
         conditions["gpu"] = torch.cuda.get_device_name()
     announce(conditions)
     table = Table("Test accuracy on digits" if options.accuracy else "Training, batches of 128 images of 32×32")
+    measure = measure_accuracy if options.accuracy else measure_recipe if options.recipe else measure_speed
     for name in options.models:
-        (measure_accuracy if options.accuracy else measure_speed)(table, name, options)
+        measure(table, name, options)
     write(options.out, conditions, table)
 
 
