@@ -10,11 +10,6 @@ from orchestrator.settings.experiment import Experiment
 from workloads.data.samples import Dataset
 
 OF_THE_RUN = frozenset({"settings", "schema", "seconds"})
-LOADERS = {
-    "": "metaprune",
-    "timm": "timm",
-    "transformers": "transformers",
-}
 
 
 def model_card(row: Mapping[str, Any], experiment: Experiment, dataset: Dataset, reader: str) -> str:
@@ -28,7 +23,7 @@ def model_card(row: Mapping[str, Any], experiment: Experiment, dataset: Dataset,
     licence = str(settings.get("model.licence") or "")
     head = {
         **({"license": licence.lower()} if licence else {}),
-        "library_name": LOADERS[reader],
+        "library_name": reader or "metaprune",
         "pipeline_tag": "image-classification",
         "tags": ["metaprune", "model-compression", "pruning"],
         **_base(experiment, row),

@@ -28,54 +28,45 @@ class EliminationConfig(CalibrationConfig):
         return labelled(self, "name")
 
 
-class SensitivityConfig(Config):
-    """The best widths at the budget, by what each group alone is measured to lose at a few widths."""
+class MeasuredConfig(Config):
+    """A search that measures what copies of the network lose, compressed as its cells are."""
 
     measures: ClassVar[bool] = True
+
+    name: str
+    """Which allocation it is."""
+    images: Positive = 512
+    """How many unlabelled training images losses are measured on, at most."""
+    least: Share = 0.1
+    """Share of its neurons that each group keeps at least."""
+
+    @property
+    def label(self) -> str:
+        """The name and every setting that is not the default, as in results."""
+        return labelled(self, "name")
+
+    @property
+    def looked_at(self) -> int:
+        """How many images there are, at most."""
+        return self.images
+
+
+class SensitivityConfig(MeasuredConfig):
+    """The best widths at the budget, by what each group alone is measured to lose at a few widths."""
 
     name: Literal["sensitivity"] = "sensitivity"
     """Which allocation it is."""
-    images: Positive = 512
-    """How many unlabelled training images losses are measured on, at most."""
-    least: Share = 0.1
-    """Share of its neurons that each group keeps at least."""
     points: Positive = 6
     """At how many widths each group is measured, evenly from its own down to the least."""
 
-    @property
-    def label(self) -> str:
-        """The name and every setting that is not the default, as in results."""
-        return labelled(self, "name")
 
-    @property
-    def looked_at(self) -> int:
-        """How many images there are, at most."""
-        return self.images
-
-
-class GreedyConfig(Config):
+class GreedyConfig(MeasuredConfig):
     """Widths step by step: each step narrows the one group that loses least, as measured."""
-
-    measures: ClassVar[bool] = True
 
     name: Literal["greedy"] = "greedy"
     """Which allocation it is."""
-    images: Positive = 512
-    """How many unlabelled training images losses are measured on, at most."""
-    least: Share = 0.1
-    """Share of its neurons that each group keeps at least."""
     step: Share = 0.05
     """Share of the budget that each step removes."""
-
-    @property
-    def label(self) -> str:
-        """The name and every setting that is not the default, as in results."""
-        return labelled(self, "name")
-
-    @property
-    def looked_at(self) -> int:
-        """How many images there are, at most."""
-        return self.images
 
     def before(self, sparsity: float, done: float = 0.0) -> float | None:
         """The sparsity that the step before the last one ends at, on the way to a target; None where one step will do.
