@@ -21,18 +21,19 @@ HOSTILE = "<img src=x onerror=console.error(1)>"
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome found")
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run with two criteria, two methods, a failure, and names and messages that are markup."""
-    store = Store(tmp_path / "run")
+    folder = tmp_path_factory.mktemp("page")
+    store = Store(folder / "run")
     second = [{**row, "cell": f"{row['cell']}-2", "criterion": HOSTILE} for row in ROWS[1:]]
     store.write_rows("evaluations", "all", ROWS + second)
     failure = {"cell": "lost", "kind": "train", "error": "ValueError", "message": f"{HOSTILE}\nsecond line"}
     store.write_rows("failures", "lost", [failure])
     plan(store, [*ROWS, *second, evaluation("lost", final=False)])
     store.write(f"name: '{HOSTILE}'\n".encode(), "experiment.yaml")
-    write_report(tmp_path / "run", tmp_path / "out", command=f"metaprune report '{HOSTILE}'")
-    return tmp_path / "out" / "index.html"
+    write_report(folder / "run", folder / "out", command=f"metaprune report '{HOSTILE}'")
+    return folder / "out" / "index.html"
 
 
 def opened(page: Path, script: str = "") -> tuple[str, list[str]]:
