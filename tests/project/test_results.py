@@ -18,7 +18,7 @@ def checking() -> Iterator[ModuleType]:
         patch.syspath_prepend(RESULTS)
         yield importlib.import_module("check")
         for name in ("check", "claims", "evidence", "tables"):
-            patch.delitem(sys.modules, name)
+            del sys.modules[name]
 
 
 def test_every_claim_and_table_is_as_written(checking: ModuleType) -> None:
