@@ -12,6 +12,7 @@ from reports.exhibits import (
     reproduction,
     runtime,
     tradeoffs,
+    ways,
 )
 from reports.exhibits.exhibit import Exhibit
 
@@ -43,6 +44,12 @@ ANY_RUN: dict[str, Exhibit] = {
     ),
     "whole-network-table": Exhibit(
         "accuracy of each method when all groups are pruned", ALL_GROUPS, grids.whole_network_table, "methods"
+    ),
+    "ways": Exhibit(
+        "accuracy of every choice and repair when all groups are pruned, the best first",
+        "a data-free grid of all groups with several repairs",
+        ways.ways_figures,
+        "compensation",
     ),
     "pipelines-figure": Exhibit("whole-data, FaP and PaF against weight sparsity", TUNED, pipelines.pipelines_figure),
     "pipelines-table": Exhibit("whole-data, FaP and PaF after fine-tuning", TUNED, pipelines.pipelines_table),

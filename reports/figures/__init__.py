@@ -1,6 +1,18 @@
 """The style of all figures, and the panels, curves and legends that they are made of."""
 
-from reports.figures.layout import TEXT_WIDTH, colourbar, curve, label, legend, pages, panels, repetitions, save
+from reports.figures.layout import (
+    TEXT_WIDTH,
+    colourbar,
+    curve,
+    dot,
+    label,
+    legend,
+    pages,
+    panels,
+    repetitions,
+    rows,
+    save,
+)
 from reports.figures.points import points_of
 from reports.figures.style import PUBLISHED, STYLE, Look, stem, style
 from reports.figures.text import FONT_SIZE, fonts_of
@@ -13,6 +25,7 @@ __all__ = [
     "Look",
     "colourbar",
     "curve",
+    "dot",
     "fonts_of",
     "label",
     "legend",
@@ -20,6 +33,7 @@ __all__ = [
     "panels",
     "points_of",
     "repetitions",
+    "rows",
     "save",
     "stem",
     "style",

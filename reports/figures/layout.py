@@ -1,5 +1,6 @@
 """The panels of figures, the curves in them, and the labels and the legend around them."""
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ PANEL_HEIGHT, OUTSIDE_HEIGHT, SINGLE_HEIGHT = 1.45, 0.75, 2.6  # inches
 LINE_HEIGHT = 0.16  # inches, of text
 AXIS_WIDTH = 0.45  # inches that the numbers of an axis take
 LEGEND_HANDLE, LEGEND_MARGIN = 0.62, 0.15  # inches, of a line and the space around its name, and beside the legend
+NAMES_WIDTH, ROW_MARGIN = 2.6, 0.06  # inches, of the names of rows, and between them
 BARS = "bars: standard deviation"
 
 
@@ -56,6 +58,36 @@ def panels(titles: Sequence[str], columns: int = 4, share: bool = True) -> tuple
             above = axes[axes.index(axis) - columns]
             above.tick_params(labelbottom=True)
     return figure, axes[: len(titles)]
+
+
+def rows(titles: Sequence[str], names: Sequence[str]) -> tuple[Figure, list[Axes], list[float]]:
+    """A figure of text width with panels side by side, whose rows are named at the left.
+
+    Returns:
+        The figure, its panels, and where each row lies on their y axis, in inches from the top.
+    """
+    lines = [wrapped(name, NAMES_WIDTH) for name in names]
+    heights = [LINE_HEIGHT * (name.count("\n") + 1) + ROW_MARGIN for name in lines]
+    ends = list(itertools.accumulate(heights))
+    places = [end - height / 2 for end, height in zip(ends, heights, strict=True)]
+    room = (TEXT_WIDTH - NAMES_WIDTH) / len(titles)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(TEXT_WIDTH, ends[-1] + OUTSIDE_HEIGHT), layout="constrained")
+        axes = list(figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False).flat)
+        for axis, title in zip(axes, titles, strict=True):
+            axis.set_title(wrapped(title, room))
+            axis.set_ylim(ends[-1], 0)
+            axis.xaxis.set_major_locator(MaxNLocator(max(2, round(2 * room)), integer=True))
+        axes[0].set_yticks(places, lines)
+    return figure, axes, places
+
+
+def dot(axis: Axes, place: float, point: pd.Series, look: Look, name: str) -> None:
+    """A mean with its deviation, across, at a place of `rows`; `point` has mean, std and `cells`."""
+    with matplotlib.rc_context(STYLE):
+        bar = point["std"] if pd.notna(point["std"]) else None
+        axis.errorbar([point["mean"]], [place], xerr=bar, capsize=2, **{**look, "linestyle": ""})
+    remember(axis, name, pd.Series([place]), point.to_frame().T, across=True)
 
 
 def curve(

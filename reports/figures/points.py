@@ -38,19 +38,22 @@ class Mark:
 MARKS: WeakKeyDictionary[Axes, list[Mark]] = WeakKeyDictionary()
 
 
-def remember(axis: Axes, name: str, x: pd.Series, means: pd.DataFrame) -> None:
+def remember(axis: Axes, name: str, places: pd.Series, means: pd.DataFrame, across: bool = False) -> None:
     """Keep which cells the points of a curve are.
 
     Args:
         name: of the line.
-        x: their places across, in the unit of the axis.
+        places: of the points on the axis that the means are drawn against, in its unit.
         means: a row a point, with mean, std and `cells`.
+        across: whether means are drawn from left to right, in rows, whose numbers say nothing.
     """
     marks = MARKS.setdefault(axis, [])
-    for place, mean, deviation, cells in zip(x, means["mean"], means["std"], means["cells"], strict=True):
+    for place, mean, deviation, cells in zip(places, means["mean"], means["std"], means["cells"], strict=True):
         if len(cells) and place == place and mean == mean:
             spread = f" ± {deviation:.2f}" if deviation == deviation else ""
-            marks.append(Mark(float(place), float(mean), f"{name}: {place:.4g}, {mean:.2f}{spread}", tuple(cells)))
+            where = "" if across else f"{place:.4g}, "
+            x, y = (mean, place) if across else (place, mean)
+            marks.append(Mark(float(x), float(y), f"{name}: {where}{mean:.2f}{spread}", tuple(cells)))
 
 
 def points_of(figure: Figure) -> list[Point]:

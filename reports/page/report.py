@@ -94,14 +94,13 @@ def write_report(
         *(f"{name} is not shown: {reason}." for name, reason in refused.items()),
         *missing_letters(exhibits),
     ]
-    shown = dict(item for items in exhibits.values() for item in items)
-    written = {stem: file_names(item, stem, formats) for stem, item in shown.items()}
-    files = [*(name for names in written.values() for name in names), *PAGES]
+    shown = [item for items in exhibits.values() for item in items]
+    files = [*(name for stem, item in shown for name in file_names(item, stem, formats)), *PAGES]
     place.claim(files)
-    for stem, item in shown.items():
+    for stem, item in shown:
         write_item(item, place.folder, stem, formats)
     texts = (
-        markdown(runs, sentences, exhibits, written),
+        markdown(runs, sentences, exhibits, formats),
         web_page(runs, tables, sentences, exhibits, lacking, command).html(),
     )
     for name, text in zip(PAGES, texts, strict=True):
@@ -141,13 +140,14 @@ def markdown(
     runs: Sequence[str | Path],
     sentences: Sequence[str],
     exhibits: Mapping[str, list[Item]],
-    written: Mapping[str, list[str]],
+    formats: Sequence[str],
 ) -> str:
     """The report as one Markdown page beside its files."""
     page = [f"# {escaped(', '.join(run_names(runs).values()))}", "", *map(escaped, sentences), ""]
     for name, items in exhibits.items():
         for stem, item in items:
-            figure = f"![{EXHIBITS[name].shows}]({written[stem][0]})"
+            first = file_names(item, stem, formats)[0]
+            figure = f"![{EXHIBITS[name].shows}]({first})"
             page += [
                 f"## {escaped(stem)}",
                 "",
