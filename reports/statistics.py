@@ -106,20 +106,23 @@ def average_ranks(accuracies: pd.DataFrame) -> pd.Series:
 
 
 def paired_differences(accuracies: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Each method less the reference, mean over the cells, with Student's interval over the seeds.
+    """Each method less the reference, mean over the cells, with Student's interval over the seeds and his paired test.
 
     Args:
         accuracies: as `by_method` gives them.
         reference: a column.
 
     Returns:
-        A row a method: mean, low and high (points; both NaN for one seed), n (seeds).
+        A row a method: mean, low and high (points; both NaN for one seed), p (two-sided, of no difference, corrected
+        for the number of methods by Holm's procedure; NaN for one seed and for the reference), n (seeds).
     """
     differences = accuracies.sub(accuracies[reference], axis=0).groupby("seed").mean()
     n = len(differences)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std() / np.sqrt(n)
-    mean = differences.mean()
-    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
+    mean, error = differences.mean(), differences.std() / np.sqrt(n)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
+    away = mean.abs().div(error).where((error > 0) | (mean == 0), np.inf)  # equal differences in all seeds are sure
+    p = pd.Series(2 * stats.t.sf(away, n - 1), mean.index).mask(mean.index == reference)
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "p": holm(p), "n": n})
 
 
 def kruskal_wallis(frame: pd.DataFrame, by: Sequence[str], between: str, value: str = "accuracy") -> pd.Series:

@@ -172,6 +172,9 @@ def of_seeds() -> Iterator[Claim]:
         for method in methods:
             value = each.loc[method, "intra-fusion low"]
             yield f"seeds, {scope}: lower end of the interval of {method} less Intra-Fusion", value, value > 0
+    for scope, most in {"one group": 0.01, "all groups": 0.1}.items():
+        value = over_seeds(scope).loc[sure[scope], "intra-fusion p"].max()
+        yield f"seeds, {scope}: largest corrected p that one of them is no better", value, value < most
     differences = by_method(final(SEEDS, groups="one")).eval("folding - conventional")
     value = differences.min()
     yield (

@@ -98,8 +98,9 @@ def seeds_table(scope: str) -> str:
         for reference in ("conventional", "intra-fusion"):
             mean, low, high = (row[f"{reference} {part}"] for part in ("mean", "low", "high"))
             numbers.append("" if low == high else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
-        rows.append([METHODS[base] + comma + repair, *numbers])
-    return markdown(["method", "rank", "accuracy", "minus conventional", "minus Intra-Fusion"], rows)
+        p = row["intra-fusion p"]
+        rows.append([METHODS[base] + comma + repair, *numbers, f"{p:.3f}" if p == p else ""])
+    return markdown(["method", "rank", "accuracy", "minus conventional", "minus Intra-Fusion", "p"], rows)
 
 
 def cost() -> str:

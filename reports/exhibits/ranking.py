@@ -13,6 +13,7 @@ from reports.statistics import CELL, average_ranks, balanced, by_method, holm, k
 from reports.tables import Table, number, signed
 
 REFERENCE = "conventional"
+LEVEL = 0.05  # of the test behind a verdict
 
 
 class Comparison(NamedTuple):
@@ -56,8 +57,9 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
         rows: final evaluations of pruned models.
 
     Returns:
-        Columns model, scope, method, rank, accuracy (percent), mean, low and high (points, minus conventional pruning;
-        NaN without it), n (seeds) and cells; best rank first. Where no cell has all methods, no rows.
+        Columns model, scope, method, rank, accuracy (percent), mean, low, high and p (points, minus conventional
+        pruning, as `statistics.paired_differences` gives them; NaN without it), n (seeds) and cells; best rank first.
+        Where no cell has all methods, no rows.
     """
     found = []
     for model, scope, accuracies in comparisons(rows):
@@ -67,7 +69,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
         reference = REFERENCE if REFERENCE in accuracies else accuracies.columns[0]
         each = pd.DataFrame(columns).join(paired_differences(accuracies, reference))
         if reference != REFERENCE:
-            each[["mean", "low", "high"]] = np.nan
+            each[["mean", "low", "high", "p"]] = np.nan
         cells = accuracies.index.droplevel("seed").nunique()
         found.append(
             each.sort_values("rank").rename_axis("method").reset_index().assign(model=model, scope=scope, cells=cells)
@@ -99,7 +101,8 @@ def ranks_table(each: pd.DataFrame) -> Table:
     body = []
     for row in each.itertuples():
         difference = "–" if row.method == REFERENCE else signed(row.mean)
-        numbers = [number(row.rank), number(row.accuracy), difference, interval(row.low, row.high)]
+        sure = number(row.p, digits=3)
+        numbers = [number(row.rank), number(row.accuracy), difference, interval(row.low, row.high), sure]
         body.append([row.model, row.scope, row.method, *numbers, str(row.cells), str(row.n)])
     head = [
         "model",
@@ -109,13 +112,14 @@ def ranks_table(each: pd.DataFrame) -> Table:
         "accuracy",
         "minus conventional",
         "95 % interval",
+        "p, corrected",
         "cells",
         "seeds",
     ]
     caption = (
         "Methods over the cells and seeds that all of them have: average rank (1 is best), mean test accuracy (%), and "
-        "its difference from conventional pruning in points, paired by cell, with Student's interval over seeds, not "
-        "corrected for the number of comparisons."
+        "its difference from conventional pruning in points, paired by cell, with Student's interval over seeds, and p "
+        "of his paired test that there is none, corrected by Holm's procedure for the number of methods beside it."
     )
     return Table(caption, head, body, 3)
 
@@ -158,20 +162,22 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 
 
 def verdict(where: str, each: pd.DataFrame) -> str:
-    """Which methods surely differ from conventional pruning."""
+    """Which methods differ from conventional pruning by a test that is corrected for their number."""
     others = each[each["method"] != REFERENCE]
+    sure = others["p"] < LEVEL
     named = {
-        "above": others.loc[others["low"] > 0, "method"],
-        "below": others.loc[others["high"] < 0, "method"],
-        "not surely different from": others.loc[~((others["low"] > 0) | (others["high"] < 0)), "method"],
+        "above": others.loc[sure & (others["mean"] > 0), "method"],
+        "below": others.loc[sure & (others["mean"] < 0), "method"],
+        "not surely different from": others.loc[~sure, "method"],
     }
     found = [
         f"{listed(methods)} {'is' if len(methods) == 1 else 'are'} {how}"
         for how, methods in named.items()
         if len(methods)
     ]
-    count = f", not corrected for {len(others)} comparisons" if len(others) > 1 else ""
-    return f"{where}: {'; '.join(found)} conventional pruning (95 % intervals over {each['n'].iloc[0]} seeds{count})."
+    count = f", corrected for {len(others)} comparisons" if len(others) > 1 else ""
+    seeds = each["n"].iloc[0]
+    return f"{where}: {'; '.join(found)} conventional pruning (paired test over {seeds} seeds at 5 %{count})."
 
 
 def listed(names: Sequence[str]) -> str:

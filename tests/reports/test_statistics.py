@@ -46,16 +46,32 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     generator = np.random.default_rng(0)
     conventional, other = generator.normal(70, 2, (2, 3, 5))
     found = paired_differences(by_method(rows({"conventional": conventional, "other": other})), "conventional")
-    low, high = stats.ttest_rel(other.mean(0), conventional.mean(0)).confidence_interval(0.95)
-    assert found.loc["other", ["mean", "low", "high", "n"]].tolist() == pytest.approx(
-        [(other - conventional).mean(), low, high, 5]
+    test = stats.ttest_rel(other.mean(0), conventional.mean(0))
+    low, high = test.confidence_interval(0.95)
+    assert found.loc["other", ["mean", "low", "high", "p", "n"]].tolist() == pytest.approx(
+        [(other - conventional).mean(), low, high, test.pvalue, 5]
     )
+
+
+def test_p_is_corrected_for_the_methods_beside_the_reference() -> None:
+    generator = np.random.default_rng(0)
+    accuracies = dict(zip(["conventional", "a", "b", "c"], generator.normal(70, 2, (4, 3, 5)), strict=True))
+    accuracies["exact"] = accuracies["conventional"] + 1
+    found = paired_differences(by_method(rows(accuracies)), "conventional")["p"]
+    reference = accuracies.pop("conventional").mean(0)
+    accuracies.pop("exact")
+    alone = [stats.ttest_rel(values.mean(0), reference).pvalue for values in accuracies.values()]
+    first, second, third = sorted(alone)
+    expected = np.maximum.accumulate([3 * first, 2 * second, third]).clip(max=1)
+    assert sorted(found[["a", "b", "c"]]) == pytest.approx(expected)
+    assert found["exact"] < 1e-9
+    assert np.isnan(found["conventional"])
 
 
 def test_one_seed_has_no_interval() -> None:
     found = paired_differences(by_method(rows({"conventional": [[1.0]], "other": [[3.0]]})), "conventional")
     assert found.loc["other", "mean"] == 2
-    assert found[["low", "high"]].isna().all(axis=None)
+    assert found[["low", "high", "p"]].isna().all(axis=None)
 
 
 def test_kruskal_and_wallis_cell_by_cell() -> None:
@@ -84,7 +100,7 @@ def test_the_verdict_says_what_the_data_supports() -> None:
     )
     assert ranking.sentences(frame) == [
         "net, one group: better is above; worse is below; alike is not surely different from conventional pruning "
-        "(95 % intervals over 3 seeds, not corrected for 3 comparisons)."
+        "(paired test over 3 seeds at 5 %, corrected for 3 comparisons)."
     ]
     (one_seed,) = ranking.sentences(frame[frame["seed"] == 0])
     assert "no interval" in one_seed
@@ -100,7 +116,7 @@ def test_models_and_scopes_are_ranked_apart() -> None:
         ["net", "all groups", "other"],
         ["second", "all groups, fine-tuned", "other"],
     ]
-    assert tables["ranks"].rows[0][3:] == ["1.00", "70.00", "+9.00", "−3.71 to +21.71", "1", "2"]
+    assert tables["ranks"].rows[0][3:] == ["1.00", "70.00", "+9.00", "−3.71 to +21.71", "0.070", "1", "2"]
     assert [row[4] for row in tables["kruskal-wallis"].rows] == ["all", "all", "0"]
     assert "kruskal-wallis" not in dict(ranking.ranked(frame[frame["seed"] == 0]))
 
