@@ -128,7 +128,7 @@ def attempted(batch: Sequence[Work], task: Callable[[], Task], store: Store, con
 
 def measure_together(attempts: Sequence["Attempt"], task: Callable[[], Task], context: Context) -> None:
     """Measure networks that are yet to be measured; where that fails, each is left to be measured by itself."""
-    unmeasured = {attempt: attempt.made for attempt in attempts if attempt.made and not attempt.made.rows}
+    unmeasured = {attempt: attempt.made for attempt in attempts if attempt.made and attempt.made.unmeasured}
     if len(unmeasured) < 2:
         return
     limit = context.time_limit and context.time_limit * len(unmeasured)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Hashable
 
 from orchestrator.worker.compressing import (
+    allocation_rows,
     compression_config,
     search_sources,
     sizes_as_bytes,
@@ -61,18 +62,7 @@ def make(task: Task, work: Work) -> Made:
                 memory[known] = {group.number: curve for group, curve in zip(groups, curves, strict=True)}
         found = from_curves(config, memory[known], groups=groups, originals=originals, budget=budget)
         found = no_worse_than_uniform(base, config, sources, found, memory[known], budget)
-    rows = [
-        {
-            "of_group": each.number,
-            "layer": group.layers[0],
-            "neurons": before[each.number],
-            "width": each.width,
-            "uniform_width": each.uniform,
-            "loss": each.loss,
-            "why": each.why,
-        }
-        for each, group in zip(found.groups, groups, strict=True)
-    ]
+    rows = allocation_rows(base, before, found.groups)
     return Made(None, {"allocations": rows}, leaves=sizes_as_bytes(found.sizes, steps))
 
 

@@ -7,12 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orchestrator.worker.compressing import compression_config, stored_sizes, widths_before
-from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, StageLike
+from orchestrator.worker.compressing import (
+    allocation_rows,
+    compression_config,
+    stored_sizes,
+    threshold_widths,
+    widths_before,
+)
+from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, Rows, StageLike
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
 from workloads.compression import compress, score
-from workloads.compression.compress import in_order
+from workloads.compression.compress import BY_SCORES, budget_of, in_order
 from workloads.compression.pairings import Pairings
 from workloads.config import CompressionConfig, LeastSquaresConfig
 from workloads.measuring.evaluation import mac_count, parameter_count
@@ -44,11 +50,12 @@ def make(task: Task, work: Work) -> Made:
 
     unpruned = task.unpruned(base, description) if config.sparsity_of in ("macs", "latency") else None
     sizes = [stored_sizes(task.context.store, key) for key in work.inputs[1:]]  # that a search has found
+    before = widths_before(base, description)
     pruned = compress(
         base,
         config,
         replace(sources, milliseconds=lambda model: task.milliseconds(model, description)),
-        originals=widths_before(base, description),
+        originals=before,
         parameters=description.parameters,
         scored=scored,
         unpruned=unpruned,
@@ -62,7 +69,11 @@ def make(task: Task, work: Work) -> Made:
     }
     if config.sparsity_of != "neurons":
         columns["reached_sparsity"] = reached(task, config, pruned.model, description, unpruned)
-    return Made((pruned.model, replace(description, places=places)), columns=columns)
+    rows: Rows = {}
+    if config.allocation in BY_SCORES:
+        budget = budget_of(config.sparsity_of, base, sources, description.parameters, unpruned)
+        rows["allocations"] = allocation_rows(base, before, threshold_widths(base, config, pruned, before, budget))
+    return Made((pruned.model, replace(description, places=places)), rows, columns)
 
 
 def reached(
@@ -87,5 +98,10 @@ def shares_task(stage: StageLike) -> Hashable:
 
 
 KIND = Kind(
-    code_version=4, make=make, gpus=SHARE_OF_GPU, tables=("evaluations",), shares_task=shares_task, reads=("measuring",)
+    code_version=4,
+    make=make,
+    gpus=SHARE_OF_GPU,
+    tables=("evaluations", "allocations"),
+    shares_task=shares_task,
+    reads=("measuring",),
 )

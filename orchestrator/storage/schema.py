@@ -192,7 +192,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("of_group", pa.int32(), "number of the group that the row is about"),
             field("layer", pa.string(), "first of the layers that make it"),
             field("neurons", pa.int32(), "neurons before any pruning"),
-            field("width", pa.int32(), "neurons that the search lets it keep"),
+            field("width", pa.int32(), "neurons that a search or a threshold on scores lets it keep"),
             field("uniform_width", pa.int32(), "neurons that it would keep if all groups lost one share at the budget"),
             field(
                 "loss",

@@ -1,7 +1,8 @@
 """What stages that compress a network and those that search for its widths have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -13,6 +14,10 @@ from orchestrator.worker.networks import LostNetwork
 from orchestrator.worker.task import Task, without_code
 from orchestrator.worker.work import Work
 from workloads.compression.allocation.greedy import Narrowed
+from workloads.compression.allocation.outcome import GroupWidth
+from workloads.compression.budgets import Budget
+from workloads.compression.choosing import chosen_groups
+from workloads.compression.group_sizes import widths
 from workloads.compression.sources import Sources
 from workloads.config import CompressionConfig
 from workloads.networks.checkpoints import Description
@@ -40,6 +45,51 @@ def widths_before(base: Network, description: Description) -> list[int]:
     widths = [group.size for group in base.structure.groups]
     widths[: len(description.widths)] = description.widths  # older networks do not know groups of later kinds
     return widths
+
+
+def allocation_rows(base: Network, before: Sequence[int], found: Sequence[GroupWidth]) -> list[dict[str, Any]]:
+    """The rows of `allocations` about some groups of a network, whose widths were `before` any pruning."""
+    return [
+        {
+            "of_group": each.number,
+            "layer": base.structure.groups[each.number].layers[0],
+            "neurons": before[each.number],
+            "width": each.width,
+            "uniform_width": each.uniform,
+            "loss": each.loss,
+            "why": each.why,
+        }
+        for each in found
+    ]
+
+
+def threshold_widths(
+    base: Network, config: CompressionConfig, pruned: Network, originals: Sequence[int], budget: Budget | None
+) -> list[GroupWidth]:
+    """The widths that a threshold on scores has left, beside equal shares, unless these would have to be timed.
+
+    Args:
+        base: before this compression.
+        pruned: after it.
+        originals: pairings of each group of `base` before any pruning.
+        budget: what the sparsity is a share of; None: the pairings.
+    """
+    whose = "all groups" if config.allocation == "global" else "all groups of equal structure"
+    numbers = chosen_groups(base.structure, config)
+    same: Sequence[int | None] = [None] * len(numbers)
+    if config.sparsity_of != "latency" and isinstance(config.sparsity, float):
+        groups, sizes = [base.structure.groups[number] for number in numbers], [originals[n] for n in numbers]
+        same = widths(groups, sizes, config.sparsity, budget=budget, round_to=config.round_to)
+    return [
+        GroupWidth(
+            number,
+            pruned.structure.groups[number].size,
+            uniform,
+            None,
+            f"one threshold on the scores of {whose} by {config.criterion.label}",
+        )
+        for number, uniform in zip(numbers, same, strict=True)
+    ]
 
 
 def sizes_as_bytes(sizes: Mapping[int, int], steps: Narrowed | None = None) -> bytes:

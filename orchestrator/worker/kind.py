@@ -31,7 +31,7 @@ class Made:
 
     Attributes:
         network: None where the stage only compares networks.
-        rows: by table; empty until the network is measured.
+        rows: by table; a network without one in `evaluations` is yet to be measured.
         columns: of `evaluations` that say more of how the network was made.
         leaves: what it leaves for others that read it, where that is no network.
     """
@@ -40,6 +40,11 @@ class Made:
     rows: Rows = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     leaves: bytes | None = None
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether there is a network that is yet to be measured."""
+        return self.network is not None and "evaluations" not in self.rows
 
 
 def by_itself(stage: StageLike) -> Hashable:

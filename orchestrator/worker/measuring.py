@@ -25,11 +25,11 @@ def measured_together(task: Task, made: Sequence[Made], work: Work) -> list[Meas
 
 def measured(task: Task, work: Work, made: Made, test: Measurement | None = None) -> Made:
     """The same with the row of its network, which is measured here unless `test` is given; rows that are there stay."""
-    if made.rows or made.network is None:
+    if made.network is None or not made.unmeasured:
         return made
     model, description = made.network
     test = test or evaluate(model, task.dataset, precision=precision(work))
     row = evaluation_row(
         Store(task.context.store), model, description, task.dataset, test, 0, precision(work), work.labels
     )
-    return replace(made, rows={"evaluations": [{**row, **made.columns}]})
+    return replace(made, rows={**made.rows, "evaluations": [{**row, **made.columns}]})

@@ -21,27 +21,41 @@ from reports.results.selection import (
 )
 from reports.statistics import over_seeds
 
+BY_SCORES = ("global", "isomorphic")
 UNIFORM: figures.Look = {"color": "#777777", "linestyle": ":", "label": "uniform"}
 
 
 def widths_figures(tables: Tables) -> Iterator[Item]:
-    """A figure a model and what the budget counts, a panel a sparsity, a line a search, from the input to the output.
+    """A figure a model and what the budget counts, a panel a sparsity, a line an allocation, from input to output.
 
-    Searches that compress networks as cells do are named with the method. Searches in networks that were pruned or
+    Searches that compress networks as cells do are named with the method. Widths in networks that were pruned or
     fused before are not shown, nor are sparsities on the way to those of cells.
     """
     rows = tables.allocations
     rows = rows[(rows["pipeline"] == "whole-data") & rows["step"].isna()]
     asked = tables.plan[tables.plan["final"].astype(bool)]
     rows = rows[rows["target_sparsity"].isin(asked["target_sparsity"])]
-    names = joined(pd.DataFrame({"method": variants(rows, of="plain"), "variation": rows["variation"]}))
     rows = rows.assign(
-        kept=rows["width"] / rows["neurons"], same=rows["uniform_width"] / rows["neurons"], variant=names
+        kept=rows["width"] / rows["neurons"],
+        same=rows["uniform_width"].astype(float) / rows["neurons"],
+        variant=names_of(rows),
     )
+    # All cells of a threshold repeat its widths.
+    rows = rows.drop_duplicates(["model", "sparsity_of", "target_sparsity", "variant", "seed", "of_group", "width"])
     for (model, of), frame in rows.groupby(["model", "sparsity_of"], sort=False):
         counted = SHARES_OF.get(str(of), "of neurons")
         for part_of, panels in figures.pages(panels_of(frame, counted)):
             yield figures.stem("widths", str(model), counted, *part_of), drawn(panels)
+
+
+def names_of(rows: pd.DataFrame) -> pd.Series:
+    """How each row's allocation is told from others; thresholds depend on the criterion alone."""
+    searched = joined(pd.DataFrame({"method": variants(rows, of="plain"), "variation": rows["variation"]}))
+    by_scores = rows["allocation"].isin(BY_SCORES)
+    names = rows["allocation"].astype(str)
+    if rows.loc[by_scores, "criterion"].nunique() > 1:
+        names = names + " · " + rows["criterion"].astype(str)
+    return searched.where(~by_scores, names)
 
 
 def panels_of(rows: pd.DataFrame, counted: str) -> dict[str, pd.DataFrame]:

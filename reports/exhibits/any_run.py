@@ -119,8 +119,8 @@ ANY_RUN: dict[str, Exhibit] = {
         for name, said in (("macs", "MACs"), ("latency", "latency"))
     },
     "widths": Exhibit(
-        "how wide each search lets every group be",
-        "a grid with allocation: elimination, sensitivity or greedy",
+        "how wide each allocation lets every group be",
+        "a grid with an allocation that is not uniform",
         allocations.widths_figures,
         "allocations",
     ),

@@ -17,6 +17,8 @@ from orchestrator.worker.networks import LostNetwork
 from orchestrator.worker.work import Work
 from tests.conftest import TINY
 from workloads.data.samples import Dataset
+from workloads.networks import checkpoints
+from workloads.structure.finding import trace
 
 GRID: dict[str, Any] = {
     "groups": "all",
@@ -179,3 +181,33 @@ def test_a_search_looks_at_held_back_training_images_alone_and_leaves_its_widths
         assert all(
             len(kept) == len(lost) == 1 for kept, lost in zip(measured["widths"], measured["losses"], strict=True)
         )
+
+
+@pytest.mark.parametrize("sparsity_of", ["neurons", "macs"])
+def test_the_widths_that_a_threshold_leaves_are_in_the_results_beside_equal_shares(
+    tmp_path: Path, sparsity_of: str
+) -> None:
+    grid: dict[str, Any] = {"methods": ["conventional"], "criteria": ["l1"], "sparsity_of": sparsity_of}
+    tiny = experiment(**grid, sparsities=[0.5], allocation="global")
+    facts = gather(tiny)
+    context = shared_context(tiny, facts, Store(tmp_path))
+    works = [
+        Work(stage.kind, stage.key, stage.parameters, stage.inputs, stage.labels, keep=True, record=True)
+        for stage in make_plan(tiny, facts).stages.values()
+    ]
+    for work in works:
+        (outcome,) = execute([work], context)
+        assert outcome.error is None
+    store = Store(tmp_path)
+    rows = store.read_table("allocations").to_pandas()
+    cell = store.read_table("evaluations").to_pandas().query("stage == 'pruned'").squeeze()
+    assert set(rows["cell"]) == {cell["cell"]}
+    assert list(rows["of_group"]) == list(range(len(rows)))
+    kept = rows["width"].sum() / rows["neurons"].sum()
+    assert kept == pytest.approx(1 - cell["neuron_sparsity"])
+    assert rows["width"].tolist() != rows["uniform_width"].tolist()
+    assert set(rows["why"]) == {"one threshold on the scores of all groups by l1"}
+    assert rows["loss"].isna().all()
+    content, _ = store.read_network(cell["cell"])
+    pruned, _ = checkpoints.loads(content, "cell")
+    assert rows["width"].tolist() == [group.size for group in trace(pruned, torch.zeros(1, 1, 32, 32)).groups]

@@ -39,16 +39,24 @@ def test_a_line_a_search_and_a_panel_a_budget(tmp_path: Path) -> None:
     ]
     rows += [row("elimination", 0.3, 0, group, 1, pipeline="fap") for group in (0, 1)]
     rows += [row("greedy", 0.1, 0, group, 1) for group in (0, 1)]  # a step on the way
+    rows += [  # which all cells of the threshold repeat
+        row("global", target, seed, group, 12 + group + seed, method=method, criterion="l1")
+        for method in ("conventional", "folding")
+        for target in (0.3, 0.5)
+        for seed in (0, 2)
+        for group in (0, 1)
+    ]
     cells = [evaluation(f"cell{target}", method="folding", target_sparsity=target) for target in (0.3, 0.5)]
     tables = tables_of(stored(tmp_path, cells, allocations=rows))
     ((name, figure),) = EXHIBITS["widths"].make(tables)
     assert name == "widths-net-of-MACs"
     assert [axis.get_title() for axis in figure.axes] == ["30 % of MACs", "50 % of MACs"]
     uniform = [[0, 50], [1, 50]]
-    searched = [[[0, 30], [1, 80]], [[0, 25], [1, 85]], [[0, 15], [1, 90]], [[0, 20], [1, 85]]]
+    searched = [[[0, 30], [1, 80]], [[0, 25], [1, 85]], [[0, 15], [1, 90]], [[0, 20], [1, 85]], [[0, 65], [1, 70]]]
     assert lines_of(figure) == 2 * [*searched, uniform]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name.partition(",")[0] for name in names if "greedy" in name] == ["conventional", "folding"]
+    assert "global" in names
     assert all(axis.xaxis_inverted() for axis in figure.axes)
 
 
