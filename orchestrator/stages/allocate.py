@@ -4,7 +4,7 @@ import json
 from collections.abc import Hashable
 
 from orchestrator.worker.compressing import (
-    allocation_rows,
+    allocation_row,
     compression_config,
     search_sources,
     sizes_as_bytes,
@@ -62,7 +62,10 @@ def make(task: Task, work: Work) -> Made:
                 memory[known] = {group.number: curve for group, curve in zip(groups, curves, strict=True)}
         found = from_curves(config, memory[known], groups=groups, originals=originals, budget=budget)
         found = no_worse_than_uniform(base, config, sources, found, memory[known], budget)
-    rows = allocation_rows(base, before, found.groups)
+    rows = [
+        allocation_row(group, before, width=each.width, uniform=each.uniform, loss=each.loss, why=each.why)
+        for each, group in zip(found.groups, groups, strict=True)
+    ]
     return Made(None, {"allocations": rows}, leaves=sizes_as_bytes(found.sizes, steps))
 
 

@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from orchestrator.worker.compressing import (
-    allocation_rows,
     compression_config,
+    rows_of_thresholds,
     stored_sizes,
-    threshold_widths,
     widths_before,
 )
 from orchestrator.worker.kind import SHARE_OF_GPU, Kind, Made, Rows, StageLike
@@ -72,7 +71,7 @@ def make(task: Task, work: Work) -> Made:
     rows: Rows = {}
     if config.allocation in BY_SCORES:
         budget = budget_of(config.sparsity_of, base, sources, description.parameters, unpruned)
-        rows["allocations"] = allocation_rows(base, before, threshold_widths(base, config, pruned, before, budget))
+        rows["allocations"] = rows_of_thresholds(base, config, pruned, before, budget)
     return Made((pruned.model, replace(description, places=places)), rows, columns)
 
 

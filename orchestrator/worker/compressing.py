@@ -14,13 +14,13 @@ from orchestrator.worker.networks import LostNetwork
 from orchestrator.worker.task import Task, without_code
 from orchestrator.worker.work import Work
 from workloads.compression.allocation.greedy import Narrowed
-from workloads.compression.allocation.outcome import GroupWidth
 from workloads.compression.budgets import Budget
 from workloads.compression.choosing import chosen_groups
 from workloads.compression.group_sizes import widths
 from workloads.compression.sources import Sources
 from workloads.config import CompressionConfig
 from workloads.networks.checkpoints import Description
+from workloads.structure.groups import Group
 from workloads.structure.network import Network
 
 
@@ -47,48 +47,43 @@ def widths_before(base: Network, description: Description) -> list[int]:
     return widths
 
 
-def allocation_rows(base: Network, before: Sequence[int], found: Sequence[GroupWidth]) -> list[dict[str, Any]]:
-    """The rows of `allocations` about some groups of a network, whose widths were `before` any pruning."""
-    return [
-        {
-            "of_group": each.number,
-            "layer": base.structure.groups[each.number].layers[0],
-            "neurons": before[each.number],
-            "width": each.width,
-            "uniform_width": each.uniform,
-            "loss": each.loss,
-            "why": each.why,
-        }
-        for each in found
-    ]
+def allocation_row(
+    group: Group, before: Sequence[int], *, width: int, uniform: int | None, loss: float | None, why: str
+) -> dict[str, Any]:
+    """A row of `allocations`; `before` are the pairings of all groups before any pruning."""
+    return {
+        "of_group": group.number,
+        "layer": group.layers[0],
+        "neurons": before[group.number],
+        "width": width,
+        "uniform_width": uniform,
+        "loss": loss,
+        "why": why,
+    }
 
 
-def threshold_widths(
-    base: Network, config: CompressionConfig, pruned: Network, originals: Sequence[int], budget: Budget | None
-) -> list[GroupWidth]:
-    """The widths that a threshold on scores has left, beside equal shares, unless these would have to be timed.
+def rows_of_thresholds(
+    base: Network, config: CompressionConfig, pruned: Network, before: Sequence[int], budget: Budget | None
+) -> list[dict[str, Any]]:
+    """The widths that thresholds on scores have left, beside equal shares, unless these would have to be timed.
 
     Args:
         base: before this compression.
         pruned: after it.
-        originals: pairings of each group of `base` before any pruning.
+        before: pairings of each group before any pruning.
         budget: what the sparsity is a share of; None: the pairings.
     """
     whose = "all groups" if config.allocation == "global" else "all groups of equal structure"
-    numbers = chosen_groups(base.structure, config)
-    same: Sequence[int | None] = [None] * len(numbers)
+    why = f"one threshold on the scores of {whose} by {config.criterion.label}"
+    groups = [base.structure.groups[number] for number in chosen_groups(base.structure, config)]
+    same: Sequence[int | None] = [None] * len(groups)
     if config.sparsity_of != "latency" and isinstance(config.sparsity, float):
-        groups, sizes = [base.structure.groups[number] for number in numbers], [originals[n] for n in numbers]
-        same = widths(groups, sizes, config.sparsity, budget=budget, round_to=config.round_to)
+        originals = [before[group.number] for group in groups]
+        same = widths(groups, originals, config.sparsity, budget=budget, round_to=config.round_to)
+    left = [pruned.structure.groups[group.number].size for group in groups]
     return [
-        GroupWidth(
-            number,
-            pruned.structure.groups[number].size,
-            uniform,
-            None,
-            f"one threshold on the scores of {whose} by {config.criterion.label}",
-        )
-        for number, uniform in zip(numbers, same, strict=True)
+        allocation_row(group, before, width=width, uniform=uniform, loss=None, why=why)
+        for group, width, uniform in zip(groups, left, same, strict=True)
     ]
 
 

@@ -6,22 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GroupWidth:
-    """The width of one group, which a search has found or a threshold on scores leaves.
+    """The width of one group.
 
     Attributes:
         number: of the group.
         width: pairings that stay.
-        uniform: pairings that would stay if every group lost the same share at the same budget; None where that would
-            have to be measured.
+        uniform: pairings that would stay if every group lost the same share at the same budget.
         loss: estimated or measured loss of the group at its width alone, in nats; of `greedy`, what the steps that
-            narrowed it have cost; None where nothing is estimated.
+            narrowed it have cost.
         why: what decided it, in words.
     """
 
     number: int
     width: int
-    uniform: int | None
-    loss: float | None
+    uniform: int
+    loss: float
     why: str
 
 
