@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from workloads.compression.budgets import (
@@ -18,6 +19,7 @@ from workloads.compression.budgets import (
 from workloads.compression.calls import output_moments
 from workloads.compression.choosing import check_patterns, chosen_groups, group_names, left_alone
 from workloads.compression.compensation import compensate
+from workloads.compression.compensation.attention_logits import turned
 from workloads.compression.compensation.synthetic import Surrogate, surrogate
 from workloads.compression.compensation.views import with_views
 from workloads.compression.criteria import Batch, importance
@@ -150,6 +152,7 @@ class _Compression:
         self.original: Statistics = {}
         self.wanted: Statistics = {}
         self.maps: dict[int, Maps] = {}
+        self.turned: frozenset[int] = frozenset()
         self.solving = config.repair if isinstance(config.repair, LeastSquaresConfig) else None
         self.surrogate: Surrogate | None = None
         self.calibration: Sequence[Tensor] = []
@@ -243,6 +246,10 @@ class _Compression:
         """Bring groups of the base to these sizes, one after the other (−1: from the last on), and repair it."""
         base, groups = self.base, self.base.structure.groups
         start = base if self.surrogate is None else self.surrogate.network
+        if self.solving is not None:
+            narrower = [number for number, m in zip(numbers, sizes, strict=True) if m < groups[number].size]
+            apart = () if self.surrogate is None else self.surrogate.gains  # what is undone there is of single channels
+            start, self.turned = turned(start, narrower, self.calibration, self.sources.example, apart)
         self.network = Network(copied(start.model), base.structure, base.statistics)
         self.wanted, self.maps = self.original, {}
         for number, m in list(zip(numbers, sizes, strict=True))[::order]:
@@ -291,6 +298,9 @@ class _Compression:
         )
         if config.repair == "data-free" and isinstance(pair.Q, Tensor):  # what was solved knows what is produced
             pair = with_corrected_variance(model, group, statistics, pair)
+        if number in self.turned:
+            leading = torch.eye(m, group.size)
+            pair = Maps(leading, leading)
         self.maps[number] = pair
         model, structure, statistics, places, _ = self.network
         group = structure.groups[number]

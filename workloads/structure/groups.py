@@ -122,6 +122,9 @@ class Group:
         power: of the size, to which each of the two is to be proportional: 1/4 where the factor is 1/√n.
         inside: of heads whose dimensions nothing else depends on: the members, of queries and keys and of values and
             outputs, that hold these dimensions.
+        factors: of queries and keys with nothing between what makes them and their product: for each member (r,), which
+            factor each of its columns is of. 2·h are queries, 2·h + 1 the keys that they meet; or, where values go with
+            them, 2·h are values and 2·h + 1 what reads them. Empty otherwise.
         loose: whether a pairing has several channels that could be in another order among themselves, as those of a
             group-norm's or a grouped convolution's groups: maps of pairings do not reach them.
     """
@@ -136,6 +139,7 @@ class Group:
     power: float = 0.25
     loose: bool = False
     inside: tuple[tuple["Member", ...], ...] = ()
+    factors: tuple[Tensor, ...] = ()
 
     def on(self, *sides: str) -> Iterator[Member]:
         """The members with one of these sides."""
@@ -216,6 +220,10 @@ class Structure:
                     replace(member, index=kept_places(member, dropped).unsqueeze(1)) for member in group.rescaled
                 ),
                 inside=tuple(tuple(inner(member) for member in members) for members in group.inside),
+                factors=tuple(
+                    factor[~torch.isin(member.index[0], dropped.get(member.place, member.index[:0]))]
+                    for member, factor in zip(group.members, group.factors, strict=False)
+                ),
             )
             if any(member.place in dropped for member in (*group.members, *group.rescaled))
             else group

@@ -68,7 +68,7 @@ def attentions(model: nn.Module, findings: Findings) -> list[Attention]:
         attention = Attention(makers[-1] if makers else parts[-1].module, frozenset(covered.tolist()))
         attention.modules = tuple(dict.fromkeys(product.module for product in parts if product.module))
         attention.scaled = tuple(queries_and_keys(single, parts))
-        tracer = Choosing(model, attention, number, parts, single)
+        tracer = Choosing(model, attention, number, parts, single, findings)
         tracer.add("heads", by_heads, group)
         for product in parts:
             if product.parts:
@@ -103,6 +103,7 @@ class Choosing:
     number: int
     products: Sequence[Product]
     single: Findings
+    channels: Findings
 
     def add(self, kind: Kind, findings: Findings, group: int, instead: bool = False) -> None:
         """Add a group; `instead` of those of queries and keys, and of values, where neither can be pruned alone."""
@@ -116,6 +117,8 @@ class Choosing:
         whole = grouped(found)
         if kind == "heads":
             whole = replace(whole, inside=self.dimensions)
+        elif kind == "query-key":
+            whole = replace(whole, factors=self.factors(whole.members))
         forms = list(self.forms(whole, modules))
         classes = tuple(type(get_layer(self.model, product.module)).__qualname__ for product in self.products)
         self.attention.candidates.append(
@@ -162,6 +165,49 @@ class Choosing:
                 return ()
             found[product.summed] = members
         return (found[True], found[False]) if len(found) == 2 else ()
+
+    def factors(self, members: Sequence[Member]) -> tuple[Tensor, ...]:
+        """For each member the factors that its columns are of, as in `Group.factors`; empty where that is not clear.
+
+        It is not where a factor is a sum of what several layers make, or anything but a sum changes its dimensions.
+        """
+        factor_of = self.factor_of
+        found: list[Tensor] = []
+        made: set[int] = set()
+        for member in members:
+            axis = self.channels.recording.numbers[member.layer, member.parameter, member.axis]
+            channels = self.channels.channels[axis.start + member.index.numpy()]
+            columns = [{factor_of.get(channel, -1) for channel in column} for column in channels.T.tolist()]
+            known = all(len(column) == 1 and -1 not in column for column in columns)
+            if not known or member.side not in (PRODUCER, CONSUMER, ADDED):
+                return ()
+            if member.side == PRODUCER:
+                if not made.isdisjoint(channels.flat):
+                    return ()
+                made.update(channels.flat)
+            reading = int(member.side == CONSUMER)
+            found.append(torch.tensor([column.pop() + reading for column in columns]))
+        every = {int(factor) for factors in found for factor in factors}
+        return tuple(found) if all(factor ^ 1 in every for factor in every) else ()
+
+    @property
+    def factor_of(self) -> dict[int, int]:
+        """By channel of queries, keys or values the factor; empty unless one product sums over dimensions."""
+        found: dict[int, int] = {}
+        pairs = 0
+        if sum(product.summed for product in self.products) != 1:
+            return {}
+        for product in self.products:
+            parts = [self.channels.channels[part.numpy()] for part in product.parts]
+            if len(parts) != 1 + product.summed:
+                return {}
+            heads = numpy.unique(parts[-1][:, 0], return_inverse=True)[1] + pairs
+            pairs = int(heads.max()) + 1
+            for side, part in enumerate(parts):
+                for row, head in zip(part.tolist(), heads.tolist(), strict=True):
+                    if any(found.setdefault(channel, 2 * head + side) != 2 * head + side for channel in row):
+                        return {}
+        return found
 
     @property
     def sizes(self) -> set[Sizes]:

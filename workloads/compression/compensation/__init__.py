@@ -16,8 +16,9 @@ takes over what the other summand has lost.
 The modules, from the bottom: `summands` (who adds what to what, from the operations of a pass), `passes` (many forward
 passes that stop at the same layer), `sums` (normal equations, ridge and cross-validation), `plan` (which layers are
 solved, and what is known of each), `layer` (looking at one and solving it), `refining` (a producer and its consumer
-fitted together), `solving` (the layers one after the other); `views` (more of few images); and `synthetic` (made-up
-images, and the original as if it knew them).
+fitted together), `solving` (the layers one after the other); `attention_logits` (queries and keys, which meet in a
+product and no layer reads); `views` (more of few images); and `synthetic` (made-up images, and the original as if it
+knew them).
 """
 
 from workloads.compression.compensation.originals import Originals
