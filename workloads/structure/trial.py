@@ -15,7 +15,7 @@ from workloads.config import Kind
 from workloads.messages import message
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.copying import copied
-from workloads.structure.groups import CONSUMER, Group, Maps, Structure, apply
+from workloads.structure.groups import CONSUMER, Group, Maps, Member, Structure, apply
 from workloads.structure.layers import get_layer, resize
 from workloads.structure.logits import logits_of
 
@@ -23,6 +23,9 @@ MOST_NOISE = 1000
 """By how many times what rounding changes the logits may differ."""
 LEAST_TOLERANCE = 1000
 """The same for networks in which rounding changes nothing, in units of the number format's precision."""
+LARGE = 192
+"""Pixels from which on groups are tried out on images of about half the height and width, in multiples of"""
+STRIDE = 32
 
 
 @contextlib.contextmanager
@@ -100,11 +103,7 @@ def in_their_forms(trial: "Trial", found: Sequence[Candidate]) -> tuple[list[Can
             ):
                 forms[candidate.like] = ""
                 continue
-            for number, group in enumerate((candidate.group, *candidate.others)):
-                reason = trial.misfit([replace(group, number=0)])
-                forms[candidate.like] = number if reason is None else forms.get(candidate.like, reason)
-                if reason is None:
-                    break
+            forms[candidate.like] = trial.fitting_form((candidate.group, *candidate.others))
     chosen: list[Candidate] = []
     refused: list[tuple[Candidate, str]] = []
     for candidate in found:
@@ -122,10 +121,13 @@ class Trial:
 
     def __init__(self, model: nn.Module, example: Tensor):
         self.generator = torch.Generator().manual_seed(0)
-        try:
-            self.take(model, example, torch.float64)
-        except Exception:
-            self.take(model, example, next((p.dtype for p in model.parameters()), torch.float32))
+        own = next((p.dtype for p in model.parameters()), torch.float32)
+        part = smaller(example)
+        for images in (example,) if part is example else (part, example):
+            with contextlib.suppress(Exception):
+                self.take(model, images, torch.float64)
+                return
+        self.take(model, example, own)
 
     @torch.no_grad()
     def take(self, model: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
@@ -177,31 +179,56 @@ class Trial:
         return tuple(standard if self.difference(merged, self.expected, "its batch-norms merged") else pairs)
 
     @torch.no_grad()
+    def fitting_form(self, forms: Sequence[Group]) -> int | str:
+        """Which form of a group the network can do without half of, for which the first ones are tried first.
+
+        Where there is none, the reason why the network cannot do without the first.
+        """
+        members: tuple[Member, ...] | None = None
+        for number, group in enumerate(forms):
+            if group.members is not members:  # forms that differ in nothing but what follows share what is expected
+                members, stay = group.members, some_of(group, True, self.generator)
+                ignoring = linked_copy(self.model)
+                ignore(ignoring, group, stay)
+                expected = self.run(ignoring)
+            removing, selection = linked_copy(self.model), torch.eye(group.size)[stay]
+            apply(removing, group, Maps(selection, selection))
+            if self.difference(removing, expected, "half of its channels removed") is None:
+                return number
+        return self.misfit([replace(forms[0], number=0)]) or 0
+
+    @torch.no_grad()
     def misfit(self, groups: Sequence[Group]) -> str | None:
         """Why the network cannot do without pairings of these groups; None where it can.
 
-        Tried with all pairings of each group in another order, which must change nothing; without one of them, and
-        without a random half of them, what stays in another order again, which must be the same as not reading them.
+        Tried without one pairing of each, and without a random half of them, what stays in another order: it must be
+        the same as not reading them. Where it is not, another order alone may tell why.
         """
-        permuted = linked_copy(self.model)
-        for group in groups:
-            order = torch.eye(group.size)[torch.randperm(group.size, generator=self.generator)]
-            apply(permuted, group, Maps(order, order))
-        reason = self.difference(permuted, self.expected, "its channels in another order")
         for few in (False, True):
+            reason = self.misfit_without(groups, few)
             if reason is not None:
-                return reason
-            ignoring, removing = linked_copy(self.model), linked_copy(self.model)
-            structure = Structure(tuple(groups), ())
-            for group in groups:
-                stay = some_of(group, few, self.generator)
-                if len(stay) < group.size:
-                    ignore(ignoring, group, stay)
-                    selection = torch.eye(group.size)[stay]
-                    apply(removing, structure.groups[group.number], Maps(selection, selection))
-                    structure = structure.narrowed(group.number, len(stay))
-            reason = self.difference(removing, self.run(ignoring), "some of its channels removed")
-        return reason
+                permuted = linked_copy(self.model)
+                for group in groups:
+                    order = torch.eye(group.size)[torch.randperm(group.size, generator=self.generator)]
+                    apply(permuted, group, Maps(order, order))
+                return self.difference(permuted, self.expected, "its channels in another order") or reason
+        return None
+
+    def misfit_without(self, groups: Sequence[Group], few: bool) -> str | None:
+        """Why the network cannot do without one pairing of each of these groups, or without all but a few of them.
+
+        Where none of a group can go, all of them stay in another order.
+        """
+        ignoring, removing = linked_copy(self.model), linked_copy(self.model)
+        structure = Structure(tuple(groups), ())
+        for group in groups:
+            stay = some_of(group, few, self.generator)
+            selection = torch.eye(group.size)[stay]
+            apply(removing, structure.groups[group.number], Maps(selection, selection))
+            if len(stay) < group.size:
+                ignore(ignoring, group, stay)
+                structure = structure.narrowed(group.number, len(stay))
+        return self.difference(removing, self.run(ignoring), "some of its channels removed")
 
     def difference(self, model: nn.Module, expected: Tensor, how: str) -> str | None:
         """Why a network's logits are not the expected ones; None where they are, but for rounding."""
@@ -212,6 +239,14 @@ class Trial:
         if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= self.tolerance):
             return f"the network gives other outputs with {how}"
         return None
+
+
+def smaller(example: Tensor) -> Tensor:
+    """Of a large image a part: channels are the same everywhere, and networks that take one size alone say so."""
+    if example.ndim != 4 or min(example.shape[2:]) < LARGE:
+        return example
+    height, width = (size // (2 * STRIDE) * STRIDE for size in example.shape[2:])
+    return example[:, :, :height, :width]
 
 
 class Formats(TorchDispatchMode):
