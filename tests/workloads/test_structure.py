@@ -1,5 +1,7 @@
 """Finding groups: networks that must not be pruned where they cannot be."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from workloads.structure.finding import trace
 from workloads.structure.groups import PRODUCER, THROUGH, Maps, apply
 from workloads.structure.rules import RULES
+from workloads.structure.trial import ignore
 
 
 class Net(nn.Module):
@@ -108,6 +111,37 @@ def test_concatenation_keeps_groups_apart() -> None:
     assert structure.groups[0].members[1].index.flatten().tolist() == [4, 5, 6, 7, 8, 9]
     after = structure.narrowed(1, 1)
     assert after.groups[0].members[1].index.flatten().tolist() == [1, 2, 3, 4, 5, 6]
+
+
+class Widening(nn.Module):
+    """As ReXNet's blocks: a shortcut to the first channels of a layer alone, whose number is recorded."""
+
+    def __init__(self, read: int, made: int) -> None:
+        super().__init__()
+        self.read, self.conv, self.norm = read, nn.Conv2d(read, made, 3, padding=1), nn.BatchNorm2d(made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return torch.cat([y[:, : self.read] + x, y[:, self.read :]], 1)
+
+
+def test_channels_that_get_a_shortcut_are_pruned_apart_from_those_that_get_none() -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(14, 3))
+    model = nn.Sequential(nn.Conv2d(1, 6, 1), nn.ReLU(), Widening(6, 10), Widening(10, 14), head).eval()
+    images = torch.randn(3, 1, 8, 8)
+    structure = trace(model, images[:1])
+    assert structure.kept == ()
+    assert sorted(group.size for group in structure.groups) == [4, 4, 6]
+    ignoring = copy.deepcopy(model)
+    for group in structure.groups:
+        stay = torch.arange(group.size)[1::2]
+        ignore(ignoring, group, stay)
+        selection = torch.eye(group.size)[stay]
+        apply(model, structure.groups[group.number], Maps(selection, selection))
+        structure = structure.narrowed(group.number, len(stay))
+    assert [block.read for block in (model[2], model[3])] == [3, 5]
+    torch.testing.assert_close(model(images), ignoring(images))
 
 
 def test_grouped_convolutions_are_pruned_by_their_groups() -> None:

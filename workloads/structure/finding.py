@@ -79,7 +79,9 @@ def judged(model: nn.Module, findings: Findings) -> tuple[list[Candidate], list[
             if isinstance(verdict, Prunable):
                 candidates.append(candidate(model, findings, found, (name, group), verdict))
             elif isinstance(verdict, Kept):
-                kept.append((name, verdict.reason))
+                shares = findings.shares(group)
+                candidates += [Candidate(name, share, kept=verdict.reason) for share in shares]
+                kept += [] if shares else [(name, verdict.reason)]
     for attention in found:
         candidates += attention.candidates
     candidates.sort(key=lambda candidate: KINDS.index(candidate.group.kind) if candidate.group.kind != "hidden" else 0)

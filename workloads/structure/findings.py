@@ -1,6 +1,6 @@
 """What a recording says: which channels belong together, and which must stay as they are."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +16,9 @@ from workloads.structure.labels import NONE, chain, components, side_by_side
 from workloads.structure.layers import called, get_layer
 from workloads.structure.recording import Recording
 from workloads.structure.records import OUTPUT, Cut, Reshaped, Use
+
+MOST_SHARES = 16
+"""Into how many groups one is divided whose layers do not share all channels; more are not worth to be tried out."""
 
 
 class Prunable(NamedTuple):
@@ -204,6 +207,53 @@ class Findings:
     def with_parts(self) -> "Findings":
         """The same where channels at equal places of parts make one pairing."""
         return replace(self, divided=True)
+
+    def shares(self, group: int) -> list[Group]:
+        """The pairings of a group that the same layers hold, a group each, where layers do not share all of them.
+
+        Such are the channels to which a shortcut is added, and those that follow them.
+        """
+        if group in self.reasons or self.is_averaged(group):
+            return []
+        held: dict[int, list[tuple[Use, list[int]]]] = defaultdict(list)
+        for use in self.uses[group]:
+            inside: dict[int, list[int]] = defaultdict(list)
+            for entry in numpy.flatnonzero(self.groups[use.axis.span] == group).tolist():
+                inside[int(self.pairings[use.axis.start + entry])].append(entry)
+            for pairing, entries in inside.items():
+                held[pairing].append((use, entries))
+        alike: dict[Any, list[int]] = defaultdict(list)
+        for pairing in sorted(held):
+            alike[tuple((use, len(entries)) for use, entries in held[pairing])].append(pairing)
+        found = []
+        for key, pairings in alike.items():
+            members = tuple(
+                Member(
+                    use.axis.layer,
+                    use.side,
+                    torch.tensor([held[pairing][number][1] for pairing in pairings]),
+                    use.axis.parameter,
+                    use.axis.dim,
+                )
+                for number, (use, _) in enumerate(key)
+            )
+            sides = {member.side for member in members}
+            if len(pairings) > 1 and CONSUMER in sides and sides & {PRODUCER, THROUGH}:
+                parts, loose = self.parts_of({*pairings}), self.is_loose(group)
+                found.append(Group(0, len(pairings), members, self.kind(group), parts=parts, loose=loose))
+        return found if 1 < len(alike) <= MOST_SHARES else []
+
+    def parts_of(self, pairings: Collection[int]) -> tuple[tuple[str, str, int], ...]:
+        """Modules and their whole numbers that are sizes of parts with equally many channels of each of the pairings,
+        and how many."""
+        found: dict[tuple[str, str], int] = {}
+        for module, labels in self.recording.parts:
+            some = self.pairings[labels[labels != NONE].numpy()]
+            count = Counter(pairing for pairing in some.tolist() if pairing in pairings)
+            if len(count) == len(pairings) and len({*count.values()}) == 1:
+                for _, name in attributes_of(self.recording.model, [module], [len(labels)]):
+                    found[module, name] = next(iter(count.values()))
+        return tuple((*key, count) for key, count in found.items())
 
     def is_one(self, labels: Tensor) -> bool:
         """Whether all labels are of channels of one group."""

@@ -116,6 +116,8 @@ class Group:
             `heads` of attention; or dimensions of every head, of queries and keys (`query-key`) or of values
             (`value-output`).
         attributes: modules, and whole numbers that they record, such as `num_heads`, which are multiples of the size.
+        parts: modules, whole numbers that they record of a part of the channels that they read, and how many of these
+            are of each pairing.
         inferring: modules whose tensors have to get their last size from how many values there are.
         rescaled: what makes queries and keys, where a factor of their product follows from the size, such as 1/√n, for
             which their weights have to make up.
@@ -134,6 +136,7 @@ class Group:
     members: tuple[Member, ...]
     kind: Kind = "channels"
     attributes: tuple[tuple[str, str], ...] = ()
+    parts: tuple[tuple[str, str, int], ...] = ()
     inferring: tuple[str, ...] = ()
     rescaled: tuple[Member, ...] = ()
     power: float = 0.25
@@ -315,6 +318,8 @@ def follow_size(model: nn.Module, group: Group, m: int) -> None:
         return
     for module, name in group.attributes:
         record(get_layer(model, module), name, getattr(get_layer(model, module), name) * m // group.size)
+    for module, name, count in group.parts:
+        record(get_layer(model, module), name, getattr(get_layer(model, module), name) - count * (group.size - m))
     for module in group.inferring:
         extend(get_layer(model, module), InfersLastSizes)
     dropped = {member.place: member.index[m:].flatten() for member in group.members}

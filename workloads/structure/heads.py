@@ -266,7 +266,8 @@ def left(found: Sequence[Attention], refused: Sequence[tuple[Candidate, str]]) -
 
     Of an attention of which nothing can be pruned, the heads' reason stands for all.
     """
-    kept = [(candidate.name, reason) for candidate, reason in refused if candidate.attention is None]
+    alone = [(candidate.name, reason) for candidate, reason in refused if candidate.attention is None]
+    kept = list(dict.fromkeys(alone))  # shares of one group have one name and reason
     for number, attention in enumerate(found):
         reasons: dict[Kind, str] = dict(attention.kept)
         own = [(candidate, reason) for candidate, reason in refused if candidate.attention == number]

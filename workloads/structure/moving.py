@@ -1,5 +1,7 @@
 """Rules for operations that move values without changing them: labels move alike."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -7,9 +9,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from workloads.structure.groups import ADDED
 from workloads.structure.labels import NONE, compact, dims_of
 from workloads.structure.recording import Recording, mixes
-from workloads.structure.records import Labels, Operation
+from workloads.structure.records import Labels, Operation, Part
 
 SHUFFLING = {"channel_shuffle", "native_channel_shuffle"}
+DIVIDING = {"slice", "split_with_sizes"}
 RESHAPING = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
 
 
@@ -75,6 +78,7 @@ def moved(recording: Recording, operation: Operation) -> list[Labels]:
     for labels in recording.carried(source):
         made = run_on(operation, labels.expand(source.shape))
         found.append(made)
+        recording.parts += parts_of(recording, operation, labels)
         if operation.name in RESHAPING:
             recording.reshape(labels, compact(made[0]))
         if operation.name in SHUFFLING and len(dims_of(labels)) == 1:
@@ -82,6 +86,21 @@ def moved(recording: Recording, operation: Operation) -> list[Labels]:
         elif operation.name in RESHAPING and len(dims_of(labels)) == 1 and len(dims_of(part := compact(made[0]))) == 2:
             recording.divisions.append(part.reshape([size for size in part.shape if size > 1]))
     return [tuple(compact(labels[number]) for labels in found) for number in range(len(operation.results))]
+
+
+def parts_of(recording: Recording, operation: Operation, labels: Tensor) -> Iterator[Part]:
+    """The parts into which an operation divides channels: those up to a place, or of given sizes."""
+    if operation.name not in DIVIDING or len(dims_of(labels)) != 1:
+        return
+    dim = operation.argument(1 if operation.name == "slice" else 2, operation.kwargs.get("dim", 0))
+    if {dim if dim < 0 else dim - labels.ndim} != dims_of(labels):
+        return
+    module, flat = recording.stack[-1] if recording.stack else "", labels.flatten()
+    if operation.name == "slice":
+        places = [place for place in operation.args[2:4] if isinstance(place, int) and 0 < place < len(flat)]
+        yield from (Part(module, flat[:place]) for place in places)
+    else:
+        yield from (Part(module, part) for part in flat.split(operation.args[1]))
 
 
 def run_on(operation: Operation, labels: Tensor) -> list[Tensor]:

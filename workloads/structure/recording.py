@@ -37,6 +37,7 @@ from workloads.structure.records import (
     Labels,
     Made,
     Operation,
+    Part,
     Product,
     Reshaped,
     Source,
@@ -68,6 +69,7 @@ class Recording(TorchDispatchMode):
         heads: (rows, k) labels of heads, followed by those of what each of them is made of.
         products: of two activations, head by head.
         reshaped: tensors that got another shape, which a module may have recorded.
+        parts: of channels, of a size that a module may have recorded.
         silent: layers whose weight another module uses, so that they do not run by themselves.
         made: the outputs of layers, in the order in which they were made.
         calls: how often each layer and batch-norm ran.
@@ -89,6 +91,7 @@ class Recording(TorchDispatchMode):
     heads: list[Tensor] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     reshaped: list[Reshaped] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
     grouped: list[tuple[str, Tensor]] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)

@@ -69,6 +69,13 @@ class Reshaped(NamedTuple):
     sizes: frozenset[int]
 
 
+class Part(NamedTuple):
+    """A module took a part of a tensor's channels: labels (k,) of that, the number of which it may have recorded."""
+
+    module: str
+    labels: Tensor
+
+
 class Source(NamedTuple):
     """A parameter or buffer, or a view of one.
 

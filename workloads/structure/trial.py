@@ -50,6 +50,7 @@ class Candidate(NamedTuple):
         like: what groups have in common of which all have the same form: of one kind and in modules of one class, and
             whether they are tried instead of two others; None for a group of its own.
         attention: the number of the attention that it is of.
+        kept: why the network would keep it, if it does not fit; None where the trial tells.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Candidate(NamedTuple):
     others: tuple[Group, ...] = ()
     like: tuple[tuple[str, ...], Kind, bool] | None = None
     attention: int | None = None
+    kept: str | None = None
 
     @property
     def is_instead(self) -> bool:
@@ -80,7 +82,7 @@ def fitting(trial: "Trial", found: Sequence[Candidate]) -> tuple[list[Group], li
         elif len(part) == 1 and part[0].others:
             sort([part[0]._replace(group=part[0].others[0], others=part[0].others[1:])])
         elif len(part) == 1:
-            refused.append((part[0], reason))
+            refused.append((part[0], part[0].kept or reason))
         else:
             sort(part[: len(part) // 2])
             sort(part[len(part) // 2 :])
