@@ -213,8 +213,17 @@ class Findings:
 
         Such are the channels to which a shortcut is added, and those that follow them.
         """
-        if group in self.reasons or self.is_averaged(group):
-            return []
+        alike = [] if group in self.reasons or self.is_averaged(group) else self.alike(group)
+        found = []
+        for pairings, members in alike if 1 < len(alike) <= MOST_SHARES else ():
+            sides, parts = {member.side for member in members}, self.parts_of(pairings)
+            if len(pairings) > 1 and CONSUMER in sides and sides & {PRODUCER, THROUGH} and parts is not None:
+                kind, loose = self.kind(group), self.is_loose(group)
+                found.append(Group(0, len(pairings), members, kind, parts=parts, loose=loose))
+        return found
+
+    def alike(self, group: int) -> list[tuple[set[int], tuple[Member, ...]]]:
+        """Pairings of a group that the same layers hold, each equally often, with the members of such a part of it."""
         held: dict[int, list[tuple[Use, list[int]]]] = defaultdict(list)
         for use in self.uses[group]:
             inside: dict[int, list[int]] = defaultdict(list)
@@ -225,34 +234,39 @@ class Findings:
         alike: dict[Any, list[int]] = defaultdict(list)
         for pairing in sorted(held):
             alike[tuple((use, len(entries)) for use, entries in held[pairing])].append(pairing)
-        found = []
-        for key, pairings in alike.items():
-            members = tuple(
-                Member(
-                    use.axis.layer,
-                    use.side,
-                    torch.tensor([held[pairing][number][1] for pairing in pairings]),
-                    use.axis.parameter,
-                    use.axis.dim,
-                )
-                for number, (use, _) in enumerate(key)
+        return [
+            (
+                set(pairings),
+                tuple(
+                    Member(
+                        use.axis.layer,
+                        use.side,
+                        torch.tensor([held[pairing][number][1] for pairing in pairings]),
+                        use.axis.parameter,
+                        use.axis.dim,
+                    )
+                    for number, (use, _) in enumerate(key)
+                ),
             )
-            sides = {member.side for member in members}
-            if len(pairings) > 1 and CONSUMER in sides and sides & {PRODUCER, THROUGH}:
-                parts, loose = self.parts_of({*pairings}), self.is_loose(group)
-                found.append(Group(0, len(pairings), members, self.kind(group), parts=parts, loose=loose))
-        return found if 1 < len(alike) <= MOST_SHARES else []
+            for key, pairings in alike.items()
+        ]
 
-    def parts_of(self, pairings: Collection[int]) -> tuple[tuple[str, str, int], ...]:
+    def parts_of(self, pairings: Collection[int]) -> tuple[tuple[str, str, int], ...] | None:
         """Modules and their whole numbers that are sizes of parts with equally many channels of each of the pairings,
-        and how many."""
+        and how many.
+
+        None where a part holds some of them, but no number says how large it is.
+        """
         found: dict[tuple[str, str], int] = {}
         for module, labels in self.recording.parts:
             some = self.pairings[labels[labels != NONE].numpy()]
             count = Counter(pairing for pairing in some.tolist() if pairing in pairings)
-            if len(count) == len(pairings) and len({*count.values()}) == 1:
-                for _, name in attributes_of(self.recording.model, [module], [len(labels)]):
-                    found[module, name] = next(iter(count.values()))
+            if not count:
+                continue
+            names = () if module is None else attributes_of(self.recording.model, [module], [len(labels)])
+            if len(count) < len(pairings) or len({*count.values()}) > 1 or not names:
+                return None
+            found |= dict.fromkeys(names, next(iter(count.values())))
         return tuple((*key, count) for key, count in found.items())
 
     def is_one(self, labels: Tensor) -> bool:

@@ -12,7 +12,7 @@ from workloads.structure.recording import Recording, mixes
 from workloads.structure.records import Labels, Operation, Part
 
 SHUFFLING = {"channel_shuffle", "native_channel_shuffle"}
-DIVIDING = {"slice", "split_with_sizes"}
+DIVIDING = {"slice", "split", "split_with_sizes"}
 RESHAPING = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
 
 
@@ -89,7 +89,7 @@ def moved(recording: Recording, operation: Operation) -> list[Labels]:
 
 
 def parts_of(recording: Recording, operation: Operation, labels: Tensor) -> Iterator[Part]:
-    """The parts into which an operation divides channels: those up to a place, or of given sizes."""
+    """The parts into which an operation divides channels: those up to a place, of given sizes, or equal ones."""
     if operation.name not in DIVIDING or len(dims_of(labels)) != 1:
         return
     dim = operation.argument(1 if operation.name == "slice" else 2, operation.kwargs.get("dim", 0))
@@ -100,7 +100,8 @@ def parts_of(recording: Recording, operation: Operation, labels: Tensor) -> Iter
         places = [place for place in operation.args[2:4] if isinstance(place, int) and 0 < place < len(flat)]
         yield from (Part(module, flat[:place]) for place in places)
     else:
-        yield from (Part(module, part) for part in flat.split(operation.args[1]))
+        found = flat.split(operation.args[1])
+        yield from (Part(None if operation.name == "split" else module, part) for part in found)
 
 
 def run_on(operation: Operation, labels: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -70,9 +71,12 @@ class Reshaped(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A module took a part of a tensor's channels: labels (k,) of that, the number of which it may have recorded."""
+    """Labels (k,) of a part of a tensor's channels, and the module that took it by a number that it may have recorded.
 
-    module: str
+    The module is None where channels were divided into equal parts, none of which can change by itself.
+    """
+
+    module: str | None
     labels: Tensor
 
 
@@ -125,7 +129,7 @@ class Operation:
         """A positional argument; `default` where it was left out."""
         return self.args[position] if len(self.args) > position else default
 
-    @property
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """All tensors that it was called with."""
         return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]

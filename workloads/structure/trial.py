@@ -1,7 +1,6 @@
 """Trying groups out on numbers: removing neurons must be the same as ignoring them, and their order must not matter."""
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from workloads.config import Kind
 from workloads.messages import message
 from workloads.structure.batch_norm import merge_batch_norm
-from workloads.structure.copying import copied
+from workloads.structure.copying import changing, copied
 from workloads.structure.groups import CONSUMER, Group, Maps, Member, Structure, apply
 from workloads.structure.layers import get_layer, resize
 from workloads.structure.logits import logits_of
@@ -142,12 +141,12 @@ class Trial:
         with Formats() as formats:
             self.expected = self.run(self.model)
         precision = max(torch.finfo(dtype).eps for dtype in formats.seen)
-        rounded = linked_copy(self.model)
-        for module in rounded.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                noise = torch.randn(parameter.shape, generator=self.generator).to(parameter)
-                setattr(module, name, nn.Parameter(parameter * (1 + precision * noise)))
-        noise = (self.run(rounded) - self.expected).abs().max()
+        with changing(self.model) as rounded:
+            for module in rounded.modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    noise = torch.randn(parameter.shape, generator=self.generator).to(parameter)
+                    setattr(module, name, nn.Parameter(parameter * (1 + precision * noise)))
+            noise = (self.run(rounded) - self.expected).abs().max()
         self.tolerance = MOST_NOISE * noise + LEAST_TOLERANCE * precision * self.expected.abs().max()
 
     def noise_like(self, example: Tensor, dtype: torch.dtype) -> Tensor:
@@ -176,9 +175,14 @@ class Trial:
         ]
         if len(standard) == len(pairs):
             return tuple(pairs)
-        merged = copied(self.model)
-        merge_batch_norm(merged, Structure((), tuple(pairs)))
-        return tuple(standard if self.difference(merged, self.expected, "its batch-norms merged") else pairs)
+        with changing(self.model) as merged:
+            for _, name in pairs:  # a batch-norm is emptied in place
+                norm = get_layer(merged, name)
+                for parameter, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+                    resize(norm, parameter, tensor.detach().clone())
+            merge_batch_norm(merged, Structure((), tuple(pairs)))
+            reason = self.difference(merged, self.expected, "its batch-norms merged")
+        return tuple(standard if reason else pairs)
 
     @torch.no_grad()
     def fitting_form(self, forms: Sequence[Group]) -> int | str:
@@ -190,12 +194,14 @@ class Trial:
         for number, group in enumerate(forms):
             if group.members is not members:  # forms that differ in nothing but what follows share what is expected
                 members, stay = group.members, some_of(group, True, self.generator)
-                ignoring = linked_copy(self.model)
-                ignore(ignoring, group, stay)
-                expected = self.run(ignoring)
-            removing, selection = linked_copy(self.model), torch.eye(group.size)[stay]
-            apply(removing, group, Maps(selection, selection))
-            if self.difference(removing, expected, "half of its channels removed") is None:
+                with changing(self.model) as ignoring:
+                    ignore(ignoring, group, stay)
+                    expected = self.run(ignoring)
+            with changing(self.model) as removing:
+                selection = torch.eye(group.size)[stay]
+                apply(removing, group, Maps(selection, selection))
+                reason = self.difference(removing, expected, "half of its channels removed")
+            if reason is None:
                 return number
         return self.misfit([replace(forms[0], number=0)]) or 0
 
@@ -209,11 +215,11 @@ class Trial:
         for few in (False, True):
             reason = self.misfit_without(groups, few)
             if reason is not None:
-                permuted = linked_copy(self.model)
-                for group in groups:
-                    order = torch.eye(group.size)[torch.randperm(group.size, generator=self.generator)]
-                    apply(permuted, group, Maps(order, order))
-                return self.difference(permuted, self.expected, "its channels in another order") or reason
+                with changing(self.model) as permuted:
+                    for group in groups:
+                        order = torch.eye(group.size)[torch.randperm(group.size, generator=self.generator)]
+                        apply(permuted, group, Maps(order, order))
+                    return self.difference(permuted, self.expected, "its channels in another order") or reason
         return None
 
     def misfit_without(self, groups: Sequence[Group], few: bool) -> str | None:
@@ -221,16 +227,20 @@ class Trial:
 
         Where none of a group can go, all of them stay in another order.
         """
-        ignoring, removing = linked_copy(self.model), linked_copy(self.model)
+        chosen = [some_of(group, few, self.generator) for group in groups]
+        with changing(self.model) as ignoring:
+            for group, stay in zip(groups, chosen, strict=True):
+                if len(stay) < group.size:
+                    ignore(ignoring, group, stay)
+            expected = self.run(ignoring)
         structure = Structure(tuple(groups), ())
-        for group in groups:
-            stay = some_of(group, few, self.generator)
-            selection = torch.eye(group.size)[stay]
-            apply(removing, structure.groups[group.number], Maps(selection, selection))
-            if len(stay) < group.size:
-                ignore(ignoring, group, stay)
-                structure = structure.narrowed(group.number, len(stay))
-        return self.difference(removing, self.run(ignoring), "some of its channels removed")
+        with changing(self.model) as removing:
+            for group, stay in zip(groups, chosen, strict=True):
+                selection = torch.eye(group.size)[stay]
+                apply(removing, structure.groups[group.number], Maps(selection, selection))
+                if len(stay) < group.size:
+                    structure = structure.narrowed(group.number, len(stay))
+            return self.difference(removing, expected, "some of its channels removed")
 
     def difference(self, model: nn.Module, expected: Tensor, how: str) -> str | None:
         """Why a network's logits are not the expected ones; None where they are, but for rounding."""
@@ -267,12 +277,6 @@ class Formats(TorchDispatchMode):
         leaves = tree_leaves(result)
         self.seen.update(leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
         return result
-
-
-def linked_copy(model: nn.Module) -> nn.Module:
-    """A copy of a network with the same parameters and buffers, for changes that replace them by others."""
-    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    return copied.train().eval()  # some modules keep what follows from weights until they are trained
 
 
 def ignore(model: nn.Module, group: Group, stay: Tensor) -> None:

@@ -28,11 +28,11 @@ from workloads.compression.calls import Call, Tap, by_channel, run_tapped
 from workloads.compression.compensation.sums import on
 from workloads.compression.covariances import digest
 from workloads.compression.remembered import Remembered
-from workloads.structure.copying import copied
+from workloads.structure.copying import changing, copied
 from workloads.structure.groups import ADDED, CONSUMER, PRODUCER, Group, Member
 from workloads.structure.layers import get_layer, resize
 from workloads.structure.network import Network
-from workloads.structure.trial import Trial, linked_copy, running_eagerly
+from workloads.structure.trial import Trial, running_eagerly
 
 FLOOR = 1e-6
 """What is added to moments, as a share of their mean diagonal, so that dimensions without a use have an inverse."""
@@ -92,10 +92,10 @@ def unaffected(trial: Trial, groups: Sequence[Group], change: Change) -> list[Gr
     """The groups that can be changed so without a trace in the outputs, which are tried out."""
 
     def leaves_no_trace(some: Sequence[Group]) -> bool:
-        model = linked_copy(trial.model)
-        for group in some:
-            change(model, group)
-        return trial.difference(model, trial.expected, "its queries and keys changed") is None
+        with changing(trial.model) as model:
+            for group in some:
+                change(model, group)
+            return trial.difference(model, trial.expected, "its queries and keys changed") is None
 
     return list(groups) if leaves_no_trace(groups) else [group for group in groups if leaves_no_trace([group])]
 
@@ -187,7 +187,7 @@ class Factors:
     def bases(self, model: nn.Module, *, about_mean: bool) -> dict[int, Tensor]:
         """For each factor the transposed of its A or B; keys are taken about their mean, or about zero."""
         added, weights = self.added(model), self.weights(model)
-        found = {}
+        found: dict[int, Tensor] = {}
         for factor in [factor for factor in self.sums if factor % 2 == 0]:
             if factor + 1 in weights:  # the bias of what reads values makes up for their mean
                 moments = self.sums[factor].moment(None), weights[factor + 1]
