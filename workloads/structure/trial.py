@@ -178,8 +178,9 @@ class Trial:
         with changing(self.model) as merged:
             for _, name in pairs:  # a batch-norm is emptied in place
                 norm = get_layer(merged, name)
-                for parameter, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-                    resize(norm, parameter, tensor.detach().clone())
+                for vector in ("weight", "bias", "running_mean", "running_var"):
+                    if getattr(norm, vector) is not None:
+                        resize(norm, vector, getattr(norm, vector).detach().clone())
             merge_batch_norm(merged, Structure((), tuple(pairs)))
             reason = self.difference(merged, self.expected, "its batch-norms merged")
         return tuple(standard if reason else pairs)
