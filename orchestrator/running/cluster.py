@@ -123,7 +123,7 @@ def taken(free: Sequence[dict[str, float]], wanted: Resources, count: int) -> bo
     Returns:
         Whether there was enough.
     """
-    chosen = []
+    chosen: list[dict[str, float]] = []
     for node in free:
         while len(chosen) < count and fits(node, wanted):
             chosen.append(node)

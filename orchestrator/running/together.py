@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
@@ -32,7 +32,7 @@ from orchestrator.worker.meeting import PartnerFailed, failed_together, opened_m
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Member, Outcome, Work
 
-Reference = "ray.ObjectRef[list[Outcome]]"
+Reference: TypeAlias = "ray.ObjectRef[list[Outcome]]"
 LEAVE_SECONDS = 8.0  # for the snapshot of a training that is interrupted; the driver waits a little longer
 LATE_SECONDS = 120.0  # that a process may be late to notice that its time is over
 ALL_END_SECONDS = 30.0  # in which the others have to end after one has failed
@@ -44,7 +44,8 @@ def reserve(cluster: Cluster, kind: str) -> PlacementGroup:
     count = cluster.processes(kind)
     whole = {name: amount * count for name, amount in bundle.items()}
     on_one = any(fits(node, whole) for node in cluster.nodes)
-    return placement_group([bundle] * count, strategy="STRICT_PACK" if on_one else "PACK")
+    group: PlacementGroup = placement_group([bundle] * count, strategy="STRICT_PACK" if on_one else "PACK")
+    return group
 
 
 def within(group: PlacementGroup, bundle: int) -> dict[str, Any]:
@@ -136,6 +137,7 @@ class Together:
         if options["num_gpus"]:
             options["runtime_env"] = SEES_ALL_GPUS
         group = ray.util.get_current_placement_group()
+        assert group is not None  # the driver has sent this task into it
         found = []
         for number in range(self.count):
             body = self.others if number else self.first

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import psutil
 import ray
-from torch.distributed import Store, TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined] # documented, though not in `__all__`
+from torch.distributed.distributed_c10d import Store
 
 from orchestrator.worker.hardware import device
 from orchestrator.worker.work import Member

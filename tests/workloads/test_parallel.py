@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import spawn
 
 from workloads.config import TrainingConfig
 from workloads.data.samples import Dataset
@@ -48,7 +49,7 @@ def member(number: int, dataset: Dataset, folder: Path) -> None:
     """What each of the two processes does; it leaves what it learnt, and snapshots."""
     torch.set_num_threads(1)
     snapshots: list[Snapshot] = []
-    with process_group(dist.FileStore(str(folder / "meeting"), 2), number, 2, torch.device("cpu")) as rank:
+    with process_group(FileStore(str(folder / "meeting"), 2), number, 2, torch.device("cpu")) as rank:
         found = {
             recipe: learnt(dataset, recipe, rank, snapshot_every=1, on_snapshot=snapshots.append) for recipe in RECIPES
         }
@@ -66,7 +67,7 @@ def member(number: int, dataset: Dataset, folder: Path) -> None:
 
 
 def test_two_processes_learn_what_one_does(digits: Dataset, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(member, (digits, tmp_path), nprocs=2)
+    spawn(member, (digits, tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{number}.pt") for number in range(2))
     epochs = torch.load(tmp_path / "epochs.pt")
     for number, recipe in enumerate(RECIPES):

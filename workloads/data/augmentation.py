@@ -52,10 +52,10 @@ def crop(images: Tensor, generator: torch.Generator, rows: Rows | None = None) -
     padded = F.pad(images, (margin,) * 4)
     drawn = torch.randint(0, 2 * margin + 1, (2, rows.count, 1), generator=generator)[:, rows.own]
     offsets = drawn.to(images.device, non_blocking=True)
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
+    down = offsets[0] + torch.arange(height, device=images.device)
+    across = offsets[1] + torch.arange(width, device=images.device)
     image = torch.arange(count, device=images.device).view(-1, 1, 1)
-    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded.permute(0, 2, 3, 1)[image, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
 
 AUGMENTATIONS = {"flip": flip, "crop": crop}

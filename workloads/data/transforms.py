@@ -43,7 +43,7 @@ class ImageByImage:
         return augmented
 
 
-class TimmPolicy(v2.Transform):
+class TimmPolicy:
     """A policy of automatic augmentation of timm.
 
     It draws from Python's and NumPy's random numbers, which are seeded from PyTorch's for every image, and afterwards
@@ -59,7 +59,6 @@ class TimmPolicy(v2.Transform):
     """
 
     def __init__(self, policy: str, shape: tuple[int, int, int], mean: Sequence[float]):
-        super().__init__()
         channels, *size = shape
         if channels not in (1, 3):
             raise ValueError(f"augmentation 'timm' takes images of one or three channels, but these have {channels}")
@@ -83,9 +82,8 @@ class TimmPolicy(v2.Transform):
         except (AssertionError, ValueError, KeyError, IndexError) as error:
             raise ValueError(f"timm has no augmentation policy '{policy}' ({text_of(error)})") from error
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         """The changed image (C, H, W), uint8."""
-        (image,) = inputs
         seed = int(torch.randint(2**32, ()))
         before = random.getstate(), np.random.get_state()
         random.seed(seed)
@@ -108,7 +106,7 @@ def transform_of(steps: Sequence[AugmentationStep], shape: tuple[int, int, int],
     return v2.Compose([_transform(step, shape, mean) for step in steps])
 
 
-def _transform(step: AugmentationStep, shape: tuple[int, int, int], mean: Sequence[float]) -> v2.Transform:
+def _transform(step: AugmentationStep, shape: tuple[int, int, int], mean: Sequence[float]) -> v2.Transform | TimmPolicy:
     size = shape[1:]
     if step == "flip":
         return v2.RandomHorizontalFlip()

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -189,7 +190,7 @@ def whole_batch_norm(
     values = input.float() - origin.view(shape)
     dims = [dim for dim in range(input.ndim) if dim != 1]
     count = values.new_tensor([values.numel() // values.shape[1]])
-    sums = SumOverProcesses.apply(torch.cat([values.sum(dims), values.square().sum(dims), count]))  # type: ignore[no-untyped-call]
+    sums: Tensor = SumOverProcesses.apply(torch.cat([values.sum(dims), values.square().sum(dims), count]))
     first, second, count = sums.split([len(origin), len(origin), 1])
     mean = first / count
     variance = (second / count - mean.square()).clamp_min(0)
@@ -202,7 +203,8 @@ def whole_batch_norm(
     if weight is not None:
         scale = scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    return (values * scale.view(shape) + shift.view(shape)).to(input.dtype)
+    normalised: Tensor = values * scale.view(shape) + shift.view(shape)
+    return normalised.to(input.dtype)
 
 
 class SumOverProcesses(torch.autograd.Function):
@@ -215,14 +217,14 @@ class SumOverProcesses(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
 
 
 @contextlib.contextmanager
-def process_group(store: dist.Store, number: int, count: int, device: torch.device) -> Iterator[Rank]:
+def process_group(store: Store, number: int, count: int, device: torch.device) -> Iterator[Rank]:
     """Be one of the processes that train together, for the length of a block; NCCL joins GPUs, gloo CPUs.
 
     Args:
