@@ -163,8 +163,8 @@ def check_fits(experiment: Experiment, plan: Plan) -> None:
         task = experiment.resources.task(kind)
         each = reserved(task, kinds()[kind].gpus if there["GPU"] else 0.0)
         for name, setting, given, unit, size in (
+            ("GPU", "gpus", task.gpus, "GPUs", 1),  # first, as it may be what asks for several workers
             ("CPU", "cpus", task.cpus, "CPUs", 1),
-            ("GPU", "gpus", task.gpus, "GPUs", 1),
             ("memory", "memory", task.memory, "GiB for tasks", 2**30),
         ):
             wanted = each[name] * task.processes

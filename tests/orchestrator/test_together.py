@@ -12,7 +12,9 @@ from orchestrator import Experiment, run
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.context import shared_context
 from orchestrator.planning.facts import gather
+from orchestrator.planning.plan import Plan, Stage
 from orchestrator.running.cluster import reserved, taken
+from orchestrator.running.connection import check_fits
 from orchestrator.running.progress import NoProgress
 from orchestrator.running.tasks import execute
 from orchestrator.settings.resources import TrainingTaskConfig
@@ -110,6 +112,25 @@ def test_what_a_training_reserves_is_divided_among_its_workers(
 ) -> None:
     task = TrainingTaskConfig(**settings)
     assert (task.processes, reserved(task, gpus)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"gpus": 4}, "'resources.train.gpus' is 4, but this machine has 0 GPUs"),
+        ({"workers": 4}, "'resources.train.workers' is 4, but this machine has 2 CPUs"),
+        ({"cpus": 4, "workers": 2}, "'resources.train.cpus' is 4, but this machine has 2 CPUs"),
+        ({"memory": 9, "workers": 2}, "'resources.train.memory' is 9, but this machine has 8 GiB for tasks"),
+    ],
+)
+def test_what_this_machine_does_not_have_is_refused_by_the_setting_that_asks_for_it(
+    settings: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "memory": 8 * 2.0**30})
+    plan = Plan({"key": Stage("train", {}, (), {}, 1.0)})
+    check_fits(Experiment.model_validate({**TINY, "resources": {"train": {"workers": 2}}}), plan)
+    with pytest.raises(ValueError, match=text):
+        check_fits(Experiment.model_validate({**TINY, "resources": {"train": settings}}), plan)
 
 
 @pytest.mark.parametrize(
