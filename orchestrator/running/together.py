@@ -33,6 +33,7 @@ from orchestrator.worker.task import Task
 from orchestrator.worker.work import Context, Member, Outcome, Work
 
 Reference: TypeAlias = "ray.ObjectRef[list[Outcome]]"
+POLL_SECONDS = 1.0
 LEAVE_SECONDS = 8.0  # for the snapshot of a training that is interrupted; the driver waits a little longer
 LATE_SECONDS = 120.0  # that a process may be late to notice that its time is over
 ALL_END_SECONDS = 30.0  # in which the others have to end after one has failed
@@ -152,11 +153,11 @@ class Together:
         until = None if limit is None else time.monotonic() + limit + LATE_SECONDS
         running = list(processes)
         while processes[0] in running:
-            ended, running = ray.wait(running, timeout=None if until is None else max(0.0, until - time.monotonic()))
-            if not ended:
-                raise OutOfTime(f"the stage took longer than its time_limit of {limit:g} s, and does not end")
+            ended, running = ray.wait(running, timeout=POLL_SECONDS)  # an interrupt is heeded in between
             if any(failed(each) for each in ended):
                 return
+            if until is not None and time.monotonic() > until:
+                raise OutOfTime(f"the stage took longer than its time_limit of {limit:g} s, and does not end")
 
 
 def failed(process: Reference) -> bool:
