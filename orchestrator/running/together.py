@@ -180,7 +180,8 @@ def verdict(processes: Sequence[Reference]) -> Outcome:
     raised: list[BaseException] = []
     for process in (process for process in processes if process in ended):
         try:
-            outcomes += ray.get(process)
+            reported: list[Outcome] = ray.get(process)
+            outcomes += reported
         except ray.exceptions.RayTaskError as error:
             raised.append(error.cause)
     causes = [error for error in raised if not isinstance(error, PartnerFailed)]

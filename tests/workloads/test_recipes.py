@@ -200,7 +200,7 @@ def test_a_recipe_gives_what_is_not_given() -> None:
         ({"optimizer": "adamw", "momentum": 0.8}, "momentum belong to optimizer: sgd; here it is adamw"),
         ({"schedule": "one-cycle", "warmup_epochs": 2}, "warmup_epochs do not go with schedule: one-cycle"),
         ({"recipe": "deit", "epochs": 5}, "warmup_epochs is 5 of 5 epochs: the rate would never fall; give fewer"),
-        ({"augmentation": ["cutout"]}, "should be 'flip', 'crop', 'resized-crop', 'rand-augment' or 'erasing'"),
+        ({"augmentation": ["cutout"]}, "should be 'flip', 'crop', 'resized-crop', 'rand-augment', 'erasing' or 'timm'"),
         ({"augmentation": [{"name": "flip", "p": 1}]}, "'flip' has no options: leave out p"),
     ],
 )
