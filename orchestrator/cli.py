@@ -115,7 +115,7 @@ def run(
         folder = run_folder(loaded, out)
         store = Store(folder)
         if dry_run:
-            show_plan(planned, facts)
+            show_plan(planned, facts, loaded.resources)
             console.print(f"{len(missing(planned, store))} of these stages are missing in {folder}.")
             return
     show_notes(facts)
@@ -245,8 +245,8 @@ def plan(
 
             typer.echo(Experiment.load(experiment, settings).to_yaml(), nl=False)
             return
-        _, facts, planned = prepare(experiment, settings, exports=True)
-    show_plan(planned, facts)
+        loaded, facts, planned = prepare(experiment, settings, exports=True)
+    show_plan(planned, facts, loaded.resources)
 
 
 @app.command()

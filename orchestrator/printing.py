@@ -14,6 +14,7 @@ from workloads.messages import counted, message
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
     from orchestrator.planning.plan import Plan
+    from orchestrator.settings.resources import ResourcesConfig, TaskConfig
     from orchestrator.status import Status
 
 console = Console(highlight=False, soft_wrap=True)
@@ -69,8 +70,8 @@ def show_notes(facts: "Facts") -> None:
         console.print(note, markup=False)
 
 
-def show_plan(planned: "Plan", facts: "Facts") -> None:
-    """Print a plan's size, what of the networks it leaves alone, and how long it may take here."""
+def show_plan(planned: "Plan", facts: "Facts", resources: "ResourcesConfig") -> None:
+    """Print a plan's size, what of the networks it leaves alone, what trainings take, and how long it may take here."""
     seconds = dict.fromkeys(planned.count(), 0.0)
     for stage in planned.stages.values():
         seconds[stage.kind] += stage.cost
@@ -99,6 +100,9 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
                 f"because torch.export fails ({of_model.not_exportable})",
                 markup=False,
             )
+    for kind in planned.count():
+        if sentence := shared_training(kind, resources.task(kind)):
+            console.print(sentence)
     cores = os.cpu_count() or 1
     longest = max(planned.priorities().values(), default=0.0)
     total = sum(stage.cost for stage in planned.stages.values())
@@ -106,6 +110,20 @@ def show_plan(planned: "Plan", facts: "Facts") -> None:
         f"Estimate: {duration(max(longest, total / cores))} on {cores} cores like this machine's (longest path "
         f"{duration(longest)}), from the measured speed of one forward pass."
     )
+
+
+def shared_training(kind: str, task: "TaskConfig") -> str:
+    """What a stage takes that several workers share; empty for others."""
+    if task.processes == 1:
+        return ""
+    if task.gpus == 0:
+        gpus = "on CPUs"
+    elif task.gpus is None:
+        gpus = "each on a GPU of its own where the cluster has GPUs"
+    else:
+        gpus = f"on {task.gpus:g} GPUs"
+    cpus = counted(round(task.cpus_each * task.processes), "CPU")
+    return f"{kind}: {task.processes} workers share each training, {gpus}; together they take {cpus}."
 
 
 def show_status(status: "Status") -> None:

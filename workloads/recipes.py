@@ -47,8 +47,24 @@ class ErasingConfig(Config):
     """Of an image to lose a part."""
 
 
+class TimmPolicyConfig(Config):
+    """Changes of colours and geometry by timm, which the package timm has to be installed for."""
+
+    name: Literal["timm"]
+    """Which augmentation it is."""
+    policy: Annotated[str, Field(min_length=1)]
+    """A policy as timm's `--aa` takes it, such as `rand-m9-mstd0.5-inc1`, `augmix-m5-w4-d2` or `original`."""
+
+
 SIMPLE_STEPS = ("flip", "crop")
-STEPS_WITH_OPTIONS = ("resized-crop", "rand-augment", "erasing")
+STEPS_WITH_OPTIONS = ("resized-crop", "rand-augment", "erasing", "timm")
+
+
+def _step(value: Any) -> Any:
+    """A name alone, or a mapping of `name` and options; `timm:POLICY` stands for one."""
+    if isinstance(value, str) and value.startswith("timm:"):
+        value = {"name": "timm", "policy": value.removeprefix("timm:")}
+    return by_name(value, SIMPLE_STEPS, STEPS_WITH_OPTIONS)
 
 
 def _step_tag(value: Any) -> str:
@@ -59,9 +75,10 @@ AugmentationStep = Annotated[
     Annotated[Literal["flip", "crop"], Tag("tag-name")]
     | Annotated[ResizedCropConfig, Tag("tag-resized-crop")]
     | Annotated[RandAugmentConfig, Tag("tag-rand-augment")]
-    | Annotated[ErasingConfig, Tag("tag-erasing")],
+    | Annotated[ErasingConfig, Tag("tag-erasing")]
+    | Annotated[TimmPolicyConfig, Tag("tag-timm")],
     Discriminator(_step_tag),
-    BeforeValidator(lambda value: by_name(value, SIMPLE_STEPS, STEPS_WITH_OPTIONS)),
+    BeforeValidator(_step),
 ]
 
 
@@ -182,7 +199,7 @@ class TrainingConfig(Config):
     the two is drawn for each batch."""
     augmentation: tuple[AugmentationStep, ...] | None = None
     """What is done to each training image, in this order: `flip`, `crop`, `resized-crop`, `rand-augment`, `erasing`, by
-    name or as mappings with options; null is that of the data set."""
+    name or as mappings with options, or a policy of timm, `timm:rand-m9-mstd0.5-inc1`; null is that of the data set."""
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 autocast where the hardware multiplies it natively, float32 elsewhere; `tf32` lets a GPU
     round the factors of float32 products to 10 bits."""

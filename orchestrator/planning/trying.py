@@ -35,6 +35,7 @@ from workloads.messages import first_line, text_of
 from workloads.networks import checkpoints
 from workloads.networks.checkpoints import Description
 from workloads.plugins import CRITERION
+from workloads.recipes import TimmPolicyConfig
 from workloads.structure.attention import opened
 from workloads.structure.batch_norm import merge_batch_norm
 from workloads.structure.copying import copied
@@ -76,6 +77,7 @@ def try_out(
         for how, training in trainings:
             with explained(f"model '{config.name}' cannot be {how}"):
                 learn_a_step(spare, images, labels, training)
+                augment_an_image(dataset, training)
         with explained(f"model '{config.name}' cannot be stored"):
             store_and_read(spare, config, structure, dataset)
         network = prepared(spare.eval(), structure)
@@ -116,6 +118,15 @@ def learn_a_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, c
     if all(parameter.grad is None for parameter in model.parameters()):
         raise ValueError("none of its parameters gets a gradient: they are frozen, or cut off from the loss")
     optimizer_of(model, config.model_copy(update={"learning_rate": LOW_RATE})).step()
+
+
+def augment_an_image(dataset: Dataset, config: TrainingConfig) -> None:
+    """Policies of timm, which has to be there and to know them, on a black image."""
+    steps = [step for step in config.augmentation or () if isinstance(step, TimmPolicyConfig)]
+    if steps:
+        from workloads.data.transforms import transform_of  # here, as torchvision takes seconds to load
+
+        transform_of(steps, dataset.shape, dataset.mean)(torch.zeros(dataset.shape, dtype=torch.uint8))
 
 
 def store_and_read(model: nn.Module, config: ModelConfig, structure: Structure, dataset: Dataset) -> nn.Module:

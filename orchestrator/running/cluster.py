@@ -1,12 +1,13 @@
 """The cluster as the driver sees it: what its nodes have, what tasks take of them, and what is lacking."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import ray
 
 from orchestrator.running.progress import Progress
 from orchestrator.settings.experiment import Experiment
+from orchestrator.settings.resources import TaskConfig
 from orchestrator.stages import kinds
 
 Resources = Mapping[str, float]
@@ -50,16 +51,18 @@ class Cluster:
             return False
         self.let_go()
         for kind in in_flight:
-            wanted = self.reserved(kind)
-            if any(fits(node, wanted) for node in self.nodes):
+            wanted, count = self.reserved(kind), self.processes(kind)
+            if taken([dict(node) for node in self.nodes], wanted, count):
                 self.lacking.discard(kind)
                 continue
             amounts = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-            self.notes(
-                kind,
-                f"no node has what a task of kind {kind} reserves ({amounts}): waiting for one; "
-                f"resources.{kind.replace('-', '_')} in the experiment says how much that is",
+            lack = (
+                f"no node has what a task of kind {kind} reserves ({amounts}): waiting for one"
+                if count == 1
+                else f"the nodes do not have what {count} workers of kind {kind} reserve ({amounts} each): waiting for "
+                f"more"
             )
+            self.notes(kind, f"{lack}; resources.{kind.replace('-', '_')} in the experiment says how much that is")
         return True
 
     def answers(self) -> bool:
@@ -81,12 +84,13 @@ class Cluster:
             self.lacking.discard("nodes")
             ask_for_cpus(0)
 
+    def processes(self, kind: str) -> int:
+        """How many processes work on a stage of this kind together."""
+        return self.experiment.resources.task(kind).processes
+
     def reserved(self, kind: str) -> dict[str, float]:
-        """What a task of this kind takes of a node: CPU, GPU, and memory in bytes, under Ray's names."""
-        task = self.experiment.resources.task(kind)
-        default = kinds()[kind].gpus if self.gpus else 0.0
-        gpus = default if task.gpus is None else task.gpus
-        return {"CPU": task.cpus, "GPU": gpus, "memory": int((task.memory or 0) * 2**30)}
+        """What each process of a task of this kind takes: CPU, GPU, and memory in bytes, under Ray's names."""
+        return reserved(self.experiment.resources.task(kind), kinds()[kind].gpus if self.gpus else 0.0)
 
     def largest_node_for(self, wanted: Resources) -> float:
         """The CPUs of the largest node that has room for these resources."""
@@ -96,13 +100,41 @@ class Cluster:
         """Tasks that run now, by kind: of those in flight, given by kind, the oldest for which nodes have room."""
         free, running = [dict(node) for node in self.nodes], Counter[str]()
         for kind in in_flight:
-            wanted = self.reserved(kind)
-            node = next((node for node in free if fits(node, wanted)), None)
-            if node is not None:
-                running[kind] += 1
-                for name, amount in wanted.items():
-                    node[name] = node.get(name, 0.0) - amount
-        return running
+            running[kind] += taken(free, self.reserved(kind), self.processes(kind))
+        return +running
+
+
+def reserved(task: TaskConfig, gpus: float) -> dict[str, float]:
+    """What each process of a task takes: CPU, GPU, and memory in bytes, under Ray's names.
+
+    Args:
+        gpus: of a process, where the settings do not say.
+    """
+    chosen = gpus if task.gpus is None else task.gpus / task.processes
+    if task.processes > 1:
+        chosen = float(chosen > 0)
+    memory = int((task.memory or 0) * 2**30 / task.processes)
+    return {"CPU": task.cpus_each, "GPU": chosen, "memory": memory}
+
+
+def taken(free: Sequence[dict[str, float]], wanted: Resources, count: int) -> bool:
+    """Take resources of nodes for so many processes; where there is not enough for all, take none.
+
+    Returns:
+        Whether there was enough.
+    """
+    chosen: list[dict[str, float]] = []
+    for node in free:
+        while len(chosen) < count and fits(node, wanted):
+            chosen.append(node)
+            for name, amount in wanted.items():
+                node[name] = node.get(name, 0.0) - amount
+    if len(chosen) == count:
+        return True
+    for node in chosen:
+        for name, amount in wanted.items():
+            node[name] += amount
+    return False
 
 
 def fits(node: Resources, wanted: Resources) -> bool:

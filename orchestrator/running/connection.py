@@ -12,8 +12,10 @@ from pathlib import Path
 import ray
 
 from orchestrator.planning.plan import Plan
+from orchestrator.running.cluster import reserved
 from orchestrator.running.signals import sheltered
 from orchestrator.settings.experiment import Experiment
+from orchestrator.stages import kinds
 from workloads.messages import message
 
 CONNECT_SECONDS = 15
@@ -156,13 +158,19 @@ def check_fits(experiment: Experiment, plan: Plan) -> None:
         ValueError: names the setting and what there is.
     """
     machine = ray.cluster_resources()
+    there = {"CPU": machine.get("CPU", 0.0), "GPU": machine.get("GPU", 0.0), "memory": machine["memory"]}
     for kind in plan.count():
         task = experiment.resources.task(kind)
-        for name, wanted, there, unit in (
-            ("cpus", task.cpus, machine.get("CPU", 0.0), "CPUs"),
-            ("gpus", task.gpus, machine.get("GPU", 0.0), "GPUs"),
-            ("memory", task.memory, machine["memory"] / 2**30, "GiB for tasks"),
+        each = reserved(task, kinds()[kind].gpus if there["GPU"] else 0.0)
+        for name, setting, given, unit, size in (
+            ("GPU", "gpus", task.gpus, "GPUs", 1),  # first, as it may be what asks for several workers
+            ("CPU", "cpus", task.cpus, "CPUs", 1),
+            ("memory", "memory", task.memory, "GiB for tasks", 2**30),
         ):
-            if wanted is not None and wanted > there:
-                setting = f"resources.{kind.replace('-', '_')}.{name}"
-                raise ValueError(f"'{setting}' is {wanted:g}, but this machine has {there:.4g} {unit}")
+            wanted = each[name] * task.processes
+            if wanted <= there[name]:
+                continue
+            place = f"resources.{kind.replace('-', '_')}"
+            if given is None or given * size < wanted:  # the number of workers asks for more
+                setting, given = "workers", task.processes
+            raise ValueError(f"'{place}.{setting}' is {given:g}, but this machine has {there[name] / size:.4g} {unit}")

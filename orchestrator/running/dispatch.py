@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from orchestrator.planning.plan import Stage
 from orchestrator.running.cluster import Cluster
@@ -19,7 +20,8 @@ from orchestrator.running.frontier import Frontier
 from orchestrator.running.lease import Lease
 from orchestrator.running.ledger import Ledger
 from orchestrator.running.progress import Progress
-from orchestrator.running.remote import Body, in_worker
+from orchestrator.running.remote import Body, end_running, in_worker
+from orchestrator.running.together import Together, reserve, train_along, within
 from orchestrator.settings.experiment import Experiment
 from orchestrator.stages import kinds
 from orchestrator.storage.store import StorageError, Store
@@ -45,6 +47,7 @@ class Dispatcher:
     Attributes:
         in_flight: stages by the task that they were sent in, oldest first.
         alone: the tasks among these that have a node to themselves.
+        bundles: by task, what is set aside for a training that several workers share.
         postponed: stages that ran out of memory; when nothing else is left, each runs once more, alone.
     """
 
@@ -62,9 +65,10 @@ class Dispatcher:
         self.resources, self.store, self.frontier, self.ledger = experiment.resources, store, frontier, ledger
         self.context, self.progress, self.lease = context, progress, lease
         self.cluster = Cluster(experiment, progress)
-        self.body = in_worker(body)
+        self.body, self.along = in_worker(body), in_worker(train_along)
         self.in_flight: dict[ray.ObjectRef[Any], list[Stage]] = {}
         self.alone: set[ray.ObjectRef[Any]] = set()
+        self.bundles: dict[ray.ObjectRef[Any], PlacementGroup] = {}
         self.postponed: list[Stage] = []
         self.remote_functions: dict[tuple[str, float], Any] = {}
         self.looked = float("-inf")
@@ -97,22 +101,22 @@ class Dispatcher:
         learning = [reference for reference, stages in self.in_flight.items() if kinds()[stages[0].kind].trains]
         with contextlib.suppress(Exception):  # Ray may have ended, too
             for reference in learning:
-                ray.cancel(reference)  # raises KeyboardInterrupt in the worker
+                # It raises KeyboardInterrupt in the worker, which tells those that it has started.
+                ray.cancel(reference, recursive=False)
             if learning:
                 ray.wait(learning, num_returns=len(learning), timeout=SNAPSHOT_SECONDS)
 
     def end_tasks(self) -> None:
-        """Cancel what still runs.
+        """Cancel what still runs."""
+        end_running(list(self.in_flight))
+        for reference in self.in_flight:
+            self.release(reference)
 
-        A task that has just ended is left alone: to cancel it while Ray takes its result in ends this process with a
-        failed check of Ray's own (ray-project/ray#54260).
-        """
-        if not self.in_flight:
-            return
-        with contextlib.suppress(Exception):  # Ray may have ended, too
-            _, running = ray.wait(list(self.in_flight), num_returns=len(self.in_flight), timeout=0)
-            for reference in running:
-                ray.cancel(reference, force=True)
+    def release(self, reference: "ray.ObjectRef[Any]") -> None:
+        """Give back what was set aside for a training that several workers share."""
+        if group := self.bundles.pop(reference, None):
+            with contextlib.suppress(Exception):  # Ray may have ended, too
+                remove_placement_group(group)
 
     def look(self) -> None:
         """See now and then what the cluster has and how far trainings are; often while it has nothing."""
@@ -147,12 +151,33 @@ class Dispatcher:
         reserved = self.cluster.reserved(kind)
         limit = self.resources.task(kind).time_limit
         context = replace(self.context, threads=max(1, int(reserved["CPU"])), time_limit=limit)
-        cpus = self.cluster.largest_node_for(reserved) if alone else reserved["CPU"]
-        function = self.remote_function(kind).options(name=f"{kind} {stages[0].key}", num_cpus=cpus)
-        reference = self.body.submit(function, self.work(stages), context)
+        if self.cluster.processes(kind) > 1:
+            reference = self.submit_together(stages, context)
+        else:
+            reference = self.submit_alone(stages, context, alone)
         self.in_flight[reference] = stages
         if alone:
             self.alone.add(reference)
+
+    def submit_together(self, stages: list[Stage], context: Context) -> "ray.ObjectRef[Any]":
+        """Send a training that several workers share, into a placement group of its own."""
+        kind, retries = stages[0].kind, self.resources.retries
+        count, bundle = self.cluster.processes(kind), self.cluster.reserved(kind)
+        group = reserve(self.cluster, kind)
+        shared = in_worker(Together(self.body, self.along, bundle, count, retries))
+        options = {"name": f"{kind} {stages[0].key}", **within(group, 0)}
+        function = ray.remote(num_cpus=0, max_retries=retries, max_calls=0)(shared.function).options(**options)
+        reference = shared.submit(function, self.work(stages), context)
+        self.bundles[reference] = group
+        return reference
+
+    def submit_alone(self, stages: list[Stage], context: Context, whole_node: bool) -> "ray.ObjectRef[Any]":
+        """Send stages that one worker does."""
+        kind = stages[0].kind
+        reserved = self.cluster.reserved(kind)
+        cpus = self.cluster.largest_node_for(reserved) if whole_node else reserved["CPU"]
+        function = self.remote_function(kind).options(name=f"{kind} {stages[0].key}", num_cpus=cpus)
+        return self.body.submit(function, self.work(stages), context)
 
     def work(self, stages: Sequence[Stage]) -> list[Work]:
         """What a worker gets to know of stages."""
@@ -180,6 +205,7 @@ class Dispatcher:
     def collect(self, reference: "ray.ObjectRef[Any]") -> None:
         """Record what a task reports; of one that died for good, each stage runs by itself, then has failed."""
         stages = self.in_flight.pop(reference)
+        self.release(reference)
         try:
             outcomes: list[Outcome] = ray.get(reference)
         except ray.exceptions.RayError as error:

@@ -6,6 +6,7 @@ metaprune that lies there for the one that the driver runs. So the function trav
 its arguments as bytes, and both are read only after it has put things in order.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,20 @@ from metaprune._packages import ROOT, script_folder
 from orchestrator.worker.work import Context, Outcome, Work
 
 Body = Callable[[Sequence[Work], Context], list[Outcome]]
+
+
+def end_running(references: "Sequence[ray.ObjectRef[Any]]") -> None:
+    """End the processes of the tasks that still run.
+
+    A task that has just ended is left alone: to cancel it while Ray takes its result in ends this process with a
+    failed check of Ray's own (ray-project/ray#54260).
+    """
+    if not references:
+        return
+    with contextlib.suppress(Exception):  # Ray may have ended, too
+        _, running = ray.wait(list(references), num_returns=len(references), timeout=0)
+        for reference in running:
+            ray.cancel(reference, force=True)
 
 
 @dataclass(frozen=True)

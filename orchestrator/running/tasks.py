@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import FrameType
 
+import ray
 import torch
 
 from orchestrator.stages import kinds
@@ -22,6 +23,7 @@ from orchestrator.worker.hardware import settle
 from orchestrator.worker.kind import Made, Rows
 from orchestrator.worker.learning import snapshot_place
 from orchestrator.worker.measuring import measured, measured_together
+from orchestrator.worker.meeting import PartnerFailed
 from orchestrator.worker.networks import LostNetwork, forget_networks
 from orchestrator.worker.records import failure, recorded_environment, timing
 from orchestrator.worker.task import Task
@@ -50,14 +52,7 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
         OtherCodeError: this node runs other code than the driver.
         StorageError: the run cannot be written to, or is not the one that the driver sees.
     """
-    for path in context.import_paths:
-        if path not in sys.path:
-            sys.path.append(path)
-    check_same_code(context.code, socket.gethostname())
-    if settle(context.threads):
-        forget_networks()
-    store = Store(context.store)
-    check_same_store(store, context)
+    store = prepared(context)
     task = functools.cache(lambda: Task(context))  # made within the first stage, which fails where the data is gone
     failed_before = store.failed()
     attempts = [Attempt(work, store, context) for work in batch if work.key in failed_before]
@@ -74,6 +69,23 @@ def execute(batch: Sequence[Work], context: Context) -> list[Outcome]:
         torch.cuda.empty_cache()  # for the other processes on this GPU
     outcomes = {attempt.work.key: attempt.outcome for attempt in attempts}
     return [outcomes[work.key] for work in batch]
+
+
+def prepared(context: Context) -> Store:
+    """The store of a run, after this process is ready for its tasks.
+
+    Raises:
+        OtherCodeError, StorageError: as of `execute`.
+    """
+    for path in context.import_paths:
+        if path not in sys.path:
+            sys.path.append(path)
+    check_same_code(context.code, socket.gethostname())
+    if settle(context.threads):
+        forget_networks()
+    store = Store(context.store)
+    check_same_store(store, context)
+    return store
 
 
 def check_same_store(store: Store, context: Context) -> None:
@@ -171,17 +183,18 @@ class Attempt:
 
         Raises:
             StorageError: the run cannot be written to.
+            PartnerFailed: another process has written down what failed.
         """
         clock = time.perf_counter()
         try:
             with process_kept():  # own networks and data sets run within, whatever they do
                 yield
-        except StorageError:
+        except (StorageError, PartnerFailed):
             raise
         except (Exception, SystemExit) as error:  # own code may also try to end the process
             if is_from_outside(error):
                 raise
-            self.short_of_memory = isinstance(error, torch.OutOfMemoryError)
+            self.short_of_memory = isinstance(error, torch.OutOfMemoryError | ray.exceptions.OutOfMemoryError)
             if isinstance(error, torch.AcceleratorError) and not self.short_of_memory:
                 traceback.print_exc()
                 os._exit(1)  # nothing more can run in this process; Ray tries the task again in another
@@ -215,7 +228,9 @@ class Attempt:
         self.made = None
         if self.error is None:
             tables = [table for table, rows in self.rows.items() if rows]
-            timings = [timing(self.work.kind, self.started, self.seconds, self.context.threads, tables)]
+            member, threads = self.context.member, self.context.threads
+            workers = 1 if member is None else member.count
+            timings = [timing(self.work.kind, self.started, self.seconds, workers, threads, tables)]
             self.rows = {**self.rows, "timings": timings} if self.work.record else {}
 
 

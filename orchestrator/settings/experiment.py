@@ -140,6 +140,21 @@ def _check_start(model: ModelConfig, pipelines: Collection[str]) -> None:
         )
 
 
+def _check_workers(training: TrainingConfig, workers: int, part: str) -> None:
+    """Refuse trainings that several workers cannot share as one would do them."""
+    stage = {"training": "train", "fine_tuning": "fine_tune"}[part]
+    if training.batch_size < workers:
+        raise ValueError(
+            f"{part}.batch_size is {training.batch_size}, fewer images than the {workers} workers that divide them "
+            f"(resources.{stage}): give larger batches, or fewer workers"
+        )
+    if workers > 1 and isinstance(training, FineTuningConfig) and training.features:
+        raise ValueError(
+            f"{part}.features compares all images of a batch, so its batches are not divided: leave it out, or give "
+            f"resources.{stage} one worker"
+        )
+
+
 def _safe_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError("may have letters, digits, '.', '_' and '-' only, and starts with a letter or digit")
@@ -216,6 +231,8 @@ class Experiment(Config):
                 f"fine_tuning.warmup_epochs is {tuning.warmup_epochs} of {tuning.step_epochs} step_epochs: the rate "
                 f"would never fall; give fewer"
             )
+        _check_workers(self.training, self.resources.task("train").processes, "training")
+        _check_workers(tuning, self.resources.task("fine-tune").processes, "fine_tuning")
         for part in ("criteria", "methods"):
             named: dict[str, ChoiceConfig] = {}
             for choice in (choice for grid in self.pruning for choice in getattr(grid, part)):

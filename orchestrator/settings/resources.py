@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from workloads.config import Config, Count, Positive
 
@@ -17,14 +17,51 @@ class TaskConfig(Config):
     """What Ray reserves for one task."""
 
     cpus: Annotated[float, Field(gt=0)] = 1
-    """CPU cores, and threads that PyTorch uses."""
+    """CPU cores, and threads that PyTorch uses; divided among the workers of a training, each of which gets one at
+    least."""
     gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs, or a share of one; null takes a whole one to train and a quarter for everything else, where the cluster has
-    GPUs."""
+    GPUs. A training on several is divided among as many workers."""
     time_limit: Annotated[float, Field(gt=0)] | None = None
     """Seconds that a stage may take before it counts as failed; null is no limit."""
     memory: Annotated[float, Field(gt=0)] | None = None
-    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none."""
+    """Memory in GiB that a task may need: no more tasks start on a node than have room there; null asks for none. It is
+    divided among the workers of a training."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes work on a stage together."""
+        return 1
+
+    @property
+    def cpus_each(self) -> float:
+        """CPU cores of each of them."""
+        return self.cpus if self.processes == 1 else max(1.0, self.cpus / self.processes)
+
+
+class TrainingTaskConfig(TaskConfig):
+    """What Ray reserves for a training, by one process or by several that divide each batch."""
+
+    workers: Positive | None = None
+    """Processes that train the network together, each on its part of every batch and with a GPU of its own; null is one
+    for each of `gpus`. With `gpus: 0` they train on CPUs."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingTaskConfig":
+        gpus = self.gpus or 0
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus is {gpus:g}: a training takes a share of one GPU, or a whole number of them")
+        if self.workers is not None and gpus and gpus != self.workers and max(gpus, self.workers) > 1:
+            raise ValueError(
+                f"gpus is {gpus:g} and workers is {self.workers}, but each worker has a GPU of its own: leave one of "
+                f"the two out"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many processes work on a stage together."""
+        return self.workers or max(1, int(self.gpus or 1))
 
 
 class AllTasksConfig(Config):
@@ -46,12 +83,16 @@ class AllTasksConfig(Config):
 def task_fields() -> Iterator[tuple[str, Any]]:
     """A setting for each kind of stage, which are the modules of `orchestrator.stages`.
 
-    Their names and first lines are read without importing them, as they load PyTorch.
+    Their names, their first lines and whether they train (`lesson` of their `KIND`) are read without importing them,
+    as they load PyTorch.
     """
     for module in pkgutil.iter_modules([str(STAGES)]):
         source = (STAGES / f"{module.name}.py").read_text(encoding="utf-8")
-        about = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-        yield module.name, (TaskConfig, Field(TaskConfig(), description=about))
+        tree = ast.parse(source)
+        about = (ast.get_docstring(tree) or "").partition("\n")[0]
+        trains = any(isinstance(node, ast.keyword) and node.arg == "lesson" for node in ast.walk(tree))
+        config = TrainingTaskConfig if trains else TaskConfig
+        yield module.name, (config, Field(config(), description=about))
 
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from orchestrator.worker.hardware import device
-from orchestrator.worker.kind import WHOLE_GPU, Kind, Made
+from orchestrator.worker.kind import WHOLE_GPU, Kind, Lesson, Made
 from orchestrator.worker.learning import learn, trained
 from orchestrator.worker.rows import split_rows
 from orchestrator.worker.task import Task, without_code
@@ -13,8 +13,8 @@ from workloads.data.splits import Part, samples_of, subsets
 from workloads.networks.models import build
 
 
-def make(task: Task, work: Work) -> Made:
-    """The model, with a row an epoch, and one a stretch of the training set where it saw a part."""
+def lesson(task: Task, work: Work) -> Lesson:
+    """The model with its initial weights, and the images that it sees."""
     settings = work.parameters
     config = ModelConfig(**without_code(settings["model"]))
     classes = len(task.dataset.classes)
@@ -24,15 +24,29 @@ def make(task: Task, work: Work) -> Made:
     model = build(config, channels=task.dataset.shape[0], classes=classes, seed=weights_seed)
     model.to(device())
     pool = task.dataset.train_pool
-    labels = task.dataset.train.labels[pool]
-    parts: list[Part] = []
     if "splits" in settings:
-        parts = subsets(labels, SplitsConfig(**settings["splits"]), settings["seed"])[settings["subset"]]
-        pool = pool[samples_of(parts)]
-    history = learn(task, work, model, TrainingConfig(**settings["training"]), pool, seed_of("order", *which))
-    description = replace(task.describe(model, config), trainings=1)
-    made = trained(task, work, model, description, history)
-    made.rows["splits"] = split_rows(parts, labels, classes)
+        pool = pool[samples_of(parts_of(task, work))]
+    return Lesson(model, TrainingConfig(**settings["training"]), pool, seed_of("order", *which))
+
+
+def parts_of(task: Task, work: Work) -> list[Part]:
+    """The stretches of the training set that it sees; none where it sees all of it."""
+    settings = work.parameters
+    if "splits" not in settings:
+        return []
+    labels = task.dataset.train.labels[task.dataset.train_pool]
+    return subsets(labels, SplitsConfig(**settings["splits"]), settings["seed"])[settings["subset"]]
+
+
+def make(task: Task, work: Work) -> Made:
+    """The model, with a row an epoch, and one a stretch of the training set where it saw a part."""
+    learnt = lesson(task, work)
+    history = learn(task, work, learnt)
+    config = ModelConfig(**without_code(work.parameters["model"]))
+    description = replace(task.describe(learnt.model, config), trainings=1)
+    made = trained(task, work, learnt.model, description, history)
+    labels = task.dataset.train.labels[task.dataset.train_pool]
+    made.rows["splits"] = split_rows(parts_of(task, work), labels, len(task.dataset.classes))
     return made
 
 
@@ -41,6 +55,6 @@ KIND = Kind(
     make=make,
     gpus=WHOLE_GPU,
     tables=("evaluations", "epochs", "splits"),
-    trains=True,
+    lesson=lesson,
     reads=("dataset", "model", "training"),
 )

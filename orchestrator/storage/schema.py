@@ -259,6 +259,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("seconds", pa.float64(), "wall clock of the stage; of what it does with others, an equal share", "s"),
             field("node", pa.string(), "Ray's id of the node"),
             field("worker", pa.int64(), "process id on the node"),
+            field(
+                "workers",
+                pa.int32(),
+                "processes that trained a network together, of which node, worker, gpus and threads are those of the "
+                "first; null in runs of older versions",
+            ),
             field("gpus", pa.string(), "ids of the GPUs it was given, comma-separated"),
             field("threads", pa.int32(), "CPU threads it was given"),
             field("tables", pa.list_(pa.string()), "the tables that have rows of the stage, besides this one"),

@@ -24,6 +24,14 @@ def device() -> torch.device:
     return torch.device("cpu") if number is None else torch.device("cuda", number)
 
 
+def training_device() -> torch.device:
+    """Where one process trains a network: as `device` says, or on Apple's GPU (MPS) where that would be a Mac's CPU.
+
+    All else stays on the CPU there: much of it computes in float64, which MPS does not have.
+    """
+    return torch.device("mps") if torch.backends.mps.is_available() else device()
+
+
 def cuda_number(assigned: Sequence[int | str], visible: str | None) -> int | None:
     """CUDA's number of the first assigned GPU, which counts what CUDA_VISIBLE_DEVICES lets it see; None without one."""
     if not assigned:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.worker.task import Task
 from orchestrator.worker.work import Work
+from workloads.config import TrainingConfig
 from workloads.networks.checkpoints import Description
+from workloads.training.objectives import Objective
 
 WHOLE_GPU, SHARE_OF_GPU = 1.0, 0.25
 Rows = dict[str, list[dict[str, Any]]]
@@ -47,6 +49,24 @@ class Made:
         return self.network is not None and "evaluations" not in self.rows
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a stage trains and how: all that the processes need that train a network together.
+
+    Attributes:
+        model: before it.
+        pool: numbers of the training images.
+        seed: of their order and augmentation.
+        objective: what it brings down; None is the cross entropy of the labels.
+    """
+
+    model: nn.Module
+    config: TrainingConfig
+    pool: Tensor
+    seed: int
+    objective: Objective | None = None
+
+
 def by_itself(stage: StageLike) -> Hashable:
     """Share a task with no other stage."""
     return stage.key
@@ -64,7 +84,7 @@ class Kind:
         tables: where the rows of its stages go, beside `timings` and `failures`.
         reads: the parts of the experiment that its result depends on, beside those of its inputs and what a grid says.
         shares_task: stages of the kind with equal values run in one task, which loads their inputs once.
-        trains: whether it learns in epochs and leaves snapshots, from which an interrupted stage goes on.
+        lesson: what it trains, where it learns in epochs and leaves snapshots, from which an interrupted stage goes on.
     """
 
     code_version: int
@@ -73,4 +93,9 @@ class Kind:
     tables: tuple[str, ...]
     reads: tuple[str, ...] = ()
     shares_task: Callable[[StageLike], Hashable] = by_itself
-    trains: bool = False
+    lesson: Callable[[Task, Work], Lesson] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it learns in epochs."""
+        return self.lesson is not None

@@ -39,7 +39,9 @@ def failure(kind: str, error: BaseException) -> dict[str, Any]:
     }
 
 
-def timing(kind: str, started: datetime, seconds: float, threads: int, tables: Iterable[str]) -> dict[str, Any]:
+def timing(
+    kind: str, started: datetime, seconds: float, workers: int, threads: int, tables: Iterable[str]
+) -> dict[str, Any]:
     """The columns of `timings` that a finished stage fills."""
     connected = ray.is_initialized()
     return {
@@ -49,6 +51,7 @@ def timing(kind: str, started: datetime, seconds: float, threads: int, tables: I
         "seconds": seconds,
         "node": ray.get_runtime_context().get_node_id() if connected else None,
         "worker": os.getpid(),
+        "workers": workers,
         "gpus": ",".join(str(gpu) for gpu in ray.get_gpu_ids()) if connected else "",
         "threads": threads,
         "tables": sorted(tables),

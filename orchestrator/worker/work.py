@@ -27,8 +27,23 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One of several worker processes that train a network together.
+
+    Attributes:
+        number: 0, 1, …; the first one does all else that its stage does.
+        count: of them.
+        address: IP address and port where they find each other.
+    """
+
+    number: int
+    count: int
+    address: tuple[str, int]
+
+
+@dataclass(frozen=True)
 class Context:
-    """What the tasks of a run share, but for threads and time.
+    """What the tasks of a run share, but for threads, time and who trains together.
 
     Attributes:
         store: URI of the run.
@@ -40,6 +55,7 @@ class Context:
         time_limit: seconds that a stage may take; None is no limit.
         witness: a file of the run that the driver has left, by which a node knows that it sees the same store.
         code: what the driver runs, see `orchestrator.worker.code`; empty is not compared.
+        member: which of the processes this is that train together; None trains alone.
     """
 
     store: str
@@ -51,6 +67,7 @@ class Context:
     time_limit: float | None = None
     witness: str | None = None
     code: Mapping[str, str] = field(default_factory=dict)
+    member: Member | None = None
 
 
 @dataclass(frozen=True)

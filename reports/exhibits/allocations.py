@@ -71,12 +71,12 @@ def drawn(panels: dict[str, pd.DataFrame]) -> Figure:
     means = []
     for axis, rows in zip(axes, panels.values(), strict=True):
         for variant, frame in rows.groupby("variant", sort=False):
-            points = over_seeds(frame.assign(accuracy=100 * frame["kept"]), ["of_group"])
-            figures.curve(axis, points, "of_group", looks[str(variant)], 1, percent=False)
+            points = over_seeds(frame.assign(accuracy=100 * frame["kept"]), ["of_group"], cells=True)
+            figures.curve(axis, points, "of_group", looks[str(variant)], 1, percent=False, name=str(variant))
             means.append(points)
         first = rows[rows["variant"] == rows["variant"].iloc[0]]
-        same = over_seeds(first.assign(accuracy=100 * first["same"]), ["of_group"])
-        figures.curve(axis, same, "of_group", UNIFORM, 1, percent=False)
+        same = over_seeds(first.assign(accuracy=100 * first["same"]), ["of_group"], cells=True)
+        figures.curve(axis, same, "of_group", UNIFORM, 1, percent=False, name="uniform")
         if not axis.xaxis_inverted():
             axis.invert_xaxis()  # from the input to the output
     figures.label(figure, "group, from the input to the output", "neurons kept (%)", figures.repetitions(*means))

@@ -63,10 +63,10 @@ def drawn(rows: pd.DataFrame, base: float) -> Figure:
     looks = figures.style(in_order(rows["variant"]))
     points = []
     for axis, sparsity in zip(axes, sparsities, strict=True):
-        means = over_seeds(rows[rows["target_sparsity"] == sparsity], ["variant", "images"])
+        means = over_seeds(rows[rows["target_sparsity"] == sparsity], ["variant", "images"], cells=True)
         points.append(means)
         for variant, line in means.groupby("variant", sort=False):
-            figures.curve(axis, line.sort_values("images"), "images", looks[str(variant)], 1)
+            figures.curve(axis, line.sort_values("images"), "images", looks[str(variant)], 1, name=str(variant))
         if pd.notna(base):
             axis.axhline(base, **UNPRUNED)
         axis.set_xscale("symlog", base=2, linthresh=16)

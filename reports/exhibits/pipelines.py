@@ -71,10 +71,11 @@ def retraining_figure(tables: Tables) -> Iterator[Item]:
         for part, panels in figures.pages(every):
             figure, axes = figures.panels(list(panels), columns=2)
             looks = figures.style(list(names.values()))
-            means = [over_seeds(cells, ["target_sparsity", "epoch"], "gain") for cells in panels.values()]
+            means = [over_seeds(cells, ["target_sparsity", "epoch"], "gain", cells=True) for cells in panels.values()]
             for axis, of_panel in zip(axes, means, strict=True):
                 for sparsity, points in of_panel.groupby("target_sparsity"):
-                    figures.curve(axis, points, "epoch", looks[names[sparsity]], scale=1, percent=False)
+                    name = names[sparsity]
+                    figures.curve(axis, points, "epoch", looks[name], scale=1, percent=False, name=name)
                 axis.axhline(0, color="black", linewidth=0.5)
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             note = figures.repetitions(*means)

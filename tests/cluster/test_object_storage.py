@@ -17,8 +17,10 @@ from orchestrator.cli import write_report_of
 from orchestrator.running.progress import LogProgress
 from orchestrator.storage import store as module
 from orchestrator.storage.store import Store
+from orchestrator.watching.state import Watched
 from reports import load
 from tests.conftest import TINY
+from tests.orchestrator.test_watching import PRUNED, begin, end
 
 SECRET = "not-to-be-shown"
 
@@ -103,6 +105,20 @@ def test_a_writer_that_died_keeps_nobody_from_writing(
     store.write(b"", "latencies", ".shape.json.0.writer")
     store.write_once(b"1", "latencies", "shape.json")
     assert store.read("latencies", "shape.json") == b"1"
+
+
+def test_a_run_in_a_bucket_is_watched_as_one_in_a_folder(bucket: str, endpoint: str, tmp_path: Path) -> None:
+    parts = ("said", "kinds", "trainings", "curves", "figures", "failures")
+    looks = []
+    for place in (f"s3://{bucket}/watched?endpoint_override={endpoint}", tmp_path / "watched"):
+        store = Store(place)
+        begin(store)
+        watched = Watched(store.uri)
+        before = watched.state()
+        end(store, "b", *PRUNED[5:7])
+        looks.append([{part: state[part] for part in parts} for state in (before, watched.state())])
+    assert looks[0] == looks[1]
+    assert [look["kinds"][1]["done"] for look in looks[0]] == [4, 6]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The GPU and the threads of a task."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,7 +9,11 @@ import sys
 import pytest
 import torch
 
-from orchestrator.worker.hardware import cuda_number, device
+from orchestrator.worker.hardware import cuda_number, device, training_device
+from orchestrator.worker.kind import Lesson
+from orchestrator.worker.learning import moved
+from workloads.config import FineTuningConfig
+from workloads.training.objectives import Distillation
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,24 @@ def test_outside_of_ray_it_is_the_first_gpu_or_the_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr("orchestrator.worker.hardware.ray.is_initialized", lambda: False)
     assert device() == expected
+
+
+def test_a_mac_trains_on_its_gpu_and_does_all_else_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for there, expected in ((True, "mps"), (False, "cpu")):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=there: there)
+        assert (training_device().type, device().type) == (expected, "cpu")
+
+
+def test_a_lesson_is_learnt_on_another_device_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, teacher, back = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), []
+    distilled = Distillation([teacher], FineTuningConfig(objective="distillation"))
+    lesson = Lesson(model, FineTuningConfig(), torch.arange(4), 0, distilled)
+    with contextlib.suppress(KeyboardInterrupt), moved(lesson, torch.device("meta")):
+        assert {each.weight.device.type for each in (model, teacher)} == {"meta"}
+        monkeypatch.setattr(torch.nn.Module, "to", lambda module, where: back.append((module, where)))
+        raise KeyboardInterrupt
+    assert back == [(model, device()), (teacher, device())]
 
 
 THREADS = """

@@ -96,8 +96,8 @@ def test_each_step_of_iterative_pruning_learns_in_an_order_of_its_own(
     context = shared_context(experiment, facts, store)
     seeds: list[int] = []
 
-    def noted(task, work, model, config, pool, seed, objective=None):
-        seeds.append(seed)
+    def noted(task, work, lesson):
+        seeds.append(lesson.seed)
         return []
 
     monkeypatch.setattr("orchestrator.stages.train.learn", noted)

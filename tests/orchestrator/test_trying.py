@@ -236,14 +236,19 @@ def test_a_network_that_cannot_be_exported_is_no_obstacle_but_named_where_asked_
     assert gather(experiment).models["deciding"].not_exportable is None
 
 
-def test_a_plan_says_which_networks_cannot_be_exported(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = Experiment.model_validate(TINY | {"model": {"name": "own_functions:deciding"}})
+def test_a_plan_says_which_networks_cannot_be_exported_and_what_trainings_share(
+    capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"model": {"name": "own_functions:deciding"}, "resources": {"train": {"gpus": 2, "cpus": 8}}}
+    experiment = Experiment.model_validate(TINY | changes)
     facts = gather(experiment, exports=True)
     monkeypatch.setattr(printing, "console", Console(highlight=False, soft_wrap=True))
-    printing.show_plan(make_plan(experiment, facts), facts)
+    printing.show_plan(make_plan(experiment, facts), facts, experiment.resources)
+    printed = capsys.readouterr().out
     assert "deciding: the run can make its networks, but `metaprune export` can write them as safetensors alone, " in (
-        capsys.readouterr().out
+        printed
     )
+    assert "train: 2 workers share each training, on 2 GPUs; together they take 8 CPUs." in printed
 
 
 @pytest.mark.parametrize(("of", "word"), [("weights", "weight"), ("macs", "MAC")])

@@ -56,8 +56,14 @@ def end(store: Store, shard: str, *rows: dict[str, Any]) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A run at work: it trains another network, has pruned half of the cells, and one has failed."""
+    """A run at work, see `begin`."""
     store = Store(tmp_path / "run")
+    begin(store)
+    return store
+
+
+def begin(store: Store) -> None:
+    """Let a run be at work: it trains another network, has pruned half of the cells, and one has failed."""
     more = {**TRAINED, "cell": "learning", "seed": 1}
     planned = [*({**row, "kind": "train"} for row in (TRAINED, more)), *({**row, "kind": "compress"} for row in PRUNED)]
     names = SCHEMAS["plan"].names
@@ -69,7 +75,6 @@ def store(tmp_path: Path) -> Store:
     failed = {**PRUNED[4], "kind": "compress", "error": "ValueError", "message": f"{HOSTILE}\nsecond line"}
     store.write_rows("failures", failed["cell"], [{k: v for k, v in failed.items() if k != "accuracy"}])
     store.write(json.dumps([2, 5, [[0.1, 1.5, 10.0, None, 20.0, 1.0]] * 2]).encode(), PROGRESS, "learning.json")
-    return store
 
 
 def test_the_page_shows_counts_curves_means_and_failures(store: Store) -> None:

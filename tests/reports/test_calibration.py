@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from reports import figures
 from reports.exhibits.calibration import images_of, others
 from reports.exhibits.catalog import EXHIBITS
 from reports.results.selection import tables_of
@@ -53,6 +54,9 @@ def test_a_line_a_choice_of_neurons_and_a_panel_a_sparsity(tmp_path: Path) -> No
     assert all(line.get_xydata().tolist() == [[32, 55], [128, 65], [512, 75]] for line in lines)
     texts = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"l1, conventional", "elimination, conventional", "unpruned"} <= texts
+    figure.canvas.draw()
+    shown = {point.text: point.cells for point in figures.points_of(figure)}
+    assert shown["50 %, elimination, conventional: 128, 65.00"] == ("eliminationleast-squares(images=128)0.5",)
 
 
 def test_without_several_numbers_there_is_no_figure(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Recipes: optimizers, schedules, mixed and augmented images, averages of weights, and presets."""
 
+import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -198,7 +200,7 @@ def test_a_recipe_gives_what_is_not_given() -> None:
         ({"optimizer": "adamw", "momentum": 0.8}, "momentum belong to optimizer: sgd; here it is adamw"),
         ({"schedule": "one-cycle", "warmup_epochs": 2}, "warmup_epochs do not go with schedule: one-cycle"),
         ({"recipe": "deit", "epochs": 5}, "warmup_epochs is 5 of 5 epochs: the rate would never fall; give fewer"),
-        ({"augmentation": ["cutout"]}, "should be 'flip', 'crop', 'resized-crop', 'rand-augment' or 'erasing'"),
+        ({"augmentation": ["cutout"]}, "should be 'flip', 'crop', 'resized-crop', 'rand-augment', 'erasing' or 'timm'"),
         ({"augmentation": [{"name": "flip", "p": 1}]}, "'flip' has no options: leave out p"),
     ],
 )
@@ -218,3 +220,31 @@ def test_settings_of_recipes_that_cannot_be_are_one_sentence(settings: dict[str,
 def test_optimizers_that_there_are_not_are_told(optimizer: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         optimizer_of(network(), TrainingConfig(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_policies_of_timm_draw_from_the_seed_of_each_image_and_nothing_else_moves(channels: int) -> None:
+    image = torch.randint(256, (channels, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for policy in ("rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original"):
+        config = TrainingConfig(augmentation=["flip", f"timm:{policy}"])
+        assert config.model_dump()["augmentation"][1] == {"name": "timm", "policy": policy}
+        each = ImageByImage(transform_of(config.augmentation, (channels, 24, 24), [0.5] * channels), torch.arange(12))
+        before = random.getstate(), torch.get_rng_state()
+        first = [each(place, image) for place in range(12)]
+        random.seed(7)
+        assert all(torch.equal(each(place, image), made) for place, made in enumerate(first))
+        random.setstate(before[0])
+        assert torch.equal(torch.get_rng_state(), before[1])
+        assert {(made.shape, made.dtype) for made in first} == {(image.shape, torch.uint8)}
+        assert sum(not torch.equal(made, image) for made in first) > 4
+
+
+def test_policies_that_timm_cannot_follow_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = TrainingConfig(augmentation=["timm:nonsense"]).augmentation
+    with pytest.raises(ValueError, match="timm has no augmentation policy 'nonsense'"):
+        transform_of(steps, (3, 24, 24), [0.5] * 3)
+    with pytest.raises(ValueError, match="one or three channels, but these have 2"):
+        transform_of(steps, (2, 24, 24), [0.5] * 2)
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    with pytest.raises(ValueError, match="needs the package timm: python -m pip install timm"):
+        transform_of(steps, (3, 24, 24), [0.5] * 3)

@@ -17,6 +17,7 @@ from workloads.data.decoding import Encoded, decode
 
 RESIDENT_BYTES = 2**30  # of images that are kept on a GPU
 BATCHES_AHEAD = 2  # of each loader process, as PyTorch has it
+Size = int | Sequence[int]
 
 
 class Samples:
@@ -55,11 +56,12 @@ class Samples:
         return self.images[index]
 
     def batches(
-        self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
+        self, order: Tensor, size: Size, device: torch.device, each: "EachImage | None" = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Uint8 images (B, C, H, W) and labels (B,) of the samples with these numbers, up to `size` at a time.
 
         Args:
+            size: of all batches, or that of each.
             each: what is done to the image at each place of `order`, in loader processes where there are threads.
         """
         if each is not None:
@@ -124,7 +126,7 @@ class StreamedSamples(Samples):
         return decode(self.encoded[index], self.shape, self.resize, background=self.background, place=place)
 
     def batches(
-        self, order: Tensor, size: int, device: torch.device, each: "EachImage | None" = None
+        self, order: Tensor, size: Size, device: torch.device, each: "EachImage | None" = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         workers = max(2, torch.get_num_threads()) if self.workers is None else self.workers
         yield from loaded(self, order, size, device, workers, each)
@@ -151,13 +153,15 @@ class Ordered(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def loaded(
-    samples: Samples, order: Tensor, size: int, device: torch.device, workers: int, each: EachImage | None
+    samples: Samples, order: Tensor, size: Size, device: torch.device, workers: int, each: EachImage | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches as of `Samples.batches`, made by loader processes while they are consumed; with 0, in this one."""
-    workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * size * math.prod(samples.shape)))
+    places = [part.tolist() for part in torch.arange(len(order)).split(size)]
+    largest = max(map(len, places), default=1)
+    workers = min(workers, shared_memory() // (2 * BATCHES_AHEAD * largest * math.prod(samples.shape)))
     loader = torch.utils.data.DataLoader(
         Ordered(samples, order, each),
-        batch_size=size,
+        batch_sampler=places,
         num_workers=workers,
         prefetch_factor=BATCHES_AHEAD if workers else None,
         pin_memory=device.type == "cuda",
@@ -220,7 +224,7 @@ class Dataset(Source):
     def batches(
         self,
         part: str,
-        batch_size: int,
+        batch_size: Size,
         device: torch.device | str = "cpu",
         indices: Tensor | None = None,
         augmented: Callable[[Tensor], Tensor] = lambda images: images,
@@ -229,6 +233,7 @@ class Dataset(Source):
         """Normalised float32 images and their labels, in order; all of `part` unless `indices` names some.
 
         Args:
+            batch_size: of all batches, or that of each.
             augmented: what is done to uint8 images (B, C, H, W) before.
             each: what is done before that to the uint8 image (C, H, W) at each place.
         """

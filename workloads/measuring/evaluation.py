@@ -67,7 +67,8 @@ def evaluate_together(
     for model in models:
         model.eval().to(memory_format=torch.channels_last)
     started = time.perf_counter()
-    totals = [torch.zeros(3 + len(dataset.classes), dtype=torch.float64, device=device) for _ in models]
+    summed_on = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+    totals = [torch.zeros(3 + len(dataset.classes), dtype=torch.float64, device=summed_on) for _ in models]
     example = torch.randn(2, *dataset.shape, generator=torch.Generator().manual_seed(0)).to(device)
     batch_size = batch_size or fast_batch(device, dataset.shape)
     with torch.inference_mode(), products(precision, device):
@@ -76,7 +77,7 @@ def evaluate_together(
             for total, logits in zip(
                 totals, forward(images.contiguous(memory_format=torch.channels_last)), strict=True
             ):
-                total += hits_and_loss(logits, labels)
+                total += hits_and_loss(logits.to(summed_on), labels.to(summed_on))
     sums = torch.stack(totals).cpu()  # waits for a GPU
     means = (sums[:, :3] / len(dataset.test_pool)).tolist()
     balanced = class_means(sums[:, 3:], dataset.test.labels[dataset.test_pool]).tolist()

@@ -45,5 +45,7 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Whether the device has instructions that multiply bfloat16 (CUDA from Ampere on; AMX or AVX-512 BF16)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
     private = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in private)

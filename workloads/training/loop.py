@@ -4,20 +4,20 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from workloads.data.augmentation import augment
+from workloads.data.augmentation import Rows, augment
 from workloads.data.samples import Dataset
 from workloads.measuring.evaluation import evaluate
 from workloads.measuring.precision import float32_products, resolved
 from workloads.recipes import AugmentationStep, TrainingConfig
 from workloads.training.objectives import CrossEntropy, Objective
 from workloads.training.optimizers import average_of, learning_rate, optimizer_of
+from workloads.training.parallel import ALONE, Rank
 from workloads.training.snapshots import Epoch, Snapshot
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -36,6 +36,7 @@ def train(
     snapshot_every: int = 0,
     on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     on_epoch: Callable[[list[Epoch]], None] = lambda history: None,
+    rank: Rank = ALONE,
 ) -> list[Epoch]:
     """Train a network in place, on the device of its weights.
 
@@ -53,6 +54,8 @@ def train(
         snapshot_every: epochs between two snapshots; 0 takes none.
         on_snapshot: gets them.
         on_epoch: gets all epochs so far after each.
+        rank: of this process among those that train the network together, see `parallel.process_group`. All are called
+            with the same arguments. The first one alone measures, takes snapshots and calls; `start` is its own.
 
     Raises:
         ValueError: there are fewer than two images.
@@ -85,17 +88,22 @@ def train(
             mixed,
             average_of(model, config.ema) if config.ema else None,
             precision,
+            seed,
+            rank,
         )
         state = model, learner.optimizer, generator
+        start = rank.shared(start)
         history = start.restore(*state, learner.average) if start else []
         for epoch in range(len(history) + 1, config.epochs + 1):
             started = time.perf_counter()
+            rank.draw_alike()
             order = pool[torch.randperm(len(pool), generator=generator)]
             if len(order) % config.batch_size == 1:
                 order = order[:-1]  # batch-norm cannot learn from a single image
-            batches = augmented_batches(dataset, order, config, steps, generator, device)
+            rows = rank.rows(len(order), config.batch_size, mixed=mixed is not None)
+            batches = augmented_batches(dataset, order, rows, steps, generator, device)
             rates = (learning_rate(config, step, steps_per_epoch) for step in count((epoch - 1) * steps_per_epoch))
-            totals = learner.learn(batches, len(order), rates)
+            totals = learner.learn(batches, rows, rates, epoch)
             train_loss, train_accuracy = (totals / len(order)).tolist()
             if not math.isfinite(train_loss):
                 raise FloatingPointError(
@@ -103,10 +111,12 @@ def train(
                     f"lower the learning rate, now {config.learning_rate}"
                 )
             seconds = time.perf_counter() - started
-            due = epoch % config.evaluate_every == 0 or epoch == config.epochs
+            due = rank.leads and (epoch % config.evaluate_every == 0 or epoch == config.epochs)
             test = evaluate(learner.measured, dataset) if due else None
             rate = learner.optimizer.param_groups[0]["lr"]
             history.append(Epoch(epoch, rate, train_loss, 100 * train_accuracy, test, seconds))
+            if not rank.leads:
+                continue
             if snapshot_every and epoch % snapshot_every == 0 and epoch < config.epochs:
                 on_snapshot(Snapshot.take(*state, history, learner.average))
             on_epoch(history)
@@ -124,6 +134,8 @@ class Learner:
         mixed: makes images (B, C, H, W) and labels (B,) to mixed ones with shares of labels (B, classes).
         average: of the weights, where one is wanted.
         precision: of the products.
+        seed: of what layers draw where several processes learn.
+        rank: of this process among these.
     """
 
     model: nn.Module
@@ -133,16 +145,23 @@ class Learner:
     mixed: Mix | None
     average: AveragedModel | None
     precision: str
+    seed: int = 0
+    rank: Rank = ALONE
 
     @property
     def measured(self) -> nn.Module:
         """What the training makes: the average of the weights, where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def learn(self, batches: Iterable[tuple[Tensor, Tensor]], count: int, rates: Iterator[float]) -> Tensor:
-        """One pass over batches of `count` images in all, with a step of the optimizer for every few of them.
+    def learn(
+        self, batches: Iterable[tuple[Tensor, Tensor]], rows: Sequence[Rows], rates: Iterator[float], epoch: int
+    ) -> Tensor:
+        """One pass over batches, with a step of the optimizer for every few of them.
 
-        A step follows the mean gradient of its images, over however many batches they are divided.
+        A step follows the mean gradient of its images, over however many batches and processes they are divided.
+
+        Args:
+            rows: of each batch that this process learns.
 
         Returns:
             (2,) on the device of the network: summed loss, and how many images were classified rightly, both of
@@ -151,25 +170,31 @@ class Learner:
         device = next(self.model.parameters()).device
         totals = torch.zeros(2, device=device)
         images_a_step = self.config.batch_size * self.config.accumulation
-        seen = 0
+        count, seen = sum(batch.count for batch in rows), 0
         with self.objective.learning(self.model):
-            for images, labels in batches:
+            learner = self.rank.learner(self.model, self.seed, epoch)
+            for batch, (images, labels) in zip(rows, batches, strict=True):
                 if seen % images_a_step == 0:
                     self.optimizer.zero_grad(set_to_none=True)
                     of_step = min(images_a_step, count - seen)
-                here = len(images)
                 if self.mixed is not None:
                     images, labels = self.mixed(images, labels)
+                    if self.rank.divides(batch.count):  # the first is the neighbour of the second
+                        images, labels = images[1:], labels[1:]
                 images = images.contiguous(memory_format=torch.channels_last)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                    logits, loss = self.objective.loss(self.model, images, labels)
-                (loss * (here / of_step)).backward()
-                seen += here
-                if seen % images_a_step == 0 or seen == count:
+                share = len(images) if self.rank.divides(batch.count) else batch.count / self.rank.count
+                seen += batch.count
+                steps = seen % images_a_step == 0 or seen == count
+                with learner.batch(batch.count, steps=steps):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                        logits, loss = self.objective.loss(learner.network, images, labels)
+                    (loss * (share * self.rank.count / of_step)).backward()
+                if steps:
                     self.step(next(rates))
                 classes = labels if labels.ndim == 1 else labels.argmax(1)
-                totals += torch.stack([loss.detach() * here, (logits.argmax(1) == classes).sum()])
-        return totals
+                right = (logits.argmax(1) == classes).sum()
+                totals += torch.stack([loss.detach() * share, right * (share / len(images))])
+        return self.rank.total(totals)
 
     def step(self, rate: float) -> None:
         """Change the weights by their gradients."""
@@ -185,18 +210,22 @@ class Learner:
 def augmented_batches(
     dataset: Dataset,
     order: Tensor,
-    config: TrainingConfig,
+    rows: Sequence[Rows],
     steps: Sequence[AugmentationStep],
     generator: torch.Generator,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised training images in an order, augmented by `steps`, and their labels."""
+    """Normalised training images, augmented by `steps`, and their labels: of every batch of an order, these rows."""
+    own = torch.cat([batch.start + batch.own for batch in rows])
+    sizes = [len(batch.own) for batch in rows]
     names = [step for step in steps if isinstance(step, str)]
     if len(names) == len(steps):  # whole batches at a time
-        whole = partial(augment, names=names, generator=generator)
-        return dataset.batches("train", config.batch_size, device, order, whole)
+        batches = iter(rows)
+        return dataset.batches(
+            "train", sizes, device, order[own], lambda images: augment(images, names, generator, next(batches))
+        )
     from workloads.data.transforms import ImageByImage, transform_of
 
-    seeds = torch.randint(2**62, (len(order),), generator=generator)
+    seeds = torch.randint(2**62, (len(order),), generator=generator)[own]
     each = ImageByImage(transform_of(steps, dataset.shape, dataset.mean), seeds)
-    return dataset.batches("train", config.batch_size, device, order, each=each)
+    return dataset.batches("train", sizes, device, order[own], each=each)

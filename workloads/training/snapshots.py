@@ -69,6 +69,8 @@ class Snapshot:
         tensors["random"] = torch.get_rng_state()
         if torch.cuda.is_initialized():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
+        if next(model.parameters()).device.type == "mps":
+            tensors["random.mps"] = torch.mps.get_rng_state()
         return cls(tuple(history), {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
 
     def part(self, name: str) -> dict[str, Tensor]:
@@ -89,7 +91,7 @@ class Snapshot:
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.part("optimizer").items():
             number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = tensor
+            state.setdefault(int(number), {})[name] = tensor.clone()  # the optimizer counts steps in place
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         for parameter, remembered in optimizer.state.items():  # in the order in memory of the weights, as they were
             for name, value in remembered.items():
@@ -99,6 +101,8 @@ class Snapshot:
         torch.set_rng_state(self.tensors["random"])
         if "random.cuda" in self.tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.tensors["random.cuda"])
+        if "random.mps" in self.tensors and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(self.tensors["random.mps"])
         return list(self.history)
 
     def dumps(self) -> bytes:
