@@ -18,6 +18,7 @@ from orchestrator.running.cluster import Cluster
 from orchestrator.running.frontier import Frontier
 from orchestrator.running.lease import Lease
 from orchestrator.running.ledger import Ledger
+from orchestrator.running.local_ray import LocalRay
 from orchestrator.running.progress import Progress
 from orchestrator.running.remote import Body, in_worker
 from orchestrator.settings.experiment import Experiment
@@ -41,6 +42,7 @@ class Dispatcher:
     Args:
         context: what the tasks of the run have in common.
         body: what a task does.
+        local_ray: what the run is on, if this process has started it.
 
     Attributes:
         in_flight: stages by the task that they were sent in, oldest first.
@@ -58,10 +60,11 @@ class Dispatcher:
         progress: Progress,
         lease: Lease,
         body: Body,
+        local_ray: LocalRay | None = None,
     ):
         self.resources, self.store, self.frontier, self.ledger = experiment.resources, store, frontier, ledger
         self.context, self.progress, self.lease = context, progress, lease
-        self.cluster = Cluster(experiment, progress)
+        self.cluster = Cluster(experiment, progress, local_ray)
         self.body = in_worker(body)
         self.in_flight: dict[ray.ObjectRef[Any], list[Stage]] = {}
         self.alone: set[ray.ObjectRef[Any]] = set()
@@ -74,6 +77,7 @@ class Dispatcher:
         shown = float("-inf")
         try:
             while self.frontier or self.in_flight or self.postponed:
+                self.cluster.check()
                 self.look()
                 self.fill()
                 if time.monotonic() - shown >= POLL_SECONDS:

@@ -1,6 +1,6 @@
 """The signals that ask a run to end, and who takes them: the driver alone.
 
-Slurm sends its warnings to every process of a job, a terminal SIGHUP to every one that it started. Ray's processes
+Slurm and systemd send them to every process of a job, a terminal SIGHUP to every one that it started. Ray's processes
 would end by them at once, and with them the trainings that the driver is about to ask for a snapshot.
 """
 
@@ -8,13 +8,11 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-WARNINGS = (signal.SIGHUP, signal.SIGUSR1)
-"""Those that Ray's processes do not need: Ray ends them by SIGTERM, and keeps SIGINT from them itself."""
 
 
 class AskedToEnd(KeyboardInterrupt):
@@ -75,9 +73,12 @@ def terminable() -> Iterator[Callable[[], object]]:
 
 
 @contextlib.contextmanager
-def sheltered(numbers: Collection[signal.Signals] = WARNINGS) -> Iterator[None]:
-    """Block signals in this thread for the length of a block, in processes that it starts meanwhile for good."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def sheltered() -> Iterator[None]:
+    """Block these signals in this thread for the length of a block, in processes that it starts meanwhile for good.
+
+    Only SIGKILL ends those then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
