@@ -169,7 +169,7 @@ def ray_node(options: Sequence[str], came: set[int]) -> Iterator[subprocess.Pope
     log = folder / "start.log"
     command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", f"--temp-dir={folder}", *options]
     try:
-        with log.open("wb") as output, sheltered():
+        with log.open("wb") as output, sheltered(STOPPING):
             ray = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             while not (folder / STARTED).exists():

@@ -10,6 +10,7 @@ import ray
 
 from orchestrator.planning.plan import Plan
 from orchestrator.running.local_ray import LocalRay, local_ray
+from orchestrator.running.signals import handlers_kept
 from orchestrator.settings.experiment import Experiment
 from workloads.messages import message
 
@@ -47,7 +48,8 @@ def join(address: str, origin: str) -> None:
     """
     try:
         check_reachable(address)
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        with handlers_kept():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}, which {origin} names ({message(error)}): start one with "

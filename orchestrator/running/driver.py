@@ -166,8 +166,7 @@ def run_plan(
         except StorageError as error:
             view.note(f"nothing is missing, and the run stays as it is: {error}")
         return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
-    with terminable() as heed_signals, connected(address) as local_ray:
-        heed_signals()  # Ray has just put a handler of its own in place
+    with terminable(), connected(address) as local_ray:
         if local_ray:
             check_fits(experiment, plan)
         with lease.held():

@@ -15,7 +15,7 @@ import ray._private.ray_constants
 import ray._private.services
 import ray._private.worker
 
-from orchestrator.running.signals import sheltered
+from orchestrator.running.signals import handlers_kept, sheltered
 from workloads.messages import message
 
 OBJECT_STORE_BYTES = 256 * 1024**2
@@ -83,7 +83,7 @@ def start(cpus: int | None) -> LocalRay:
     folder = temporary_folder()
     before = set(psutil.Process().children())
     try:
-        with sheltered(), on_loopback(), without_dashboard():
+        with sheltered(), handlers_kept(), on_loopback(), without_dashboard():
             context = ray.init(
                 address="local",
                 num_cpus=cpus,
