@@ -84,7 +84,7 @@ def start(cpus: int | None) -> LocalRay:
     before = set(psutil.Process().children())
     try:
         with sheltered(), handlers_kept(), on_loopback(), without_dashboard():
-            context = ray.init(
+            context: Any = ray.init(
                 address="local",
                 num_cpus=cpus,
                 include_dashboard=False,

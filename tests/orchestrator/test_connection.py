@@ -95,7 +95,7 @@ def test_a_local_ray_listens_to_this_machine_alone(local_ray: None) -> None:
     listening = {
         found.laddr.ip.removeprefix("::ffff:")
         for found in psutil.net_connections("inet")
-        if found.pid in processes and found.status == psutil.CONN_LISTEN
+        if found.laddr and found.pid in processes and found.status == psutil.CONN_LISTEN
     }
     assert listening
     assert listening <= {"127.0.0.1", "::1"}
