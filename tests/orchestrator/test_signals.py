@@ -1,6 +1,5 @@
 """A signal that asks a driver to end is what it says it ended by, whatever else happens on the way out."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -87,13 +86,13 @@ def test_only_ctrl_c_ends_a_driver_in_a_hurry() -> None:
         warn_often()
 
 
-def test_a_signal_that_comes_while_ray_starts_is_taken_by_the_drivers_handler() -> None:
+def test_a_signal_to_the_thread_that_starts_ray_is_taken_by_the_drivers_handler() -> None:
     """Ray puts a handler in place that ends the process with status 15."""
 
     def start() -> None:
         with sheltered(), handlers_kept():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(AskedToEnd, match="SIGTERM"), terminable():
         start()
