@@ -192,6 +192,7 @@ class Dispatcher:
                 raise cause from None
             if isinstance(cause, OtherCodeError):
                 raise ConnectionError(str(cause)) from None
+            self.cluster.check()  # which says more than Ray's own error
             if isinstance(error, MACHINE_ERRORS) or not self.cluster.answers():
                 # No stage is to blame for what happened to Ray; the rows of those that were running would say so.
                 raise ConnectionError(f"Ray has ended while the run went on ({message(error)})") from error
