@@ -419,7 +419,17 @@ def repeated(arguments: list[str]) -> list[str]:
     return result
 
 
+def refuse_empty(arguments: list[str]) -> None:
+    """Refuse arguments without a letter: what a script has for an unset variable would else mean the default."""
+    for before, argument in zip(["metaprune", *arguments], arguments, strict=False):
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            where = f"what follows '{before}'" if argument == "" else f"'{argument}'"
+            typer.echo(f"metaprune: {where} is empty: give a value, or leave it out", err=True)
+            sys.exit(2)
+
+
 def main() -> None:
     """The entry point of `metaprune` and `python -m orchestrator`."""
     settle_streams()
+    refuse_empty(sys.argv[1:])
     app(repeated(sys.argv[1:]), prog_name="metaprune")

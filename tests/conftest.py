@@ -1,9 +1,9 @@
 """Settings, small networks and the local Ray that several test modules share."""
 
 import gc
-import os
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import ray
 import torch
 
 from orchestrator import Experiment
-from orchestrator.running.connection import keep_token_out_of_home
+from orchestrator.running import local_ray as running_here
 from orchestrator.storage.schema import SCHEMAS
 from workloads.config import DatasetConfig, ModelConfig
 from workloads.data.datasets import load
@@ -37,18 +37,20 @@ def local_ray(_ray_ends: None) -> None:
         start_ray()
 
 
+its_end = ExitStack()
+
+
 def start_ray() -> None:
     """Start a Ray of two CPUs in this process, with the present environment, in place of one that runs."""
     end_ray()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    keep_token_out_of_home()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    its_end.enter_context(running_here.local_ray(cpus=2))
 
 
 def end_ray() -> None:
     """End this process's Ray, if it has one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray lets go of processes before the last has ended
+        its_end.close()
         ray.shutdown()
         gc.collect()
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import ray
 
+from orchestrator.running.local_ray import LocalRay
 from orchestrator.running.progress import Progress
 from orchestrator.settings.experiment import Experiment
 from orchestrator.settings.resources import TaskConfig
@@ -22,12 +23,21 @@ class Cluster:
         window: tasks to have submitted at a time.
     """
 
-    def __init__(self, experiment: Experiment, progress: Progress):
-        self.experiment, self.progress = experiment, progress
+    def __init__(self, experiment: Experiment, progress: Progress, local_ray: LocalRay | None = None):
+        self.experiment, self.progress, self.local_ray = experiment, progress, local_ray
         self.nodes: list[dict[str, float]] = []
         self.cpus = self.gpus = 0.0
         self.window = 0
         self.lacking: set[str] = set()
+
+    def check(self) -> None:
+        """Notice that a local Ray has ended.
+
+        Raises:
+            ConnectionError: it has.
+        """
+        if self.local_ray:
+            self.local_ray.check()
 
     def look(self, in_flight: Collection[str]) -> bool:
         """See what the cluster has now; whether it can run tasks.
@@ -66,7 +76,12 @@ class Cluster:
         return True
 
     def answers(self) -> bool:
-        """Whether the node of this driver is still one of the cluster's."""
+        """Whether the node of this driver is still one of the cluster's.
+
+        Raises:
+            ConnectionError: a local Ray has ended.
+        """
+        self.check()  # the question takes a minute where nobody answers
         here = ray.get_runtime_context().get_node_id()
         return any(node["Alive"] and node["NodeID"] == here for node in ray.nodes())
 

@@ -3,28 +3,25 @@
 import contextlib
 import logging
 import os
-import secrets
 import socket
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 
 from orchestrator.planning.plan import Plan
 from orchestrator.running.cluster import reserved
-from orchestrator.running.signals import sheltered
+from orchestrator.running.local_ray import LocalRay, local_ray
+from orchestrator.running.signals import handlers_kept
 from orchestrator.settings.experiment import Experiment
 from orchestrator.stages import kinds
 from workloads.messages import message
 
 CONNECT_SECONDS = 15
-LONGEST_FOLDER = 40  # characters: Ray puts sockets under it, whose paths the system limits to about 107
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[bool]:
-    """Be connected to Ray for the length of a block; whether a local Ray was started for it, which then ends with it.
+def connected(address: str | None) -> Iterator[LocalRay | None]:
+    """Be connected to Ray for the length of a block; yields the local Ray where one was started for it, and ends it.
 
     Args:
         address: `local`, `auto` or HOST:PORT; None is RAY_ADDRESS, or `local`.
@@ -33,20 +30,16 @@ def connected(address: str | None) -> Iterator[bool]:
         ConnectionError: there is no cluster at the address, or Ray cannot start here.
     """
     if ray.is_initialized():
-        yield False
+        yield None
         return
     os.environ.setdefault("RAY_task_oom_retries", "0")  # Ray's default is without end; see Dispatcher.postponed
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     if chosen != "local":
         join(chosen, "--address" if address else "the environment variable RAY_ADDRESS")
-        yield False
+        yield None
         return
-    keep_token_out_of_home()
-    start_local()
-    try:
-        yield True
-    finally:
-        ray.shutdown()
+    with local_ray() as here:
+        yield here
 
 
 def join(address: str, origin: str) -> None:
@@ -57,63 +50,14 @@ def join(address: str, origin: str) -> None:
     """
     try:
         check_reachable(address)
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        with handlers_kept():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}, which {origin} names ({message(error)}): start one with "
             f"`ray start --head`, give this node its token in ~/.ray/auth_token or RAY_AUTH_TOKEN, or give "
             f"--address local to run on this machine alone"
         ) from error
-
-
-def start_local() -> None:
-    """Start Ray on this machine, for this process alone: it listens on the loopback interface and asks nobody outside.
-
-    Raises:
-        ConnectionError: it cannot start.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    folder = temporary_folder()
-    try:
-        with sheltered():
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=256 * 1024**2,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
-    except Exception as error:  # Ray raises bare ones too, where the machine is too busy to start it in time, say
-        raise ConnectionError(
-            f"Ray cannot start on this machine ({message(error)}); it keeps its files in '{folder}', which the "
-            f"environment variable RAY_TMPDIR moves"
-        ) from error
-
-
-def temporary_folder() -> str:
-    """Where a local Ray keeps sockets and logs: where it is told to, else where temporary files go if that is short."""
-    if chosen := os.environ.get("RAY_TMPDIR"):
-        return os.path.abspath(chosen)
-    folder = tempfile.gettempdir()
-    if len(folder.encode()) > LONGEST_FOLDER or not folder.isascii():
-        folder = "/tmp"
-    return os.path.join(folder, "ray" if os.access(os.path.join(folder, "ray"), os.W_OK) else f"ray-{os.getuid()}")
-
-
-def keep_token_out_of_home() -> None:
-    """Give Ray a token in the environment, unless there is one: it would otherwise leave one in the home folder.
-
-    Every later `ray start` would find that one there and ask for it. The token is set once, for Ray keeps the first one
-    that a process uses.
-    """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    with contextlib.suppress(RuntimeError, OSError):  # no home folder, or one that may not be looked into
-        if (Path.home() / ".ray" / "auth_token").exists():
-            return
-    if not any(name in os.environ for name in names):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def check_reachable(address: str) -> None:

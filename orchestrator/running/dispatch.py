@@ -19,6 +19,7 @@ from orchestrator.running.cluster import Cluster
 from orchestrator.running.frontier import Frontier
 from orchestrator.running.lease import Lease
 from orchestrator.running.ledger import Ledger
+from orchestrator.running.local_ray import LocalRay
 from orchestrator.running.progress import Progress
 from orchestrator.running.remote import Body, end_running, in_worker
 from orchestrator.running.together import Together, reserve, train_along, within
@@ -43,6 +44,7 @@ class Dispatcher:
     Args:
         context: what the tasks of the run have in common.
         body: what a task does.
+        local_ray: what the run is on, if this process has started it.
 
     Attributes:
         in_flight: stages by the task that they were sent in, oldest first.
@@ -61,10 +63,11 @@ class Dispatcher:
         progress: Progress,
         lease: Lease,
         body: Body,
+        local_ray: LocalRay | None = None,
     ):
         self.resources, self.store, self.frontier, self.ledger = experiment.resources, store, frontier, ledger
         self.context, self.progress, self.lease = context, progress, lease
-        self.cluster = Cluster(experiment, progress)
+        self.cluster = Cluster(experiment, progress, local_ray)
         self.body, self.along = in_worker(body), in_worker(train_along)
         self.in_flight: dict[ray.ObjectRef[Any], list[Stage]] = {}
         self.alone: set[ray.ObjectRef[Any]] = set()
@@ -78,6 +81,7 @@ class Dispatcher:
         shown = float("-inf")
         try:
             while self.frontier or self.in_flight or self.postponed:
+                self.cluster.check()
                 self.look()
                 self.fill()
                 if time.monotonic() - shown >= POLL_SECONDS:
@@ -214,6 +218,7 @@ class Dispatcher:
                 raise cause from None
             if isinstance(cause, OtherCodeError):
                 raise ConnectionError(str(cause)) from None
+            self.cluster.check()  # which says more than Ray's own error
             if isinstance(error, MACHINE_ERRORS) or not self.cluster.answers():
                 # No stage is to blame for what happened to Ray; the rows of those that were running would say so.
                 raise ConnectionError(f"Ray has ended while the run went on ({message(error)})") from error

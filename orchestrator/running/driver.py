@@ -166,16 +166,15 @@ def run_plan(
         except StorageError as error:
             view.note(f"nothing is missing, and the run stays as it is: {error}")
         return RunSummary(store.uri, len(plan.stages), before, 0, {}, len(failed), len(frontier.waiting))
-    with terminable() as heed_signals, connected(address) as started_here:
-        heed_signals()  # Ray has just put a handler of its own in place
-        if started_here:
+    with terminable(), connected(address) as local_ray:
+        if local_ray:
             check_fits(experiment, plan)
         with lease.held():
             write_plan(store, experiment, plan)
             trackers.start(store, view.note)
             context = replace(shared_context(experiment, facts, store), witness=EXPERIMENT, code=dict(code_in_use()))
             ledger = Ledger(plan, store, frontier, view)
-            dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body)
+            dispatcher = Dispatcher(experiment, store, frontier, ledger, context, view, lease, body, local_ray)
             view.start(plan.count(), plan.count() - Counter(plan.stages[key].kind for key in pending), frontier.unsent)
             try:
                 dispatcher.loop()

@@ -1,6 +1,6 @@
 """The signals that ask a run to end, and who takes them: the driver alone.
 
-Slurm sends its warnings to every process of a job, a terminal SIGHUP to every one that it started. Ray's processes
+Slurm and systemd send them to every process of a job, a terminal SIGHUP to every one that it started. Ray's processes
 would end by them at once, and with them the trainings that the driver is about to ask for a snapshot.
 """
 
@@ -8,13 +8,11 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from types import FrameType
-from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-WARNINGS = (signal.SIGHUP, signal.SIGUSR1)
-"""Those that Ray's processes do not need: Ray ends them by SIGTERM, and keeps SIGINT from them itself."""
+WARNINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, *WARNINGS)
 
 
 class AskedToEnd(KeyboardInterrupt):
@@ -35,18 +33,15 @@ def meaning(number: int) -> KeyboardInterrupt:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[Callable[[], object]]:
+def terminable() -> Iterator[None]:
     """Let the signals that ask a program to end do so as Ctrl-C does; a second one does not disturb the clearing up.
 
     Ctrl-C raises KeyboardInterrupt, the others `AskedToEnd`, which is one.
 
     Batch systems send SIGTERM or SIGUSR1 before they take a machine away, and a terminal SIGHUP when it is closed.
-
-    Yields:
-        A function that puts the handlers in place again, for when something has replaced them.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield
         return
     asked: list[int] = []
 
@@ -57,13 +52,10 @@ def terminable() -> Iterator[Callable[[], object]]:
         if asked.count(signal.SIGINT) > 2:
             os._exit(130)  # for somebody who cannot wait; batch systems say the others more than once
 
-    def heed() -> dict[signal.Signals, Any]:
-        heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-        return {number: signal.signal(number, stop) for number in heeded}
-
-    before = heed()
+    heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
-        yield heed
+        yield
     except (Exception, KeyboardInterrupt) as stopped:
         # Compiled code of Ray's passes each one on as a plain one, and clearing up may fail where Ray ends as well.
         if not asked or isinstance(stopped, type(meaning(asked[0]))):
@@ -76,9 +68,27 @@ def terminable() -> Iterator[Callable[[], object]]:
 
 @contextlib.contextmanager
 def sheltered(numbers: Collection[signal.Signals] = WARNINGS) -> Iterator[None]:
-    """Block signals in this thread for the length of a block, in processes that it starts meanwhile for good."""
+    """Block signals in this thread for the length of a block, in processes that it starts meanwhile for good.
+
+    Args:
+        numbers: which; Ctrl-C is heeded unless it is among them. Ray keeps that from its processes itself.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put this process's handlers of the signals back at the end of a block that replaces them, as Ray's start does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: handler for number in STOPPING if (handler := signal.getsignal(number)) is not None}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

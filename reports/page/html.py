@@ -19,7 +19,7 @@ from reports.names import in_order, network_name
 from reports.results.runs import Run
 from reports.tables import Table
 
-MOST_ROWS = 1000  # of a table in the page; the files hold all
+MOST_ROWS = 1000  # of a table in the page
 MOST_DOWNLOADED = 20_000  # rows of a table that the page holds as CSV
 PIXELS_AN_INCH = 160
 MOST_POINTS = 4000  # of a figure as SVG; one with more is embedded as PNG
@@ -36,7 +36,6 @@ class Part:
         width: of the figure in the page, in pixels.
         points: the points of a figure: place across and down as shares of it, text, and run and key of each cell.
         table: the table as HTML.
-        note: what of the table was left out.
         download: the whole table as CSV, as a data URI; empty where it is too large for a page.
         file: the name of the file that this makes.
     """
@@ -47,7 +46,6 @@ class Part:
     width: int = 0
     points: Sequence[tuple[float, float, str, Sequence[tuple[int, str]]]] = ()
     table: str = ""
-    note: str = ""
     download: str = ""
     file: str = ""
 
@@ -111,13 +109,10 @@ def part(item: Figure | Table, stem: str, shows: str, places: Mapping[str, int])
         width = round(PIXELS_AN_INCH * item.get_figwidth())
         image = embedded(item)  # drawn first: then its points have their places
         return Part(f"{stem}: {shows}", description(item, shows), image, width, pointed_at(item, places))
-    left_out = len(item.rows) - MOST_ROWS
-    note = f"The first {MOST_ROWS:,} rows; {left_out:,} more are in {stem}.csv." if left_out > 0 else ""
     content = base64.b64encode(item.csv().encode()).decode() if len(item.rows) <= MOST_DOWNLOADED else ""
     download = content and f"data:text/csv;charset=utf-8;base64,{content}"
-    return Part(
-        item.caption, table=Markup(item.first(MOST_ROWS).html()), note=note, download=download, file=f"{stem}.csv"
-    )
+    table = item.first(MOST_ROWS, f"{stem}.csv").html(link="{0}")  # the page may be without the files beside it
+    return Part(item.caption, table=Markup(table), download=download, file=f"{stem}.csv")
 
 
 def pointed_at(figure: Figure, places: Mapping[str, int]) -> list[tuple[float, float, str, Sequence[tuple[int, str]]]]:

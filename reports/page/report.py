@@ -25,7 +25,8 @@ FORMATS = ("png", "pdf", "svg")
 TABLE_FORMATS = ("md", "tex", "csv", "html")
 PAGES = ("README.md", "index.html")
 MOST_NAMES = 5  # in a sentence
-MOST_LINES = 100  # of a table in README.md; the files hold all
+MOST_LINES = 100  # of a table in README.md
+MOST_ROWS = 1000  # of a table that is read; its CSV has all
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def write_item(item: Figure | Table, folder: Path, stem: str, formats: Sequence[
         for suffix in formats:
             figures.save(item, folder / f"{stem}.{suffix}", suffix)
         return
-    texts = (item.markdown(), item.latex(stem), item.csv(), item.html())
+    read = item.first(MOST_ROWS, f"{stem}.csv")
+    texts = (read.markdown(), read.latex(stem), item.csv(), read.html())
     for suffix, text in zip(TABLE_FORMATS, texts, strict=True):
         (folder / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
 
@@ -151,7 +153,7 @@ def markdown(
             page += [
                 f"## {escaped(stem)}",
                 "",
-                figure if isinstance(item, Figure) else item.first(MOST_LINES).markdown(),
+                figure if isinstance(item, Figure) else item.first(MOST_LINES, f"{stem}.csv").markdown(),
                 "",
             ]
     return "\n".join(page)

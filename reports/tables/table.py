@@ -38,6 +38,7 @@ class Table:
         text_columns: how many columns at the left hold words.
         key_columns: how many say what a row is about, words included.
         compared: names of the columns of which LaTeX prints the highest value of each row in bold.
+        whole: where these are the first rows of a longer table, the number of its rows and the file that has them.
     """
 
     caption: str
@@ -46,6 +47,7 @@ class Table:
     text_columns: int = 1
     key_columns: int = 0
     compared: Sequence[str] = ()
+    whole: tuple[int, str] | None = None
 
     @property
     def counts(self) -> set[int]:
@@ -87,12 +89,13 @@ class Table:
         marks = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]
         head, *rows = [[escaped(cell) for cell in row] for row in (self.head, *self.shown())]
         lines = [f"| {' | '.join(row)} |" for row in (head, marks, *rows)]
-        return f"{escaped(self.full_caption)}\n\n" + "\n".join(lines) + "\n"
+        return f"{escaped(self.full_caption)}{self.rest('[{0}]({0})')}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self, label: str = "") -> str:
         """The table for a paper (`reports.tables.latex`); words that all rows share stand in the caption."""
         table, shared = self.without_shared_words()
-        caption = " ".join([self.full_caption, *[f"For all rows: {', '.join(shared)}."] * bool(shared)])
+        common = [f"For all rows: {', '.join(shared)}."] * bool(shared)
+        caption = " ".join([f"{self.full_caption}{self.rest('{0}')}", *common])
         keys = max(table.text_columns, table.key_columns)
         return latex(caption, table.head, table.shown(), table.text_columns, keys, self.compared, label)
 
@@ -105,8 +108,12 @@ class Table:
         text, keys = (max(0, count - len(shared)) for count in (self.text_columns, self.key_columns))
         return replace(self, head=head, rows=rows, text_columns=text, key_columns=keys), words
 
-    def html(self) -> str:
-        """A `table` element; columns of words have the class `words`."""
+    def html(self, link: str = '<a href="{0}">{0}</a>') -> str:
+        """A `table` element; columns of words have the class `words`.
+
+        Args:
+            link: how a file is named that has all rows, where these are the first.
+        """
         classes = [' class="words"' if column < self.text_columns else "" for column in range(len(self.head))]
         head = "".join(
             f'<th scope="col"{mark}>{escape(cell)}</th>' for mark, cell in zip(classes, self.head, strict=True)
@@ -116,14 +123,24 @@ class Table:
             for row in self.shown()
         ]
         body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-        return (
-            f"<table><caption>{escape(self.full_caption)}</caption>\n"
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
-        )
+        caption = escape(self.full_caption) + self.rest(link)
+        return f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>\n"
 
-    def first(self, rows: int) -> "Table":
-        """The table with no more than so many rows."""
-        return replace(self, rows=self.rows[:rows])
+    def first(self, rows: int, file: str) -> "Table":
+        """The table with no more than so many rows, which says that there are more, and that this file has all."""
+        whole = (len(self.rows), file) if len(self.rows) > rows else None
+        return replace(self, rows=self.rows[:rows], whole=whole)
+
+    def rest(self, link: str) -> str:
+        """What to say after the caption of rows that were left out; nothing where there are none.
+
+        Args:
+            link: to the file with all rows, where `{0}` is its name.
+        """
+        if self.whole is None:
+            return ""
+        count, file = self.whole
+        return f" The first {len(self.rows):,} of {count:,} rows; all are in {link.format(file)}."
 
     def csv(self) -> str:
         """Comma-separated values with a head, to be computed with.

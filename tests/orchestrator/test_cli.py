@@ -163,6 +163,8 @@ def test_failures_are_listed_with_the_way_to_retry(experiment: Path, tmp_path: P
         (["status", "nowhere"], "'nowhere' is not a run"),
         (["report", ".", "--format", "bmp"], "unknown figure format 'bmp'"),
         (["report", ".", "--only", "figure-99"], "unknown result 'figure-99'"),
+        (["run", "quickstart", "--address", ""], "what follows '--address' is empty"),
+        (["run", "quickstart", "--out="], "'--out=' is empty"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_two(arguments: list[str], message: str, tmp_path: Path, quick) -> None:
@@ -301,3 +303,10 @@ def test_the_exit_status_is_that_of_the_command_whoever_reads_it(redirection: st
     command = f"set -o pipefail; '{sys.executable}' -m orchestrator list experiments {redirection}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, timeout=300)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_current_folder_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    command = f"rmdir '{tmp_path}' && '{sys.executable}' -c 'from metaprune.__main__ import main; main()' list models"
+    ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    assert ended.stderr == "metaprune: the current folder is gone: change to one that exists\n"

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 
 import grpc
+import psutil
 import pytest
 from ray.core.generated import gcs_service_pb2
 
@@ -85,3 +86,16 @@ def test_the_question_is_one_that_this_ray_answers() -> None:
     service = gcs_service_pb2.DESCRIPTOR.services_by_name["NodeInfoGcsService"]
     assert service.full_name == "ray.rpc.NodeInfoGcsService"
     assert "CheckAlive" in service.methods_by_name
+
+
+def test_a_local_ray_listens_to_this_machine_alone(local_ray: None) -> None:
+    ours = psutil.Process()
+    processes = {process.pid: process.name() for process in [ours, *ours.children(recursive=True)]}
+    assert {"gcs_server", "raylet"} <= set(processes.values())
+    listening = {
+        found.laddr.ip.removeprefix("::ffff:")
+        for found in psutil.net_connections("inet")
+        if found.laddr and found.pid in processes and found.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert listening <= {"127.0.0.1", "::1"}

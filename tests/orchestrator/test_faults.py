@@ -222,8 +222,8 @@ def test_a_stopped_run_says_how_to_go_on(
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
         else:
-            # Slurm sends SIGUSR1 to all processes of a job, and a terminal SIGHUP to all that it started.
-            for pid in [process.pid, *(started if number != signal.SIGTERM else [])]:
+            # Slurm and systemd send theirs to all processes of a job, and a terminal SIGHUP to all that it started.
+            for pid in [process.pid, *started]:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.kill(pid, number)
         time.sleep(0.5)
@@ -241,17 +241,22 @@ def test_a_stopped_run_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_what_happens_to_ray_is_no_failure_of_a_stage(order: Callable, calm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_what_happens_to_ray_is_no_failure_of_a_stage(order: Callable, calm: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     order("hang", "train", after=6)
     process = driver(folder)
     wait_for(lambda: (folder / "driver.json").exists() and not Path(os.environ["FAULT_ORDER"]).exists())
-    (raylet,) = [pid for pid in descendants(process.pid) if psutil.Process(pid).name() == "raylet"]
-    os.kill(raylet, signal.SIGKILL)
-    _, stderr = process.communicate(timeout=600)
+    started = [psutil.Process(pid) for pid in descendants(process.pid)]
+    next(found for found in started if found.name() == name).kill()
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "Ray has ended while the run went on" in stderr
+    assert f"its process {name} has died; Ray's own messages are in" in stderr
     assert "what is done is kept, the same command goes on" in stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert "raylet" not in stdout
+    wait_for(lambda: not any(is_process(found.pid) for found in started))
     assert not (folder / "results" / "failures").exists()
     assert start(folder).complete
     assert_equal(folder, calm)

@@ -47,6 +47,7 @@ def changed(store: Store, age: float = 0.0, **changes: object) -> None:
         ({"processes": "another machine"}, 61.0),
         ({"processes": None, "created": None}, 61.0),  # as version 0.1 wrote it
         ({"processes": "another machine", "renewed": "2090-01-01T00:00:00Z"}, 61.0),  # its clock is ahead
+        ({"processes": "another machine"}, -7200.0),  # the clock of the storage was ahead
         ({"pid": "no number"}, 0.0),
     ],
 )

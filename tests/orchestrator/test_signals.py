@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.running.dispatch import Dispatcher
-from orchestrator.running.signals import AskedToEnd, sheltered, terminable
+from orchestrator.running.signals import WARNINGS, AskedToEnd, handlers_kept, sheltered, terminable
 
 
 def fail_on_the_way_out(number: signal.Signals, way_out: BaseException) -> None:
@@ -66,9 +66,9 @@ def test_what_is_started_in_shelter_takes_no_warning() -> None:
     blocked = "import signal; print(*sorted(s.name for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
     with sheltered():
         sheltered_ones = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=True)
-        assert {signal.SIGUSR1, signal.SIGHUP} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert sheltered_ones.stdout.split() == ["SIGHUP", "SIGUSR1"]
-    assert not {signal.SIGUSR1, signal.SIGHUP} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert set(WARNINGS) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert sheltered_ones.stdout.split() == sorted(number.name for number in WARNINGS)
+    assert not set(WARNINGS) & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_only_ctrl_c_ends_a_driver_in_a_hurry() -> None:
@@ -84,3 +84,15 @@ def test_only_ctrl_c_ends_a_driver_in_a_hurry() -> None:
 
     with pytest.raises(AskedToEnd, match="SIGTERM"):
         warn_often()
+
+
+def test_a_signal_to_the_thread_that_starts_ray_is_taken_by_the_drivers_handler() -> None:
+    """Ray puts a handler in place that ends the process with status 15."""
+
+    def start() -> None:
+        with sheltered(), handlers_kept():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(AskedToEnd, match="SIGTERM"), terminable():
+        start()

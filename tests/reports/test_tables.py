@@ -49,3 +49,19 @@ def test_html_tables_escape_what_they_hold() -> None:
     text = Table("a < b", ["x", "n"], [["<script>", "1 & 2"]]).html()
     assert "<caption>a &lt; b</caption>" in text
     assert '<td class="words">&lt;script&gt;</td><td>1 &amp; 2</td>' in text
+
+
+def test_a_long_table_is_cut_where_it_is_read_and_says_where_all_of_it_is() -> None:
+    table = Table("Measured.", ["cell", "accuracy"], [[f"c{row}", f"{row}.00"] for row in range(1500)])
+    cut = table.first(1000, "cells.csv")
+    told = "The first 1,000 of 1,500 rows; all are in "
+    assert f"Measured. {told}[cells.csv](cells.csv).\n" in cut.markdown()
+    assert f'{told}<a href="cells.csv">cells.csv</a>.</caption>' in cut.html()
+    assert f"{told}cells.csv." in " ".join(cut.latex("cells").split())
+    for text in (cut.markdown(), cut.html(), cut.latex("cells")):
+        assert "c999" in text
+        assert "c1000" not in text
+    assert table.csv().count("\n") == 1501
+    whole = table.first(1500, "cells.csv")
+    assert whole == table
+    assert "The first" not in whole.markdown()
