@@ -367,6 +367,15 @@ class LandscapeConfig(Config):
     """Test images that each point is measured on; null is all."""
 
 
+class BarrierConfig(Config):
+    """Loss and accuracy along the straight line between two networks, aligned as a fusion says."""
+
+    points: Annotated[int, Field(ge=3)] = 11
+    """Points at equal distances, both networks included."""
+    samples: Positive | None = None
+    """Test images that each point is measured on; null is all."""
+
+
 if TYPE_CHECKING:
     # What a constructor takes is wider than what the setting then is, and that is what a type checker knows of a
     # descriptor: it takes an argument of the type that `__set__` takes.
