@@ -13,6 +13,7 @@ from workloads.compression.repair import anchor_batch_norms, average_statistics,
 from workloads.config import KINDS, CompressionConfig, FusionConfig
 from workloads.fusion.agreement import check_fusable
 from workloads.fusion.alignment import align, forward_order
+from workloads.fusion.rotation import with_plain_norms
 from workloads.fusion.stacking import side_by_side
 from workloads.structure.groups import Structure
 from workloads.structure.layers import get_layer, made_dim, resize
@@ -101,6 +102,8 @@ def ready(
     check_fusable([network.model for network in networks], [network.structure for network in networks], config)
     if needs_images(config) and not images:
         raise ValueError("this fusion looks at activations: give `images`, or a config that needs none")
+    if config.residual == "rotation":
+        networks = [with_plain_norms(network, images[0][:1]) for network in networks]
     return with_equal_biases(networks)
 
 
@@ -118,7 +121,8 @@ def prepared(
 
 def needs_images(config: FusionConfig) -> bool:
     """Whether images are looked at, and be it for their shape."""
-    return config.method is not None or config.repair is True or config.alignment == "activations"
+    looks = config.repair is True or config.alignment == "activations" or config.residual == "rotation"
+    return looks or config.method is not None
 
 
 @torch.no_grad()
