@@ -276,7 +276,7 @@ def as_switch(value: Any) -> Any:
     return {"data": True, "none": False}.get(value, value) if isinstance(value, str) else value
 
 
-ALIGNING = ("alignment", "marginal", "regularisation", "sweeps", "onto")
+ALIGNING = ("alignment", "marginal", "regularisation", "residual", "sweeps", "onto")
 """Settings of a fusion that say how neurons are aligned."""
 
 
@@ -290,6 +290,9 @@ class FusionConfig(Config):
     regularisation: Annotated[float, Field(gt=0)] | None = None
     """Makes the transport soft (Sinkhorn): the weight of its entropy, as a share of the mean cost. A neuron then mixes
     with several that are alike; null is the exact transport. Heads of attention are always assigned one to one."""
+    residual: Literal["permutation", "rotation"] = "permutation"
+    """How residual streams of transformers are aligned: by a `permutation` of their channels, or by any `rotation`,
+    once scale and bias of the norms are folded into the layers that read them."""
     sweeps: Positive | None = None
     """Passes over the groups for costs from weights, fewer once nothing moves; null is 1 as in the paper, 100 for
     weight-matching."""
@@ -322,6 +325,8 @@ class FusionConfig(Config):
                 "fusion.regularisation makes a soft transport, which mixes neurons each time anew: leave out sweeps, "
                 "and take alignment activations or weights"
             )
+        if self.residual == "rotation" and self.alignment == "none":
+            raise ValueError("fusion.residual is rotation, but alignment none aligns nothing: give another alignment")
         if not self.method and "criterion" in given:
             raise ValueError(f"fusion has criterion {self.criterion.label} but no method that asks for it: give both")
         if not self.method and not isinstance(self.repair, bool):
@@ -363,6 +368,15 @@ class LandscapeConfig(Config):
     """Points along each side of the slice."""
     margin: Annotated[float, Field(ge=0)] = 0.25
     """How far it reaches beyond the three networks, as a share of their extent."""
+    samples: Positive | None = None
+    """Test images that each point is measured on; null is all."""
+
+
+class BarrierConfig(Config):
+    """Loss and accuracy along the straight line between two networks, aligned as a fusion says."""
+
+    points: Annotated[int, Field(ge=3)] = 11
+    """Points at equal distances, both networks included."""
     samples: Positive | None = None
     """Test images that each point is measured on; null is all."""
 

@@ -1,6 +1,7 @@
 """From an experiment to its stages: a pure function, without files and without Ray."""
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from orchestrator.planning.applied import AppliedSettings, dotted
@@ -180,6 +181,24 @@ class _Builder:
         cost = epochs * self.seconds(images, self.facts.test / config.evaluate_every)
         return self.add_stage("fine-tune", parameters, inputs, labels, cost)
 
+    def add_barriers(self, models: list[str], fusion: FusionConfig, labels: dict[str, Any]) -> None:
+        """Measure the line between any two models, if the experiment asks for it and the fusion aligns them."""
+        barrier = self.experiment.barrier
+        if barrier is None or fusion.method is not None:
+            return
+        parameters = {**self.measured, "fusion": changed(fusion), "barrier": changed(barrier), "seed": self.seed}
+        images = barrier.points * min(barrier.samples or self.facts.test, self.facts.test)
+        cost = self.seconds(0, images + (barrier.points if fusion.repair else 1) * 2 * fusion.samples)
+        labels = {**labels, "fusion": fusion.label, "stage": "compared"}
+        for pair in combinations(models, 2):
+            ends = [self.plan.stages[key].labels for key in pair]
+            both = {
+                name: ", ".join(end[name] for end in ends)
+                for name in ("training_data", "parents")
+                if all(name in end for end in ends)
+            }
+            self.add_stage("barrier", parameters, pair, {**labels, **both}, cost, **dotted("barrier", barrier))
+
     def fuse(self, keys: list[str], fusion: FusionConfig, labels: dict[str, Any], final: bool = False) -> str:
         settings, own = changed(fusion), dict[str, str]()
         if fusion.method:
@@ -306,6 +325,7 @@ class _Builder:
             for fusion in grid.fusion or self.experiment.fusion:
                 if pipeline == "fuse":
                     self.fuse(models, fusion, labels, final=True)
+                    self.add_barriers(models, fusion, labels)
                 else:
                     add = self.add_fap if pipeline == "fap" else self.add_paf
                     add(models, fusion, grid, labels)

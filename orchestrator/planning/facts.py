@@ -136,7 +136,7 @@ def gather(experiment: Experiment, exports: bool = False) -> Facts:
         label = config.name_in_results
         networks[label] = facts_of(config, model, structure, dataset)
         try_fusions(experiment, config, parents, dataset)
-        for grid in experiment.pruning:
+        for grid in experiment.pruning_grids:
             check_groups(grid, label, networks[label])
         made = try_out(experiment, config, model, structure, dataset)
         if exports:

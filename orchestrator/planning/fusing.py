@@ -13,6 +13,7 @@ from workloads.config import FusionConfig, ModelConfig
 from workloads.data.samples import Dataset
 from workloads.fusion.agreement import check_fusable
 from workloads.fusion.fuse import compressed
+from workloads.fusion.rotation import with_plain_norms
 from workloads.structure.groups import Structure
 
 
@@ -44,6 +45,9 @@ def try_fusions(
     for fusion in fusions(experiment):
         with explained(f"fusion '{fusion.label}' cannot fuse networks of model '{config.name}'"):
             check_fusable(models, structures, fusion)
+            if fusion.residual == "rotation":
+                for model, structure in pairs:
+                    with_plain_norms(prepared(copy.deepcopy(model), structure), torch.zeros(1, *dataset.shape))
             if fusion.method:
                 try_method(fusion, pairs, dataset)
 

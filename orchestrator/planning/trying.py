@@ -72,7 +72,7 @@ def try_out(
         with explained(f"model '{config.name}' cannot be copied"):
             spare = copied(model)
         trainings = [] if config.given else [("trained", experiment.training)]
-        if any(grid.mode == "fine-tuned" for grid in experiment.pruning):
+        if any(grid.mode == "fine-tuned" for grid in experiment.pruning_grids):
             trainings.append(("fine-tuned", experiment.fine_tuning))
         for how, training in trainings:
             with explained(f"model '{config.name}' cannot be {how}"):
@@ -82,7 +82,7 @@ def try_out(
             store_and_read(spare, config, structure, dataset)
         network = prepared(spare.eval(), structure)
         sources = Sources(images[:1], batches=[(images, labels)], images=[images])
-        narrowed = [try_grid(grid, config, network, sources, dataset) for grid in experiment.pruning]
+        narrowed = [try_grid(grid, config, network, sources, dataset) for grid in experiment.pruning_grids]
     return next((narrow for narrow in narrowed if narrow is not None), network.model)
 
 

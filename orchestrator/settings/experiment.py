@@ -14,6 +14,7 @@ from orchestrator.settings.sentences import first_problem
 from orchestrator.storage.store import checked_uri
 from workloads.allocations import allocation_label
 from workloads.config import (
+    BarrierConfig,
     Choice,
     ChoiceConfig,
     Config,
@@ -184,6 +185,9 @@ class Experiment(Config):
     train on splits, fuse. Where the model has `checkpoints`, these stand for the split models."""
     fusion: Fusions = (FusionConfig(),)
     """How split models are fused: a mapping, or a list of them, with each of which FaP, PaF and `fuse` are run."""
+    barrier: BarrierConfig | None = None
+    """Loss and accuracy along the straight line between any two networks that the pipeline `fuse` fuses, for each of
+    its fusions that aligns; `{}` takes the defaults."""
     pruning: Annotated[tuple[PruningConfig, ...], Field(min_length=1), BeforeValidator(_several)] = (PruningConfig(),)
     """Grids of pruning: a mapping, or a list of them."""
     fine_tuning: FineTuningConfig = FineTuningConfig()
@@ -223,6 +227,7 @@ class Experiment(Config):
         pipelines = {pipeline for grid in self.pruning for pipeline in grid.pipelines or self.pipelines}
         for model in self.models:
             _check_start(model, pipelines)
+        self._check_barrier()
         if self.fine_tuning.epochs == 0 and any(grid.mode == "fine-tuned" for grid in self.pruning):
             raise ValueError("fine_tuning.epochs is 0, but a grid of pruning has mode fine-tuned: use mode data-free")
         tuning = self.fine_tuning
@@ -249,6 +254,22 @@ class Experiment(Config):
         ):
             _check_different(part, labels, "; give each a label" if part == "models" else "")
         return self
+
+    @property
+    def pruning_grids(self) -> list[PruningConfig]:
+        """The grids that are pruned by: those of some other pipeline than `fuse`, in which they play no part."""
+        return [grid for grid in self.pruning if {*(grid.pipelines or self.pipelines)} - {"fuse"}]
+
+    def _check_barrier(self) -> None:
+        """Refuse a barrier where nothing is fused by aligning."""
+        grids = [grid for grid in self.pruning if "fuse" in (grid.pipelines or self.pipelines)]
+        if self.barrier and not grids:
+            raise ValueError("a barrier is measured between the networks of the pipeline fuse: add fuse to pipelines")
+        if self.barrier and all(fusion.method for grid in grids for fusion in grid.fusion or self.fusion):
+            raise ValueError(
+                "a barrier lies between aligned networks, but every fusion has a method, which aligns nothing: add "
+                "one with an alignment, such as {alignment: none, repair: false}"
+            )
 
     @classmethod
     def load(cls, source: str | Path, overrides: Iterable[str] = ()) -> "Experiment":

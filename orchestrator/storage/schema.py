@@ -17,7 +17,9 @@ COORDINATES = [
     field("model", pa.string(), "label of the network, or its name, with the width where that is not 1"),
     field("dataset", pa.string(), "data set"),
     field(
-        "training_data", pa.string(), "whole, subset-i of the folds, or parent-i of given networks; null after fusion"
+        "training_data",
+        pa.string(),
+        "whole, subset-i of the folds, or parent-i of given networks, two of them for a line; null after fusion",
     ),
     field("pipeline", pa.string(), "whole-data, fap, paf or fuse; null for what pipelines share"),
     field("folds", pa.int32(), "parts that the training set was cut into; null for whole-data"),
@@ -86,10 +88,10 @@ PROVENANCE = [
 KIND = field(
     "kind",
     pa.string(),
-    "train, load, fuse, sensitivity, allocate, compress, fine-tune, importances, distances or landscape",
+    "train, load, fuse, sensitivity, allocate, compress, fine-tune, importances, distances, landscape or barrier",
 )
 
-IDENTITY = ("cell", "epoch", "part", "corner", "x", "y", "of_group")
+IDENTITY = ("cell", "epoch", "part", "corner", "x", "y", "share", "of_group")
 
 SCHEMAS: dict[str, pa.Schema] = {
     "plan": pa.schema(
@@ -247,6 +249,21 @@ SCHEMAS: dict[str, pa.Schema] = {
             field("y", pa.float64(), "l2 distance across, towards the method"),
             field("accuracy", pa.float64(), "top-1 over the test images of the landscape", "percent"),
             field("loss", pa.float64(), "mean cross entropy, likewise", "nat"),
+            *PROVENANCE,
+        ]
+    ),
+    "barriers": pa.schema(
+        [
+            *COORDINATES,
+            field("share", pa.float64(), "of the second network of training_data; 0 and 1 are the two themselves", "1"),
+            field("accuracy", pa.float64(), "top-1 over the test images of the barrier", "percent"),
+            field("loss", pa.float64(), "mean cross entropy, likewise", "nat"),
+            field(
+                "excess",
+                pa.float64(),
+                "loss above the straight line between the losses at both ends; the most on a line is its barrier",
+                "nat",
+            ),
             *PROVENANCE,
         ]
     ),

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from orchestrator.storage.store import Store
 from orchestrator.worker.latencies import latencies
-from workloads.config import DEFAULT_KINDS, LandscapeConfig
+from workloads.config import DEFAULT_KINDS, BarrierConfig, LandscapeConfig
 from workloads.data.samples import Dataset
 from workloads.data.splits import Part
+from workloads.fusion import Line, above_line
 from workloads.measuring.evaluation import Measurement, evaluate, mac_count, parameter_count
 from workloads.measuring.landscape import Plane
 from workloads.networks.checkpoints import Description
@@ -118,3 +119,15 @@ def landscape_rows(
         test = evaluate(plane.network(*place), measured, precision=precision)
         rows.append({"corner": corner, "x": place[0], "y": place[1], "accuracy": test.accuracy, "loss": test.loss})
     return rows
+
+
+def barrier_rows(line: Line, config: BarrierConfig, dataset: Dataset, precision: str) -> list[dict[str, Any]]:
+    """The rows of `barriers` for the points of a line."""
+    measured = dataset.with_test_samples(config.samples)
+    shares = [number / (config.points - 1) for number in range(config.points)]
+    tests = [evaluate(line.network(share), measured, precision=precision) for share in shares]
+    excess = above_line(shares, [test.loss for test in tests])
+    return [
+        {"share": share, "accuracy": test.accuracy, "loss": test.loss, "excess": above}
+        for share, test, above in zip(shares, tests, excess, strict=True)
+    ]

@@ -2,6 +2,7 @@
 
 from reports.exhibits import (
     allocations,
+    barriers,
     calibration,
     cells,
     comparisons,
@@ -81,6 +82,18 @@ ANY_RUN: dict[str, Exhibit] = {
         "a grid with landscape: {}",
         comparisons.landscape_figures,
         "landscapes",
+    ),
+    "barriers-figure": Exhibit(
+        "loss and accuracy along the straight line between two networks, for each alignment",
+        "pipeline fuse with barrier: {}",
+        barriers.barrier_figures,
+        "barriers",
+    ),
+    "barriers": Exhibit(
+        "the loss barrier and the accuracy barrier of each alignment",
+        "pipeline fuse with barrier: {}",
+        barriers.barrier_table,
+        "barriers",
     ),
     "distributions": Exhibit(
         "accuracy of Intra-Fusion by source and target distribution",

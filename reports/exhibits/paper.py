@@ -19,9 +19,11 @@ OF_DATASET = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
 EXPERIMENTS = {
     "allocations",
     *OF_DATASET.values(),
+    "barriers",
     "compensation",
     "distributions",
     "fine-tuned",
+    "fused-halves",
     "landscapes",
     "methods",
     "output-distances",

@@ -18,6 +18,7 @@ NAMED = {
     "distances": "output_distances",
     "landscapes": "landscapes",
     "allocations": "allocations",
+    "barriers": "barriers",
 }
 OTHERS = {name: name for name in ("epochs", "splits", "plan", "timings")}
 FROM_FILES = ("parquet", "image-folder")
@@ -35,10 +36,10 @@ class Tables:
     """The tables of one or several runs that exhibits are made from.
 
     Attributes:
-        evaluations, epochs, splits, plan, timings, importances, distances, landscapes, allocations: as `reports.load`
-            gives them, with models, pipelines and methods named so that they differ. Further columns: `network` and
-            `plain`, the bare names of network and method; `grid`, the unusual settings of the grid; `note`, what tells
-            apart rows whose other columns agree; `variation`, both of these.
+        evaluations, epochs, splits, plan, timings, importances, distances, landscapes, allocations, barriers: as
+            `reports.load` gives them, with models, pipelines and methods named so that they differ. Further columns:
+            `network` and `plain`, the bare names of network and method; `grid`, the unusual settings of the grid;
+            `note`, what tells apart rows whose other columns agree; `variation`, both of these.
         settings: the experiment of each run, by the run's name.
         published: whether figures show the paper's curves too.
     """
@@ -52,6 +53,7 @@ class Tables:
     distances: pd.DataFrame
     landscapes: pd.DataFrame
     allocations: pd.DataFrame
+    barriers: pd.DataFrame
     settings: Mapping[str, Any]
     published: bool = False
 

@@ -12,6 +12,7 @@ from orchestrator.planning.facts import Facts, ModelFacts
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.schema import COORDINATES
 from workloads.config import (
+    BarrierConfig,
     Config,
     DatasetConfig,
     FineTuningConfig,
@@ -26,7 +27,8 @@ TRAINED: dict[str, Any] = {
     "dataset": {"name": "digits", "size": 32},
     "model": {"name": "net"},
     "training": {"epochs": 8, "batch_size": 50},
-    "pipelines": ["whole-data", "fap", "paf"],
+    "pipelines": ["whole-data", "fap", "paf", "fuse"],
+    "barrier": {"points": 5},
     "pruning": [
         {
             "groups": [0],
@@ -40,7 +42,12 @@ TRAINED: dict[str, Any] = {
     ],
     "fine_tuning": {"epochs": 8, "step_epochs": 6, "objective": "distillation"},
 }
-GIVEN = {**TRAINED, "pipelines": ["whole-data"], "model": {"name": "net", "checkpoint": "weights.safetensors"}}
+GIVEN = {
+    **TRAINED,
+    "barrier": None,
+    "pipelines": ["whole-data"],
+    "model": {"name": "net", "checkpoint": "weights.safetensors"},
+}
 # Another value of every setting that results depend on and that is not a coordinate.
 OTHERS = {
     **{
@@ -103,6 +110,8 @@ OTHERS = {
     "pruning.landscape.size": 4,
     "pruning.landscape.margin": 0.5,
     "pruning.landscape.samples": 9,
+    "barrier.points": 4,
+    "barrier.samples": 9,
 }
 IN_NO_KEY = {f"dataset.{name}" for name in ("root", "stream", "label", "revision", "configuration")} | {
     f"model.{name}" for name in ("checkpoint", "checkpoints", "label")
@@ -154,7 +163,10 @@ def assert_told_apart(one: Plan, other: Plan) -> None:
 
 
 CASES = [
-    (name, path) for name in ("trained", "given") for path in OTHERS if name == "trained" or "training" not in path
+    (name, path)
+    for name in ("trained", "given")
+    for path in OTHERS
+    if name == "trained" or not path.startswith(("training", "barrier"))
 ]
 
 
@@ -184,6 +196,7 @@ def test_every_setting_is_tried() -> None:
         "fine_tuning": FineTuningConfig,
         "measuring": MeasuringConfig,
         "pruning.landscape": LandscapeConfig,
+        "barrier": BarrierConfig,
     }
     fields = {f"{part}.{name}" for part, config in sections.items() for name in config.model_fields}
     assert fields - IN_NO_KEY - KNOWN_BY_DIGEST == set(OTHERS) - {"pruning.steps"}

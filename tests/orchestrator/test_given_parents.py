@@ -17,7 +17,7 @@ from reports import load
 from reports.page.report import write_report
 from tests.conftest import TINY, with_statistics
 from tests.workloads.test_fusing_attention import EVERYTHING, disguised, trained
-from workloads.config import FusionConfig, ModelConfig
+from workloads.config import BarrierConfig, FusionConfig, ModelConfig, SplitsConfig
 from workloads.data import datasets
 from workloads.fusion import fuse
 from workloads.measuring.evaluation import evaluate
@@ -116,12 +116,24 @@ def test_transformers_given_as_files_are_fused_and_stored(tmp_path: Path, local_
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     settings = {**config.model_dump(exclude_defaults=True), "checkpoints": paths}
     grid = {"groups": [0], "sparsities": [0.5], "methods": ["conventional"]}
-    asked = experiment(paths, model=settings, pipelines=["fuse", "fap"], pruning=grid, fusion={"repair": False})
+    fusions = [{"repair": False}, {"alignment": "none", "repair": False}]
+    grids = [{**grid, "fusion": fusions[0]}, {"pipelines": ["fuse"], "fusion": fusions[1]}]
+    barrier = {"points": 3, "samples": 20}
+    asked = experiment(paths, model=settings, pipelines=["fuse", "fap"], pruning=grids, barrier=barrier)
     result = run(asked, out=tmp_path / "run", progress=NoProgress())
     assert result.complete, result.failed
     frame = load(tmp_path / "run")
-    losses = frame[frame["stage"].isin(["baseline", "fused"])]["loss"]
+    plain = frame["fusion"].fillna("").str.startswith("none")
+    losses = frame[frame["stage"].isin(["baseline", "fused"]) & ~plain]["loss"]
     assert losses.tolist() == pytest.approx([losses.iloc[0]] * 3, rel=1e-3)
+    lines = load(tmp_path / "run", "barriers")
+    assert lines["share"].tolist() == [0, 0.5, 1] * 2
+    assert set(lines["training_data"]) == {"parent-1, parent-2"}
+    middle = lines[lines["share"] == 0.5].set_index("fusion")["excess"].abs()
+    assert middle.filter(like="activations").tolist() == pytest.approx([0], abs=1e-3)
+    assert middle.filter(like="none").item() > 0.01
+    report = write_report(tmp_path / "run", tmp_path / "report", only=["barriers-figure", "barriers"])
+    assert {"barriers.csv", "barriers-vit_cifar-w0.125.png"} <= set(report.files)
 
 
 def test_plans_start_from_the_files_and_train_nothing(files: list[str]) -> None:
@@ -138,6 +150,8 @@ def test_split_models_are_fused_and_measured_alone() -> None:
     asked = Experiment.model_validate({**TINY, "pipelines": ["fuse"], "fusion": [{}, {"method": "activation-folding"}]})
     plan = make_plan(asked, gather(asked))
     assert plan.count() == {"train": 2, "fuse": 2}
+    lines = asked.model_copy(update={"barrier": BarrierConfig(), "splits": (SplitsConfig(folds=4),)})
+    assert make_plan(lines, gather(lines)).count() == {"train": 6, "fuse": 2, "barrier": 6 * 5 / 2}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +164,9 @@ def test_split_models_are_fused_and_measured_alone() -> None:
         ({"fusion": {"method": "folding", "alignment": "weights"}}, "aligns nothing, and alignment weights"),
         ({"fusion": {"criterion": "l2"}}, "criterion l2 but no method"),
         ({"fusion": {"repair": "data-free"}}, "repair is data-free, which follows a method"),
+        ({"pipelines": ["fap"], "barrier": {}}, "a barrier is measured .*: add fuse to pipelines"),
+        ({"fusion": {"method": "folding"}, "barrier": {}}, "every fusion has a method, which aligns nothing"),
+        ({"barrier": {"points": 2}}, "barrier.points|points"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], problem: str) -> None:

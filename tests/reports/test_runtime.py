@@ -51,7 +51,7 @@ def tables(timings: pd.DataFrame) -> Tables:
         {**shared, "pipeline": "whole-data", "cell": "end"},
         {**shared, "pipeline": "FaP", "cell": "fused-end"},
     ])  # fmt: skip
-    named = ("epochs", "splits", "importances", "distances", "landscapes", "allocations")
+    named = ("epochs", "splits", "importances", "distances", "landscapes", "allocations", "barriers")
     others = dict.fromkeys(named, pd.DataFrame())
     return Tables(evaluations=ends, plan=PLAN, timings=timings, settings={}, **others)
 
@@ -99,7 +99,7 @@ def test_the_figure_has_a_lane_for_each_network() -> None:
 
 def test_the_figure_shows_searches_and_every_other_kind_that_a_result_needs() -> None:
     shown = {"load", "train", "fine-tune", "fuse", "compress", "allocate", "sensitivity"}
-    assert set(runtime.KINDS) == shown == set(kinds()) - {"importances", "distances", "landscape"}
+    assert set(runtime.KINDS) == shown == set(kinds()) - {"importances", "distances", "landscape", "barrier"}
     of_run = tables(timings())
     searched = [("measured", "sensitivity", ["whole"]), ("found", "allocate", ["whole", "measured"])]
     plan = pd.DataFrame([{"cell": cell, "inputs": inputs} for cell, _, inputs in searched])

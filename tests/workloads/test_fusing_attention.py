@@ -11,6 +11,7 @@ from torchvision.models import VisionTransformer
 from workloads.config import FusionConfig
 from workloads.fusion import fuse
 from workloads.fusion.heads import align_inside, change_basis, roles
+from workloads.fusion.rotation import keeps_mean, rotate, rotation, streams, with_plain_norms
 from workloads.structure.groups import Maps, apply
 from workloads.structure.layers import get_layer
 from workloads.structure.network import Network
@@ -78,6 +79,42 @@ def disguised(network: Network, what: tuple[str, ...], seed: int = 1) -> Network
     return network._replace(model=model)
 
 
+def rotated(network: Network) -> Network:
+    """The same function in another basis of its residual stream."""
+    network = with_plain_norms(network, IMAGES[:1])
+    for group in streams(network.structure):
+        product = torch.randn(group.size, group.size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        assert rotate(network.model, group, rotation(product, keeps_mean(network.model, group)))
+    return network
+
+
+class RootMeanSquare(nn.Module):
+    """A residual stream behind norms that subtract no mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.last = nn.Conv2d(3, 12, 4, 4), nn.RMSNorm(12), nn.RMSNorm(12)
+        self.up, self.down, self.head = nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = x + self.down(self.up(self.norm(x)).relu())
+        return self.head(self.last(x).mean(1))
+
+
+class ScaledLayers(RootMeanSquare):
+    """With a factor for each channel of what a layer writes to the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(12))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = x + self.scale * self.down(self.up(self.norm(x)).relu())
+        return self.head(self.last(x).mean(1))
+
+
 def error(model: nn.Module, expected: torch.Tensor) -> float:
     """Relative error of the logits."""
     with torch.no_grad():
@@ -94,6 +131,37 @@ def test_three_disguises_of_one_transformer_fuse_to_it(network: Network, what: t
     assert error(plain, expected) > 0.05
     fused = fuse(networks, images=IMAGES, config=FusionConfig(alignment=alignment, repair=False))
     assert error(fused, expected) < 1e-4
+
+
+def check_a_rotation_is_undone(network: Network) -> None:
+    expected = network.model(IMAGES).detach()
+    other = rotated(disguised(network, EVERYTHING))
+    assert error(other.model, expected) < 1e-4
+    permuted = fuse([network, other], images=IMAGES, config=FusionConfig(alignment="weight-matching", repair=False))
+    assert error(permuted, expected) > 0.05
+    for alignment in ("weights", "activations", "weight-matching"):
+        config = FusionConfig(alignment=alignment, residual="rotation", repair=False)
+        assert error(fuse([network, other], images=IMAGES, config=config), expected) < 1e-3
+
+
+def test_a_transformer_in_another_basis_of_its_stream_fuses_to_the_same(network: Network) -> None:
+    check_a_rotation_is_undone(network)
+
+
+def test_so_does_a_network_whose_norms_subtract_no_mean() -> None:
+    torch.manual_seed(0)
+    check_a_rotation_is_undone(Network.prepared(trained(RootMeanSquare()), IMAGES[:1]))
+
+
+def test_streams_that_no_rotation_leaves_as_they_are_are_refused() -> None:
+    config = FusionConfig(alignment="weights", residual="rotation", repair=False)
+    with pytest.raises(ValueError, match=r"group \d cannot be rotated: .* multiplies its channels one by one"):
+        fuse([ScaledLayers(), ScaledLayers()], images=IMAGES, config=config)
+    plain = [nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 5)) for _ in range(2)]
+    with pytest.raises(ValueError, match="no norm is taken over a residual stream"):
+        fuse(plain, images=IMAGES, config=config)
+    with pytest.raises(ValueError, match="rotation, but alignment none aligns nothing"):
+        FusionConfig(alignment="none", residual="rotation")
 
 
 def test_repair_leaves_an_exact_fusion_of_transformers_exact(network: Network) -> None:

@@ -70,11 +70,14 @@ def narrowed_statistics(statistics: Statistics, group: Group, maps: Maps) -> Sta
     return result
 
 
-def average_statistics(statistics: Sequence[Statistics]) -> Statistics:
-    """Mean of the means and mean of the deviations, layer by layer."""
+def average_statistics(statistics: Sequence[Statistics], weights: Sequence[float] | None = None) -> Statistics:
+    """Mean of the means and mean of the deviations, layer by layer; `weights` sum to one, None is equal ones."""
 
     def mean(name: str, part: int) -> Tensor:
-        return torch.stack([each[name][part] for each in statistics]).mean(0)
+        stacked = torch.stack([each[name][part] for each in statistics])
+        if weights is None:
+            return stacked.mean(0)
+        return torch.einsum("k,k...->...", torch.tensor(weights).to(stacked), stacked)
 
     return {name: (mean(name, 0), mean(name, 1)) for name in statistics[0]}
 

@@ -11,7 +11,8 @@ from workloads.compression.criteria.magnitude import l1
 from workloads.compression.transport import exact_plan, proportional, soft_plan, uniform
 from workloads.config import FusionConfig
 from workloads.fusion.heads import align_inside, head_cost, roles, settled
-from workloads.structure.groups import CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Member, Structure, apply
+from workloads.fusion.rotation import best_rotation, rotate
+from workloads.structure.groups import ADDED, CONSUMER, NORM, PRODUCER, THROUGH, Group, Maps, Member, Structure, apply
 from workloads.structure.layers import get_layer, rows
 
 MOST_SWEEPS = 100
@@ -47,7 +48,8 @@ def align(
         return unaligned(other, structures)
     aligned, structure = copy.deepcopy(other), structures[1]
     inside = settled(structure)
-    recorded = activation_costs(anchor, other, structures, images) if config.alignment == "activations" else {}
+    turned = {group.number for group in structure.groups if config.residual == "rotation" and group.kind == "residual"}
+    recorded = activation_costs(anchor, other, structures, images, turned) if config.alignment == "activations" else {}
     sweeps = config.sweeps or (MOST_SWEEPS if config.alignment == "weight-matching" else 1)
     for sweep in range(1 if config.alignment == "activations" else sweeps):
         moved = False
@@ -58,6 +60,11 @@ def align(
             if number in inside:
                 continue
             known = done - {number} if sweep == 0 else None
+            if number in turned:
+                products = -recorded[number].T if number in recorded else None
+                counts = usable_members(pair[1], structure, known, ADDED)
+                moved = rotate(aligned, pair[1], best_rotation((anchor, aligned), pair, counts, products)) or moved
+                continue
             maps = maps_of(anchor, aligned, pair, structure, known, recorded.get(number), config)
             moved = moved or not torch.equal(maps.P, torch.eye(*maps.P.shape))
             apply(aligned, pair[1], maps)
@@ -159,18 +166,28 @@ def weight_cost(
         normalise: squared l2 distances of unit vectors (Singh & Jaggi 2020) instead of negative inner products
             (Git Re-Basin, Ainsworth et al. 2023).
     """
-    reads = read_groups(structure)
-    usable = [
-        aligned is None or (member.side == PRODUCER and reads.get(member.layer, set()) <= aligned)
-        for member in pair[0].members
-    ]
-    if not any(usable):
-        usable = [member.side == PRODUCER for member in pair[0].members]
+    usable = usable_members(pair[0], structure, aligned)
     a, b = (vectors(model, group, usable) for model, group in zip((anchor, other), pair, strict=True))
     if normalise:
         a, b = nn.functional.normalize(a, dim=1), nn.functional.normalize(b, dim=1)
         return torch.cdist(b, a).square()
     return -(b @ a.T)
+
+
+def usable_members(group: Group, structure: Structure, aligned: set[int] | None, *further: str) -> list[bool]:
+    """For each member of a group whether its weights count for costs, see `weight_cost`.
+
+    Args:
+        further: sides of vectors that nothing comes before, which count from the beginning.
+    """
+    reads = read_groups(structure)
+    usable = [
+        aligned is None
+        or member.side in further
+        or (member.side == PRODUCER and reads.get(member.layer, set()) <= aligned)
+        for member in group.members
+    ]
+    return usable if any(usable) else [member.side == PRODUCER for member in group.members]
 
 
 def vectors(model: nn.Module, group: Group, usable: Iterable[bool]) -> Tensor:
@@ -188,9 +205,16 @@ def vectors(model: nn.Module, group: Group, usable: Iterable[bool]) -> Tensor:
 
 
 def activation_costs(
-    anchor: nn.Module, other: nn.Module, structures: tuple[Structure, Structure], images: Sequence[Tensor]
+    anchor: nn.Module,
+    other: nn.Module,
+    structures: tuple[Structure, Structure],
+    images: Sequence[Tensor],
+    turned: Collection[int] = (),
 ) -> dict[int, Tensor]:
     """For each group, squared l2 distances between the neurons' activations on the same images.
+
+    Args:
+        turned: numbers of the groups that get minus the inner products instead.
 
     Returns:
         (n_other, n_anchor) float64 by the group's number, summed over its producing layers, their calls, images and
@@ -211,7 +235,8 @@ def activation_costs(
             for member_a, member_b in zip(*members, strict=True):
                 for ours, theirs in zip(of_anchor[member_a.layer], of_other[member_b.layer], strict=True):
                     for slot_a, slot_b in zip(member_a.index.T, member_b.index.T, strict=True):
-                        costs[number] += squared_distances(theirs[:, slot_b], ours[:, slot_a])
+                        cost = minus_products if number in turned else squared_distances
+                        costs[number] += cost(theirs[:, slot_b], ours[:, slot_a])
     return costs
 
 
@@ -235,6 +260,11 @@ def squared_distances(one: Tensor, other: Tensor) -> Tensor:
     """(n, m) float64 between the columns of (s, n) and (s, m)."""
     squares = one.square().sum(0)[:, None] + other.square().sum(0)[None, :] - 2 * one.T @ other
     return squares.clamp(min=0).double().cpu()
+
+
+def minus_products(one: Tensor, other: Tensor) -> Tensor:
+    """(n, m) float64 minus the inner products between the columns of (s, n) and (s, m)."""
+    return -(one.T @ other).double().cpu()
 
 
 def masses(model: nn.Module, group: Group, config: FusionConfig) -> Tensor:

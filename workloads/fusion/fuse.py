@@ -13,6 +13,7 @@ from workloads.compression.repair import anchor_batch_norms, average_statistics,
 from workloads.config import KINDS, CompressionConfig, FusionConfig
 from workloads.fusion.agreement import check_fusable
 from workloads.fusion.alignment import align, forward_order
+from workloads.fusion.rotation import with_plain_norms
 from workloads.fusion.stacking import side_by_side
 from workloads.structure.groups import Structure
 from workloads.structure.layers import get_layer, made_dim, resize
@@ -75,19 +76,35 @@ def fuse(
     """
     config = config or FusionConfig()
     images = [images] if isinstance(images, Tensor) else list(images)
-    networks = prepared(models, structures, images)
-    structures = [network.structure for network in networks]
-    check_fusable([network.model for network in networks], structures, config)
-    if needs_images(config) and not images:
-        raise ValueError("this fusion looks at activations: give `images`, or a config that needs none")
+    networks = ready(models, structures, images, config)
     accurate = accuracies or [0.0] * len(networks)
-    order = by_width(structures, accuracies)
+    order = by_width([network.structure for network in networks], accuracies)
     weighted = config.weights == "accuracy" and any(accurate)
     shares = [accurate[k] if weighted else 1.0 for k in order]
-    networks = with_equal_biases([networks[k] for k in order])
+    networks = [networks[k] for k in order]
     if config.method is not None:
         return compressed(networks, shares, images, config, sources)
-    return aligned(networks, shares, images, config)
+    return Aligned(networks, shares, images, config).average(shares)
+
+
+def ready(
+    models: Sequence[nn.Module | Network],
+    structures: Sequence[Structure] | None,
+    images: Sequence[Tensor],
+    config: FusionConfig,
+) -> list[Network]:
+    """The networks in the order given, prepared and with equal biases, once it is clear that they can be fused.
+
+    Raises:
+        ValueError: see `fuse`.
+    """
+    networks = prepared(models, structures, images)
+    check_fusable([network.model for network in networks], [network.structure for network in networks], config)
+    if needs_images(config) and not images:
+        raise ValueError("this fusion looks at activations: give `images`, or a config that needs none")
+    if config.residual == "rotation":
+        networks = [with_plain_norms(network, images[0][:1]) for network in networks]
+    return with_equal_biases(networks)
 
 
 def prepared(
@@ -104,7 +121,8 @@ def prepared(
 
 def needs_images(config: FusionConfig) -> bool:
     """Whether images are looked at, and be it for their shape."""
-    return config.method is not None or config.repair is True or config.alignment == "activations"
+    looks = config.repair is True or config.alignment == "activations" or config.residual == "rotation"
+    return looks or config.method is not None
 
 
 @torch.no_grad()
@@ -134,22 +152,44 @@ def layers_of(network: Network) -> list[tuple[str, nn.Module]]:
     return [(name, layer) for name, layer in named if {"weight", "bias"} <= set(layer._parameters.keys())]
 
 
-def aligned(
-    networks: Sequence[Network], shares: Sequence[float], images: Sequence[Tensor], config: FusionConfig
-) -> nn.Module:
-    """The average of the networks once each is aligned to the first, its statistics repaired."""
-    structure = networks[0].structure
-    parts = [copy.deepcopy(networks[0].model)]
-    for network in networks[1:]:
-        target = average(parts, shares[: len(parts)]) if config.onto == "running" else parts[0]
-        parts.append(align(target, network.model, (structure, network.structure), images, config))
-    fused = average(parts, shares)
-    if config.repair:
-        layers = repaired_layers(structure)
-        wanted = average_statistics([output_moments(part, layers, images) for part in parts])
-        match_statistics(fused, wanted, images)
-        anchor_batch_norms(fused, structure, wanted)
-    return fused
+class Aligned:
+    """Networks that are aligned to the first of them.
+
+    Attributes:
+        models: of the first one's widths; the first is as it was.
+    """
+
+    def __init__(
+        self, networks: Sequence[Network], shares: Sequence[float], images: Sequence[Tensor], config: FusionConfig
+    ):
+        """Align them.
+
+        Args:
+            networks: ready; the first is in no group the wider one.
+            shares: weights of the average so far, which a `running` alignment aims at.
+            images, config: as `fuse` has them.
+        """
+        self.structure, self.images = networks[0].structure, images
+        self.models = [copy.deepcopy(networks[0].model)]
+        for network in networks[1:]:
+            target = average(self.models, shares[: len(self.models)]) if config.onto == "running" else self.models[0]
+            self.models.append(align(target, network.model, (self.structure, network.structure), images, config))
+        layers = repaired_layers(self.structure) if config.repair else []
+        self.statistics = [output_moments(model, layers, images) for model in self.models] if config.repair else []
+
+    def average(self, shares: Sequence[float], of_statistics: Sequence[float] | None = None) -> nn.Module:
+        """Their average, its statistics repaired where the fusion asks for it.
+
+        Args:
+            shares: weights of the average.
+            of_statistics: weights of the average of their statistics, which sum to one; None is equal ones.
+        """
+        fused = average(self.models, shares)
+        if self.statistics:
+            wanted = average_statistics(self.statistics, of_statistics)
+            match_statistics(fused, wanted, self.images)
+            anchor_batch_norms(fused, self.structure, wanted)
+        return fused
 
 
 def compressed(
