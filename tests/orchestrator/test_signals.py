@@ -56,10 +56,12 @@ def test_a_task_that_has_just_ended_is_not_cancelled(monkeypatch: pytest.MonkeyP
         wait=lambda references, num_returns, timeout: (references[:1], references[1:]),
         cancel=lambda reference, force: cancelled.append(reference),
     )
-    monkeypatch.setattr("orchestrator.running.dispatch.ray", ray)
-    dispatcher: Any = SimpleNamespace(in_flight={"ended": (), "running": ()})
+    monkeypatch.setattr("orchestrator.running.remote.ray", ray)
+    released: list[str] = []
+    dispatcher: Any = SimpleNamespace(in_flight={"ended": (), "running": ()}, release=released.append)
     Dispatcher.end_tasks(dispatcher)
     assert cancelled == ["running"]
+    assert released == ["ended", "running"]
 
 
 def test_what_is_started_in_shelter_takes_no_warning() -> None:

@@ -229,9 +229,9 @@ def test_little_shared_memory_means_fewer_loader_processes(tmp_path: Path, monke
     used: list[int] = []
     loader = torch.utils.data.DataLoader
 
-    def noted(images, num_workers: int, batch_size: int, **others):
+    def noted(images, num_workers: int, batch_sampler: list[list[int]], **others):
         used.append(num_workers)
-        return loader(images, batch_size=batch_size, num_workers=0)
+        return loader(images, batch_sampler=batch_sampler, num_workers=0)
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
     for free in (0, 3 * 4 * streamed.image(0).numel() * 2, sys.maxsize):
