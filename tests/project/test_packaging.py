@@ -20,7 +20,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 
 PACKAGES = ("metaprune", "orchestrator", "workloads", "reports")
 
-OF_USERS = {"huggingface_hub", "timm", "transformers"}  # whoever names a network of theirs has them; a sentence says so where not
+OF_USERS = {"huggingface_hub", "timm", "transformers"}  # who names a network of theirs has them; or a sentence says so
 
 
 def constraints(name: str) -> dict[str, Version]:
