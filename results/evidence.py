@@ -14,6 +14,8 @@ DATA_FREE = {"VGG11-BN": "data-free-vgg11_bn", "ResNet18": "data-free-resnet18"}
 FINE_TUNED = {"VGG11-BN": "fine-tuned-vgg11_bn", "ResNet18": "fine-tuned-resnet18"}
 COMPENSATION = {"VGG11-BN": "compensation-vgg11_bn", "ResNet18": "compensation-resnet18"}
 SELECTING = ("conventional",)
+VIT = "vit-cifar10"
+KINDS = ("query-key", "hidden", "value-output", "heads", "residual")
 SEEDS, HALVES, EXACT, CRITERIA = "methods-seeds", "halves-vgg11_bn", "float32-vgg11_bn", "criteria-vgg11_bn"
 METHODS = {
     "conventional": "conventional",
@@ -94,3 +96,17 @@ def solved(name: str) -> pd.DataFrame:
     choice = rows["plain"].map(METHODS).where(~rows["plain"].isin(SELECTING), rows["criterion"] + ", conventional")
     keys = [choice.rename("choice"), rows["repair"], rows["training_images"], rows["target_sparsity"]]
     return rows.groupby(keys)["accuracy"].agg(["mean", "min", "max", "count"])
+
+
+def of_kinds() -> pd.DataFrame:
+    """Accuracy of the vision transformers with half of a kind of neurons gone, mean over both: a row a kind, a column
+    a way."""
+    rows = final(VIT, groups="all")
+    ways = rows["plain"].where(rows["repair"] == "none", rows["repair"])
+    return rows.groupby([rows["kinds"], ways.rename("way")])["accuracy"].mean().unstack().loc[list(KINDS)]
+
+
+def vit_base() -> float:
+    """Accuracy of these transformers before, mean over both."""
+    rows = run(VIT).evaluations
+    return float(rows.loc[rows["stage"] == "baseline", "accuracy"].mean())

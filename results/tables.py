@@ -7,12 +7,15 @@ from evidence import (
     DATA_FREE,
     FINE_TUNED,
     HALVES,
+    KINDS,
     METHODS,
     TUNED_METHODS,
+    VIT,
     after_fine_tuning,
     before_last_training,
     by_criterion,
     final,
+    of_kinds,
     one_group,
     over_seeds,
     run,
@@ -225,6 +228,27 @@ def compensation_by_sparsity() -> str:
     return markdown(["neurons removed", "30 %", "50 %", "70 %"], rows)
 
 
+def kinds_table() -> str:
+    """Half of each kind of neurons of a small vision transformer gone, by what is done about it."""
+    rows, found = final(VIT, groups="all"), of_kinds()
+    weights = rows.groupby("kinds")["weight_sparsity"].mean()
+    ways = {
+        "conventional": "conventional",
+        "folding": "folding",
+        "least-squares": "least squares, 512 images",
+        "least-squares(images=synthetic)": "least squares, made-up images",
+    }
+    body = [
+        [
+            kind,
+            f"{100 * weights[kind]:.0f}",
+            *("" if value != value else f"{value:.1f}" for value in found.loc[kind, [*ways]]),
+        ]
+        for kind in KINDS
+    ]
+    return markdown(["half of the", "weights gone (%)", *ways.values()], body)
+
+
 def sentences() -> list[str]:
     """Sentences of the README whose numbers are recomputed."""
     return [latency_sentence(), halves_sentence(), speed_sentence()]
@@ -234,5 +258,5 @@ def tables() -> list[str]:
     """All tables of the README, in its order."""
     of_seeds = [seeds_table("one group"), seeds_table("all groups")]
     data_free = [reproduction(), gains_by_group(), methods_one_group(), criteria_table(), methods_all_groups()]
-    compensation = [compensation_table(), compensation_by_sparsity(), compensation_by_criterion()]
+    compensation = [compensation_table(), compensation_by_sparsity(), compensation_by_criterion(), kinds_table()]
     return [*data_free, *compensation, cost(), *of_seeds, fine_tuned_table(), fused_halves(), tuned_halves()]

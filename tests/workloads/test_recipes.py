@@ -224,6 +224,7 @@ def test_optimizers_that_there_are_not_are_told(optimizer: Any, sentence: str) -
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_policies_of_timm_draw_from_the_seed_of_each_image_and_nothing_else_moves(channels: int) -> None:
+    pytest.importorskip("timm")
     image = torch.randint(256, (channels, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for policy in ("rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original"):
         config = TrainingConfig(augmentation=["flip", f"timm:{policy}"])
@@ -239,12 +240,16 @@ def test_policies_of_timm_draw_from_the_seed_of_each_image_and_nothing_else_move
         assert sum(not torch.equal(made, image) for made in first) > 4
 
 
-def test_policies_that_timm_cannot_follow_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_that_timm_cannot_follow_are_refused_in_a_sentence() -> None:
+    pytest.importorskip("timm")
     steps = TrainingConfig(augmentation=["timm:nonsense"]).augmentation
     with pytest.raises(ValueError, match="timm has no augmentation policy 'nonsense'"):
         transform_of(steps, (3, 24, 24), [0.5] * 3)
     with pytest.raises(ValueError, match="one or three channels, but these have 2"):
         transform_of(steps, (2, 24, 24), [0.5] * 2)
+
+
+def test_without_timm_a_sentence_says_what_its_policies_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm.data", None)
     with pytest.raises(ValueError, match="needs the package timm: python -m pip install timm"):
-        transform_of(steps, (3, 24, 24), [0.5] * 3)
+        transform_of(TrainingConfig(augmentation=["timm:rand-m9"]).augmentation, (3, 24, 24), [0.5] * 3)
