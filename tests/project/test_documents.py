@@ -151,7 +151,7 @@ def smaller(experiment: Experiment) -> Experiment:
     return experiment.model_copy(
         update={
             "dataset": DatasetConfig(name="digits", size=32, train_samples=200, test_samples=60),
-            "models": tuple(m.model_copy(update={"width": 0.0625}) for m in experiment.models[:1]),
+            "models": tuple(m.model_copy(update={"width": 0.125}) for m in experiment.models[:1]),
             "training": experiment.training.model_copy(update={**few, "epochs": 2}),
             "fine_tuning": experiment.fine_tuning.model_copy(update={**few, "step_epochs": 0}),
             "pruning": tuple(
