@@ -1,19 +1,18 @@
 """The command line: `metaprune run`, `plan`, `status`, `watch` and so on. A thin layer on the Python API."""
 
-import contextlib
-import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.ending import INTERRUPTED, REQUEUE, fail, interruptible, refuse_empty, refusing_bad_input
 from orchestrator.printing import console, settle_streams, show_notes, show_plan, show_status
-from workloads.messages import counted, text_of
+from workloads.messages import counted
 
 if TYPE_CHECKING:
     from orchestrator.planning.facts import Facts
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.tracking.processes import Trackers
 
 MOST_CAUSES = 5
-INTERRUPTED = 130
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A built-in name, or a .yaml file.")]
@@ -44,34 +41,6 @@ class Listing(StrEnum):
     criteria = "criteria"
     methods = "methods"
     results = "results"
-
-
-def fail(error: Exception, status: int, text: str = "") -> NoReturn:
-    """Say in one sentence what went wrong, or where it was raised if METAPRUNE_TRACEBACK is set, and exit."""
-    if os.environ.get("METAPRUNE_TRACEBACK"):
-        raise error
-    typer.echo(f"metaprune: {text or text_of(error)}", err=True)
-    raise typer.Exit(status) from error
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Say that a command was stopped where Ctrl-C ends the block, and exit."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("metaprune: stopped", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-@contextlib.contextmanager
-def refusing_bad_input() -> Iterator[None]:
-    """Turn what the library says of bad input into one sentence and exit status 2."""
-    try:
-        with interruptible():
-            yield
-    except (ValueError, OSError) as error:
-        fail(error, 2)
 
 
 def show_version(wanted: bool) -> None:
@@ -417,15 +386,6 @@ def repeated(arguments: list[str]) -> list[str]:
             option = ""
         result.append(argument)
     return result
-
-
-def refuse_empty(arguments: list[str]) -> None:
-    """Refuse arguments without a letter: what a script has for an unset variable would else mean the default."""
-    for before, argument in zip(["metaprune", *arguments], arguments, strict=False):
-        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
-            where = f"what follows '{before}'" if argument == "" else f"'{argument}'"
-            typer.echo(f"metaprune: {where} is empty: give a value, or leave it out", err=True)
-            sys.exit(2)
 
 
 def main() -> None:

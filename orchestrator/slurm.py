@@ -20,9 +20,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.ending import REQUEUE
 from orchestrator.running.signals import STOPPING, sheltered
 
-REQUEUE = 75
 START_SECONDS = 120.0
 POLL_SECONDS = 1.0
 OBJECT_STORE = 256 * 2**20

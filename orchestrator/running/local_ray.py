@@ -120,10 +120,10 @@ def end(here: LocalRay) -> None:
 def ending_by_force() -> Iterator[None]:
     """Let Ray end its processes by SIGKILL: it would wait a second for each to heed SIGTERM, but they are sheltered."""
     node = ray._private.worker._global_node
-    if node is None:
+    kill = getattr(node, "kill_all_processes", None)
+    if kill is None:
         yield
         return
-    kill = node.kill_all_processes
     with replaced(node, "kill_all_processes", lambda **_: kill(check_alive=False, allow_graceful=False)):
         yield
 
@@ -135,12 +135,15 @@ def on_loopback() -> Iterator[None]:
     On Linux Ray takes 127.0.0.1 for a slip and looks for an address that others reach, by the way to a name server of
     Google's, and then listens on all interfaces. Its variable for this is named for the systems where it does not.
     """
+    before = os.environ.get(STAYS_ON_LOOPBACK)
     os.environ[STAYS_ON_LOOPBACK] = "0"  # for its processes; this one has read it
     try:
         with replaced(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
             yield
     finally:
         del os.environ[STAYS_ON_LOOPBACK]
+        if before is not None:
+            os.environ[STAYS_ON_LOOPBACK] = before
 
 
 @contextlib.contextmanager

@@ -32,7 +32,8 @@ def make(task: Task, work: Work) -> Made:
     description = task.network(work.inputs[0])[1]
     description = replace(description, trainings=description.trainings + 1)
     made = trained(task, work, learnt.model, description, history)
-    config = FineTuningConfig(**work.parameters["training"])
+    config = learnt.config
+    assert isinstance(config, FineTuningConfig)
     if config.images is None and learnt.objective is None:
         return made
     task.loaded = len(learnt.pool)

@@ -13,35 +13,34 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 import pytest
 import torch
 
-from orchestrator import Experiment, run
 from orchestrator.planning.building import make_plan
 from orchestrator.planning.facts import gather
-from orchestrator.running.driver import RunSummary, StoppedError, run_plan
-from orchestrator.running.lease import Lease, holder
+from orchestrator.running.driver import StoppedError, run_plan
+from orchestrator.running.lease import Lease
 from orchestrator.running.progress import LogProgress, NoProgress
 from orchestrator.running.tasks import execute
 from orchestrator.storage.store import StorageError, Store
 from orchestrator.worker.work import Context, Outcome, Work
 from reports import load
 from reports.results.runs import progress
-from tests.conftest import MEASURED_TIMES, TINY, end_ray, memory, start_ray
+from tests.conftest import end_ray, memory, start_ray
+from tests.orchestrator.disturbed import (
+    EXPERIMENT,
+    SETTINGS,
+    assert_equal,
+    changed,
+    copied,
+    descendants,
+    driver,
+    is_process,
+    start,
+    wait_for,
+)
 from workloads.networks import checkpoints
-
-SETTINGS = {
-    **TINY,
-    "model": {"name": "tests.faulty:net"},
-    "training": {**TINY["training"], "epochs": 3},
-    "pruning": {"groups": [0, 1], "sparsities": [0.3, 0.5], "criteria": ["tests.faulty:criterion"]},
-    "resources": {"snapshot_every": 1},
-}
-EXPERIMENT = Experiment.model_validate(SETTINGS)
-# What depends on the clock, the machine or the process.
-UNEQUAL = [*MEASURED_TIMES, "environment", "device"]
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +69,6 @@ def local_ray(order: Callable[..., None]) -> Iterator[None]:
     end_ray()
 
 
-def start(folder: Path, experiment: Experiment = EXPERIMENT, **more: Any) -> RunSummary:
-    return run(experiment, out=folder, progress=more.pop("progress", NoProgress()), **more)
-
-
-def changed(**settings: Any) -> Experiment:
-    return Experiment.model_validate({**SETTINGS, **settings})
-
-
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The undisturbed run."""
@@ -90,34 +81,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(calm: Path, tmp_path: Path) -> Path:
     """A copy of it without the results of its prunings."""
     return copied(calm, tmp_path / "run", kept=lambda row: row["stage"] == "baseline")
-
-
-def copied(calm: Path, folder: Path, kept: Callable[[dict[str, Any]], bool]) -> Path:
-    """A copy of a run in which only the kept rows of the evaluations, epochs and timings remain."""
-    shutil.copytree(calm, folder)
-    store = Store(folder)
-    for table in ("evaluations", "epochs", "timings"):
-        rows = [row for row in store.read_table(table).to_pylist() if kept(row)]
-        shutil.rmtree(folder / "results" / table)
-        if rows:
-            store.write_rows(table, "first", [{k: v for k, v in row.items() if k != "schema_version"} for row in rows])
-    return folder
-
-
-def assert_equal(disturbed: Path, calm: Path) -> None:
-    """Every table has the same rows, by any reader, and the same values."""
-    for table, by in (("evaluations", ["cell"]), ("epochs", ["cell", "epoch"])):
-        frames = [
-            pd.read_parquet(folder / "results" / table).drop(columns=UNEQUAL, errors="ignore").sort_values(by)
-            for folder in (disturbed, calm)
-        ]
-        pd.testing.assert_frame_equal(*(frame.reset_index(drop=True) for frame in frames))
-    assert sorted(load(disturbed, "timings")["cell"]) == sorted(load(calm, "timings")["cell"])
-    assert load(disturbed, "failures").empty
-    leftovers = [p for p in disturbed.rglob("*.safetensors") if p.parent.name == "snapshots"]
-    assert not leftovers
-    assert holder(Store(disturbed)) is None
-    assert not (disturbed / "driver.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -137,30 +100,6 @@ def test_a_killed_worker(order: Callable, calm: Path, tmp_path: Path, action: st
     assert_equal(tmp_path, calm)
 
 
-# As in the foreground of a terminal; where the tests run in a shell's background, they ignore interrupts themselves.
-HEEDING_INTERRUPTS = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from orchestrator.cli import main
-main()
-"""
-
-
-def driver(folder: Path, *arguments: str, experiment: Experiment = EXPERIMENT) -> subprocess.Popen[str]:
-    """`metaprune run` in a process and a session of its own."""
-    path = folder.parent / "experiment.yaml"
-    path.write_text(experiment.to_yaml())
-    return subprocess.Popen(
-        [sys.executable, "-c", HEEDING_INTERRUPTS, "run", str(path), "--out", str(folder), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "RAY_ADDRESS": "local"},
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["train", "sweep"])
 def test_a_killed_driver(order: Callable, calm: Path, tmp_path: Path, place: str) -> None:
@@ -172,31 +111,6 @@ def test_a_killed_driver(order: Callable, calm: Path, tmp_path: Path, place: str
     assert (folder / "driver.json").exists(), "the dead driver could not clear up"
     assert start(folder).complete, "and that is no hindrance"
     assert_equal(folder, calm)
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes that stem from this one."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines())}
-    found = [pid]
-    for parent in found:
-        found += [child for child, its_parent in parents.items() if its_parent == parent]
-    return found[1:]
-
-
-def is_process(pid: int) -> bool:
-    """Whether it lives; what is dead and waits to be collected does not count."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
-        return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

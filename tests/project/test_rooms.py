@@ -33,7 +33,7 @@ ROOMS = {
         ("planning",),
         ("running",),
         ("card",),
-        ("export", "printing", "status", "watching"),
+        ("ending", "export", "printing", "status", "watching"),
         ("cli",),
         ("submit", "slurm", "__main__"),
     ],

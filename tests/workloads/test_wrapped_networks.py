@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from tests.workloads.test_tracing import IMAGES, net
+from tests.workloads.layers import IMAGES, net
 from workloads.structure.finding import trace
 from workloads.structure.network import Network
 
